@@ -1,0 +1,1 @@
+"""Export pruned networks to deployment runtimes and verify them there."""

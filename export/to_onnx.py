@@ -1,0 +1,82 @@
+"""Export a PyTorch network to ONNX."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from hwprune.errors import TraceError
+from hwprune.files import write_atomically
+
+
+def to_onnx(
+    model: nn.Module, example_inputs: Tensor | tuple[Any, ...], *, dynamic_batch: bool = False
+) -> onnx.ModelProto:
+    """The network in evaluation mode as an ONNX model, batch norms folded where possible.
+
+    Initializers keep the names of the state dict, which ``resize`` relies on.
+
+    Args:
+        model: the network; it is left as it was.
+        example_inputs: a tensor [batch, channels, ...] or a tuple; the batch is fixed to it.
+        dynamic_batch: leave the first dimension of every input open instead.
+
+    Raises:
+        TraceError: the exporter refused the network.
+    """
+    inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
+    shapes = None
+    if dynamic_batch:
+        batch = torch.export.Dim("batch")
+        shapes = tuple({0: batch} if isinstance(x, Tensor) else None for x in inputs)
+    modes = {name: module.training for name, module in model.named_modules()}
+    model.eval()
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                model, inputs, dynamo=True, verbose=False, dynamic_shapes=shapes
+            )
+    except Exception as error:
+        raise TraceError(
+            f"{type(model).__name__} cannot be exported to ONNX: {str(error).splitlines()[0]} "
+            "`torch.onnx.export(model, inputs, dynamo=True, report=True)` writes the details."
+        ) from error
+    finally:
+        for name, module in model.named_modules():
+            module.training = modes[name]
+    assert program is not None
+    proto: onnx.ModelProto = program.model_proto
+    return proto
+
+
+def save_onnx(proto: onnx.ModelProto, path: Path) -> None:
+    """Check the model and write it to one file, atomically.
+
+    Raises:
+        HwpruneError: the file cannot be written.
+    """
+    onnx.checker.check_model(proto, full_check=True)
+    write_atomically(path, lambda temporary: onnx.save(proto, str(temporary)))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's progress prints and its libraries' deprecations from the user."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,39 @@
+"""hwprune: channel pruning to a latency that was measured on the device."""
+
+from hwprune.budget import Budget, fit_budget
+from hwprune.checkpoint import load, save
+from hwprune.distill import Distillation
+from hwprune.graph import ChannelGraph, Channels, Group, Layer, Slice
+from hwprune.plan import Plan
+from hwprune.profile import profile
+from hwprune.prune import prune
+from hwprune.score import score
+from hwprune.solve import solve
+from hwprune.table import LatencyTable
+from hwprune.trace import trace
+from hwprune.train import Teaching, Training, finetune
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Budget",
+    "ChannelGraph",
+    "Channels",
+    "Distillation",
+    "Group",
+    "LatencyTable",
+    "Layer",
+    "Plan",
+    "Slice",
+    "Teaching",
+    "Training",
+    "finetune",
+    "fit_budget",
+    "load",
+    "profile",
+    "prune",
+    "save",
+    "score",
+    "solve",
+    "trace",
+]

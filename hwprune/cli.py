@@ -1,0 +1,139 @@
+"""The command line; options are the fields of a recipe."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+import click
+from rich.console import Console
+
+import hwprune
+from hwprune.errors import HwpruneError, InputError
+from hwprune.recipe import Recipe
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def recipe_options(command: F) -> F:
+    """Give a command one option for every field of a recipe."""
+    types = get_type_hints(Recipe)
+    for field in reversed(dataclasses.fields(Recipe)):
+        shown = field.default if field.default not in ("", 0, 0.0) else None
+        text = field.metadata["help"] + (f" [{shown}]" if shown is not None else "")
+        option = click.option(
+            f"--{field.name.replace('_', '-')}", type=types[field.name], default=None, help=text
+        )
+        command = option(command)
+    return command
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(hwprune.__version__)
+def commands() -> None:
+    """Prune a trained CNN to a latency that is measured, after export, on the device."""
+
+
+@commands.command("run")
+@click.argument("recipe_file", required=False, type=click.Path(path_type=Path))
+@click.option("--resume", is_flag=True, help="go on with the run in --out where it stopped")
+@recipe_options
+def run_command(recipe_file: Path | None, resume: bool, **options: Any) -> None:
+    """Do everything: trace, profile, prune, fine-tune, export, verify, report.
+
+    Options win over the recipe file.
+    """
+    from hwprune.job import Job
+    from hwprune.steps import run
+
+    given = {key: value for key, value in options.items() if value is not None}
+    if recipe_file is None and resume and "out" in given:
+        saved = Path(given["out"]) / "recipe.toml"
+        recipe_file = saved if saved.exists() else None
+    recipe = Recipe.load(recipe_file, **given) if recipe_file else Recipe.of(**given)
+    run(Job(recipe, Console()), resume=resume)
+
+
+def _step_command(name: str, about: str) -> None:
+    """Add the command of one step; it goes on from the recipe in ``--out`` where there is one."""
+
+    @commands.command(name, help=about)
+    @recipe_options
+    def command(**options: Any) -> None:
+        from hwprune.job import Job
+        from hwprune.steps import STEPS
+
+        job = Job(_recipe_of_folder(options), Console())
+        job.recipe.need("out")
+        job.recipe.save(job.folder / "recipe.toml")
+        STEPS[name](job)
+
+
+@commands.command("trace")
+@click.option("--json", "as_json", is_flag=True, help="print the graph as JSON")
+@recipe_options
+def trace_command(as_json: bool, **options: Any) -> None:
+    """Show the channel groups of a network, and why other channels stay."""
+    from hwprune.job import Job
+    from hwprune.show import graph_facts, groups_table
+
+    job = Job(_recipe_of_folder(options), Console(quiet=as_json))
+    graph = job.graph
+    if as_json:
+        click.echo(json.dumps(graph_facts(graph), indent=1))
+    else:
+        job.console.print(groups_table(graph))
+
+
+@commands.command("finetune")
+@click.option("--resume", is_flag=True, help="go on from the checkpoint in --out")
+@recipe_options
+def finetune_command(resume: bool, **options: Any) -> None:
+    """Distil the dense network into the pruned one."""
+    from hwprune.job import Job
+    from hwprune.steps import finetune_step
+
+    job = Job(_recipe_of_folder(options), Console())
+    job.recipe.need("out")
+    finetune_step(job, resume=resume)
+
+
+_step_command("dense", "Train the dense network first, and measure its accuracy.")
+_step_command("profile", "Fill a latency table on the target.")
+_step_command("prune", "Score, solve and measure until the budget is met; then cut.")
+_step_command("export", "Write the ONNX files.")
+_step_command("verify", "Measure the exported file: numbers, accuracy, latency.")
+_step_command("report", "Write report.json and report.html.")
+
+
+def _recipe_of_folder(options: dict[str, Any]) -> Recipe:
+    given = {key: value for key, value in options.items() if value is not None}
+    saved = Path(given["out"]) / "recipe.toml" if given.get("out") else None
+    if saved is not None and saved.exists():
+        return Recipe.load(saved, **given)
+    return Recipe.of(**given)
+
+
+def main() -> None:
+    """Run the command line; an error of ours is one paragraph and an exit status."""
+    try:
+        commands(standalone_mode=False)
+    except HwpruneError as error:
+        _fail(str(error), error.exit_status)
+    except click.ClickException as error:
+        _fail(error.format_message(), InputError.exit_status)
+    except (KeyboardInterrupt, click.Abort):
+        _fail("Stopped.", 130)
+
+
+def _fail(message: str, status: int) -> None:
+    Console(stderr=True, highlight=False, soft_wrap=True).print(f"[red]error:[/] {_plain(message)}")
+    sys.exit(status)
+
+
+def _plain(message: str) -> str:
+    return message.replace("[", r"\[")

@@ -1,0 +1,46 @@
+"""Write files so that a kill or a full disk leaves the old content or the new, never a half."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from hwprune.errors import HwpruneError
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Call ``write`` on a temporary sibling of ``path`` and rename it into place.
+
+    Args:
+        path: the final name; its folder is made when missing.
+        write: writes the whole content to the path it is given.
+
+    Raises:
+        HwpruneError: the disk is full or the folder cannot be written; ``path`` is as it was.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        write(temporary)
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except OSError as error:
+        raise HwpruneError(
+            f"Could not write {path}: {error.strerror or error}. Nothing was left under that name; "
+            "free some space or choose another folder with --out, and run the same command again."
+        ) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` to ``path`` atomically, as UTF-8."""
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))

@@ -1,0 +1,185 @@
+"""The channel graph: which channels of which tensors must be pruned together."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import NamedTuple
+
+from hwprune.errors import HwpruneError, InputError
+
+
+class Slice(NamedTuple):
+    """Where the channels of a group lie in one tensor of the state dict.
+
+    ``positions[c]`` lists the indices along dimension ``dim`` of ``key`` that channel ``c``
+    occupies: one for a plain convolution, ``H * W`` for a linear layer behind a flatten.
+    """
+
+    key: str
+    dim: int
+    positions: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Channels that can be kept or removed one by one, in every tensor they occur in.
+
+    Attributes:
+        name: the layer that first produces the channels, in order of execution.
+        width: the number of channels.
+        slices: every place in the state dict that the channels occupy.
+    """
+
+    name: str
+    width: int
+    slices: tuple[Slice, ...]
+
+
+@dataclass(frozen=True)
+class Channels:
+    """The size of a tensor dimension as a function of the widths of the groups.
+
+    ``fixed`` positions belong to no group; each ``(name, multiplicity)`` adds
+    ``multiplicity * width(name)`` more.
+    """
+
+    fixed: int = 0
+    groups: tuple[tuple[str, int], ...] = ()
+
+    def count(self, widths: Mapping[str, int]) -> int:
+        """The size of the dimension at the given widths."""
+        return self.fixed + sum(times * widths[name] for name, times in self.groups)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution or linear layer.
+
+    Attributes:
+        name: path of the module.
+        weight: its key in the state dict.
+        kind: ``conv``, ``depthwise`` or ``linear``.
+        inputs: input channels; a single fixed one for a depthwise convolution.
+        outputs: output channels.
+        macs_per_pair: multiply-accumulates for one sample, per input and output channel.
+    """
+
+    name: str
+    weight: str
+    kind: str
+    inputs: Channels
+    outputs: Channels
+    macs_per_pair: float
+
+    def macs(self, widths: Mapping[str, int]) -> float:
+        """Multiply-accumulates for one sample at the given widths."""
+        return self.macs_per_pair * self.inputs.count(widths) * self.outputs.count(widths)
+
+
+@dataclass(frozen=True)
+class ParameterShape:
+    """A parameter's size: ``rest`` numbers for each pair of rows and columns."""
+
+    key: str
+    rows: Channels
+    columns: Channels
+    rest: int
+
+    def count(self, widths: Mapping[str, int]) -> int:
+        """The number of elements at the given widths."""
+        return self.rest * self.rows.count(widths) * self.columns.count(widths)
+
+
+@dataclass(frozen=True)
+class Tap:
+    """A module whose output inner distillation compares, and the group its channels are."""
+
+    name: str
+    group: str | None
+
+
+@dataclass(frozen=True)
+class ChannelGraph:
+    """What can be pruned in a model, what cannot, and what it costs.
+
+    Attributes:
+        groups: the channel groups, in order of execution.
+        unprunable: layer -> why its output channels stay.
+        layers: all convolutions and linear layers, in order of execution.
+        parameters: the size of every parameter as a function of the widths.
+        taps: modules whose outputs inner distillation compares, in order of execution.
+    """
+
+    groups: tuple[Group, ...]
+    unprunable: dict[str, str]
+    layers: tuple[Layer, ...]
+    parameters: tuple[ParameterShape, ...] = ()
+    taps: tuple[Tap, ...] = field(default=())
+
+    @cached_property
+    def widths(self) -> dict[str, int]:
+        """The dense width of every group."""
+        return {group.name: group.width for group in self.groups}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Sixteen hex digits that two graphs share when their groups and layers are the same."""
+        content = [[asdict(group) for group in self.groups], [asdict(la) for la in self.layers]]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+    def group(self, name: str) -> Group:
+        """The group called ``name``.
+
+        Raises:
+            InputError: there is none.
+        """
+        for group in self.groups:
+            if group.name == name:
+                return group
+        known = ", ".join(list(self.widths)[:8])
+        raise InputError(
+            f"No channel group is called {name!r}; this graph has {known}, ... "
+            "List them with `hwprune trace`."
+        )
+
+    def macs(self, widths: Mapping[str, int] | None = None) -> int:
+        """Multiply-accumulates of all layers for one sample; dense without ``widths``."""
+        chosen = self.widths if widths is None else widths
+        return round(sum(layer.macs(chosen) for layer in self.layers))
+
+    def params(self, widths: Mapping[str, int] | None = None) -> int:
+        """The number of parameters; dense without ``widths``."""
+        chosen = self.widths if widths is None else widths
+        return sum(parameter.count(chosen) for parameter in self.parameters)
+
+    def lint(self) -> None:
+        """Check the graph against itself.
+
+        Checks that group names are unique, that every slice has ``width`` entries, that no index
+        of a tensor dimension belongs to two channels, and that layers name known groups.
+
+        Raises:
+            HwpruneError: a check failed; the message names the group.
+        """
+        if len(self.widths) != len(self.groups):
+            raise HwpruneError("Two channel groups have the same name.")
+        owners: dict[tuple[str, int, int], str] = {}
+        for group in self.groups:
+            for key, dim, positions in group.slices:
+                if len(positions) != group.width:
+                    raise HwpruneError(
+                        f"{group.name}: {key} has {len(positions)} channels, not {group.width}."
+                    )
+                for index in (index for channel in positions for index in channel):
+                    other = owners.setdefault((key, dim, index), group.name)
+                    owners[(key, dim, index)] = f"{group.name} twice"
+                    if other != group.name:
+                        raise HwpruneError(f"{key}[{dim}][{index}]: {other} and {group.name}.")
+        for layer in self.layers:
+            for name, _ in (*layer.inputs.groups, *layer.outputs.groups):
+                if name not in self.widths:
+                    raise HwpruneError(f"{layer.name} names the unknown group {name}.")

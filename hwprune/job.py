@@ -1,0 +1,167 @@
+"""What the steps of a run share: the recipe, and what follows from it, loaded when first needed."""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from hwprune.budget import Budget
+from hwprune.checkpoint import load
+from hwprune.data import Data, balanced_indices, batches, load_data
+from hwprune.errors import InputError
+from hwprune.files import write_text
+from hwprune.graph import ChannelGraph
+from hwprune.models import LoadedModel, load_model
+from hwprune.plan import Plan
+from hwprune.profile import check_environment
+from hwprune.recipe import Recipe
+from hwprune.table import LatencyTable
+from hwprune.targets import Target, load_target
+from hwprune.trace import trace
+
+
+class Job:
+    """One run: its recipe, its folder, and the networks and data that the recipe names.
+
+    Each step leaves its facts in ``<step>.json`` in the folder, so that later steps, other
+    processes and the report can go on from there.
+    """
+
+    def __init__(self, recipe: Recipe, console: Console | None = None) -> None:
+        recipe.check()
+        self.recipe = recipe
+        self.console = console or Console(quiet=True)
+        self.folder = Path(recipe.out)
+
+    @cached_property
+    def budget(self) -> Budget:
+        """The latency budget."""
+        return Budget.parse(self.recipe.budget)
+
+    @cached_property
+    def target(self) -> Target:
+        """Where latency is measured."""
+        return load_target(self.recipe.target)
+
+    @cached_property
+    def data(self) -> Data:
+        """The images."""
+        self.recipe.need("data")
+        return load_data(
+            self.recipe.data,
+            image_size=self.recipe.image_size or None,
+            seed=self.recipe.seed,
+            data_root=Path(self.recipe.data_root) if self.recipe.data_root else None,
+        )
+
+    @cached_property
+    def loaded(self) -> LoadedModel:
+        """The dense network as it was given."""
+        self.recipe.need("model")
+        torch.manual_seed(self.recipe.seed)
+        classes = len(self.data.classes) if self.recipe.data else None
+        weights = Path(self.recipe.weights) if self.recipe.weights else None
+        loaded = load_model(self.recipe.model, num_classes=classes, weights=weights)
+        if loaded.new_head:
+            self.console.print(f"[yellow]{loaded.new_head}")
+        return loaded
+
+    @cached_property
+    def dense(self) -> nn.Module:
+        """The dense network: as given, or as the run has trained it."""
+        model = self.loaded.model
+        trained = self.folder / "dense.safetensors"
+        if self.recipe.out and trained.exists():
+            model.load_state_dict(load_file(trained))
+        return model.eval()
+
+    @cached_property
+    def example(self) -> Tensor:
+        """A random input [batch, C, H, W] of the size that is deployed."""
+        if self.recipe.data:
+            shape = self.data.image_shape
+        else:
+            size = self.recipe.image_size or 224
+            shape = (3, size, size)
+        return torch.rand(self.recipe.batch, *shape, generator=torch.Generator().manual_seed(0))
+
+    @cached_property
+    def graph(self) -> ChannelGraph:
+        """The channel graph of the dense network."""
+        return trace(self.loaded.model, self.example)
+
+    @cached_property
+    def dense_onnx(self) -> onnx.ModelProto:
+        """The dense network as ONNX."""
+        from hwprune.export.to_onnx import to_onnx
+
+        return to_onnx(self.dense, self.example)
+
+    @property
+    def table_path(self) -> Path:
+        """Where the latency table is or goes."""
+        return Path(self.recipe.table) if self.recipe.table else self.folder / "table.jsonl"
+
+    @cached_property
+    def table(self) -> LatencyTable:
+        """The latency table, which must be of this target and hold this network."""
+        table = LatencyTable.load(self.table_path)
+        check_environment(table, self.target)
+        table.network(self.graph)
+        return table
+
+    @property
+    def plan(self) -> Plan:
+        """The plan that the run has made."""
+        return Plan.load(self.folder / "pruned" / "plan.json")
+
+    def student(self, stage: str = "student") -> nn.Module:
+        """The network after ``pruned`` or after training, from its files."""
+        if not (self.folder / stage / "plan.json").exists():
+            step = "prune" if stage == "pruned" else "finetune"
+            raise InputError(
+                f"{self.folder / stage} holds no network; run `hwprune {step} --out "
+                f"{self.folder}` first."
+            )
+        return load(self.folder / stage, self.loaded.model)
+
+    def calibration(self, batch_size: int = 32) -> list[tuple[Tensor, Tensor]]:
+        """Class-balanced batches of training images under the evaluation transform."""
+        count = min(self.recipe.calibration_images, len(self.data.calibration))
+        indices = balanced_indices(self.data.calibration.labels, count, self.recipe.seed)
+        return list(batches(self.data.calibration, indices, batch_size=min(batch_size, count)))
+
+    @property
+    def test_split(self) -> str:
+        """The images that accuracy is reported on."""
+        return "test" if self.data.test is not None else "validation"
+
+    def test(self) -> list[tuple[Tensor, Tensor]]:
+        """Batches of these images."""
+        return list(batches(getattr(self.data, self.test_split), None, batch_size=64))
+
+    def note(self, step: str, facts: dict[str, Any]) -> None:
+        """Leave a step's facts in the folder."""
+        write_text(self.folder / f"{step}.json", json.dumps(facts, indent=1) + "\n")
+
+    def facts(self, step: str) -> dict[str, Any]:
+        """What a step has left.
+
+        Raises:
+            InputError: the step has not run.
+        """
+        path = self.folder / f"{step}.json"
+        if not path.exists():
+            raise InputError(
+                f"{path} is missing; run `hwprune {step} --out {self.folder}` first."
+            )
+        facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return facts

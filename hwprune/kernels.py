@@ -1,0 +1,92 @@
+"""Which channel groups set the size of each kernel that a runtime reports."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import onnx
+
+from hwprune.graph import ChannelGraph, Channels, Layer
+from hwprune.targets import KernelTime
+
+_THROUGH = ("Relu", "Clip", "HardSwish", "HardSigmoid", "Sigmoid", "Identity", "BatchNormalization")
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel of a network, and how its channel numbers follow from the groups' widths.
+
+    A kernel that works on each channel by itself (depthwise, pooling, adding) has one input.
+    """
+
+    name: str
+    kind: str
+    inputs: Channels
+    outputs: Channels
+
+
+def describe(
+    times: Iterable[KernelTime], model: onnx.ModelProto, graph: ChannelGraph
+) -> list[Kernel]:
+    """Link the runtime's kernels to channel groups.
+
+    A kernel that a layer of the network was compiled into is found by its name, which runtimes
+    derive from the ONNX node or from the tensor it writes; every other kernel has the channels
+    of what it reads.
+
+    Args:
+        times: kernels of the dense network in order of execution.
+        model: the ONNX model that was run; its initializers have the state dict's names.
+        graph: the channel graph of the same network.
+    """
+    layer_of = _layers_by_name(model, graph)
+    written: dict[str, Channels] = {}
+    kernels = []
+    for time in times:
+        layer = next((layer_of[n] for n in _aliases(time.name) if n in layer_of), None)
+        sources = [written[name] for name in time.reads if name in written]
+        if layer is not None:
+            inputs, outputs = layer.inputs, layer.outputs
+        elif time.kind.startswith("Concat"):
+            inputs, outputs = Channels(fixed=1), _sum(sources)
+        else:
+            widest = max(sources, key=lambda c: c.count(graph.widths), default=Channels(fixed=1))
+            inputs, outputs = Channels(fixed=1), widest
+        written[time.name] = outputs
+        kernels.append(Kernel(time.name, time.kind, inputs, outputs))
+    return kernels
+
+
+def _layers_by_name(model: onnx.ModelProto, graph: ChannelGraph) -> dict[str, Layer]:
+    """Layers by the names of their ONNX nodes and of the tensors up to the next other node."""
+    by_weight = {layer.weight: layer for layer in graph.layers}
+    found: dict[str, Layer] = {}
+    of_tensor: dict[str, Layer] = {}
+    for node in model.graph.node:
+        layer = next((by_weight[i] for i in node.input if i in by_weight), None)
+        if layer is None and node.op_type in _THROUGH and node.input[0] in of_tensor:
+            layer = of_tensor[node.input[0]]
+        if layer is not None:
+            of_tensor[node.output[0]] = layer
+            found[node.output[0]] = layer
+            found.setdefault(node.name, layer)
+            if node.op_type in _THROUGH:  # alone it is a kernel of its own, with equal channels
+                found.pop(node.name)
+    return found
+
+
+def _aliases(name: str) -> list[str]:
+    """What a runtime's kernel name may stand for: ``fused node_Gemm_3``, ``relu_4_nchwc``."""
+    bare = name.removeprefix("fused ").removesuffix("_nchwc")
+    return [name, bare]
+
+
+def _sum(parts: list[Channels]) -> Channels:
+    groups: dict[str, int] = {}
+    for name, times in (entry for part in parts for entry in part.groups):
+        groups[name] = groups.get(name, 0) + times
+    return Channels(sum(part.fixed for part in parts), tuple(groups.items()))
+
+

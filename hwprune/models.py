@@ -1,0 +1,409 @@
+"""Build a network from a short name, and give it the weights in a file."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import inspect
+import pickle
+import sys
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from hwprune.errors import InputError
+
+UNTRAINED = "no weights given: the network is untrained"
+
+FORMS = (
+    "torchvision:NAME (torchvision:mobilenet_v2), timm:NAME (timm:resnet18), "
+    "package.module:callable, or path/to/file.py:callable"
+)
+
+# These two have side branches that only training uses, and a slow initialisation they warn about.
+_TORCHVISION_OPTIONS: dict[str, dict[str, bool]] = {
+    "googlenet": {"init_weights": False, "aux_logits": False},
+    "inception_v3": {"init_weights": False, "aux_logits": False},
+}
+_SIDE_BRANCHES: dict[str, tuple[str, ...]] = {
+    "torchvision:googlenet": ("aux1.", "aux2."),
+    "torchvision:inception_v3": ("AuxLogits.",),
+}
+
+_BUILD_SEED = 0
+_WRAPPERS = ("state_dict", "model")
+_HEADS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_BATCH_COUNTER = "num_batches_tracked"  # not in files older than torch 0.4.1; of no use to a pruner
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A network in evaluation mode and where it came from.
+
+    ``num_classes`` is what was asked for. ``new_head`` says in a sentence which part of the network
+    is untrained, and is None where all of it has weights from the file.
+    """
+
+    model: nn.Module
+    source: str
+    num_classes: int | None
+    new_head: str | None
+
+
+def load_model(
+    source: str, *, num_classes: int | None = None, weights: Path | None = None
+) -> LoadedModel:
+    """Build ``source`` and load ``weights`` into it, strictly.
+
+    A classifier whose number of classes differs from the file's is left as built, and
+    ``new_head`` says so; the same call always leaves the same values in it.
+
+    Raises:
+        InputError: ``source`` cannot be built, the file cannot be read, or it does not fit.
+    """
+    model = build_model(source, num_classes=num_classes).eval()
+    if weights is None:
+        return LoadedModel(model, source, num_classes, _without_weights(source))
+    state = {
+        name: tensor
+        for name, tensor in read_state_dict(weights).items()
+        if not name.startswith(_SIDE_BRANCHES.get(source, ("\0",)))
+    }
+    new_head = _load(model, state, num_classes, f"{weights} does not fit {source}")
+    return LoadedModel(model, source, num_classes, new_head)
+
+
+def build_model(source: str, *, num_classes: int | None = None) -> nn.Module:
+    """Build the network that ``source`` names, with the same initial values at every call.
+
+    Args:
+        source: ``torchvision:NAME``, ``timm:NAME``, ``package.module:callable`` or
+            ``path/to/file.py:callable``. Nothing is downloaded.
+        num_classes: passed on if given; a callable gets it only if its signature takes it.
+
+    Raises:
+        InputError: an unknown name, a module that cannot be imported, or a failing callable.
+    """
+    if num_classes is not None and num_classes < 1:
+        raise InputError(f"num_classes is {num_classes}; expected 1 or more, such as 10.")
+    library, colon, name = source.partition(":")
+    if not colon or not library or not name:
+        raise InputError(
+            f"Cannot read the model {source!r}; expected {FORMS}.{_did_you_mean(source)}"
+        )
+    build = _LIBRARIES.get(library, _build_callable)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(_BUILD_SEED)
+        model = build(source, num_classes)
+    if not isinstance(model, nn.Module):
+        raise InputError(
+            f"{source} returned a {type(model).__name__}; expected a torch.nn.Module. "
+            "Name a function that returns the network, or its class."
+        )
+    return model
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Read a state dict ``{name: tensor}`` from ``path``, on the CPU.
+
+    A ``.safetensors`` file, or what ``torch.save`` wrote of ``model.state_dict()``, also inside
+    ``{"state_dict": ...}`` or ``{"model": ...}``, also with ``module.`` before every name.
+
+    Raises:
+        InputError: no such file, a corrupt one, or one that holds more than tensors.
+    """
+    if not path.is_file():
+        raise InputError(
+            f"There is no weights file {path}. Give a .safetensors file, or one written by "
+            f'torch.save(model.state_dict(), "{path.name}").'
+        )
+    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    state = _unwrap(content)
+    if not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise InputError(
+            f"{path} holds {_kind(content)}; expected the tensors of a state dict. Write it again "
+            f'with torch.save(model.state_dict(), "{path.name}").'
+        )
+    if all(name.startswith("module.") for name in state):
+        state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    return state
+
+
+def import_callable(source: str) -> Callable[..., Any]:
+    """Import what ``package.module:callable`` or ``path/to/file.py:callable`` names.
+
+    The working folder, and the folder of a file, are added to the end of the import path.
+
+    Raises:
+        InputError: the module cannot be imported, or has no callable of that name.
+    """
+    place, _, name = source.rpartition(":")
+    if not place or not name:
+        raise InputError(
+            f"Cannot read {source!r}; expected package.module:callable or path/to/file.py:callable."
+        )
+    try:
+        module = _import_file(Path(place)) if place.endswith(".py") else _import_module(place)
+    except (Exception, SystemExit) as error:  # whatever the user's module raises at import
+        raise InputError(
+            f"Importing {place} for {source!r} failed: {type(error).__name__}: {error}. "
+            "Mend that module, or start from the folder that holds it."
+        ) from error
+    found = getattr(module, name, None)
+    if not callable(found):
+        names = [known for known, value in vars(module).items() if callable(value)]
+        raise InputError(f"{place} has no callable {name!r}.{_closest(name, names)}")
+    return found  # type: ignore[no-any-return]
+
+
+def call_with(
+    source: str, function: Callable[..., Any], options: Mapping[str, object]
+) -> Any:  # what a user's function returns, for the caller to check
+    """Call ``function`` with those ``options`` that are not None and that its signature takes.
+
+    Raises:
+        InputError: the function raised; the message has the cause.
+    """
+    given = {
+        name: value
+        for name, value in options.items()
+        if value is not None and _takes(function, name)
+    }
+    shown = ", ".join(f"{name}={value!r}" for name, value in given.items())
+    try:
+        return function(**given)
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"{source}, called with ({shown}), failed: {type(error).__name__}: {error}. "
+            "It must work when called like that."
+        ) from error
+
+
+def _build_torchvision(source: str, num_classes: int | None) -> Any:
+    from torchvision import models  # type: ignore[import-untyped,unused-ignore]
+
+    name = source.partition(":")[2]
+    if name not in models.list_models():
+        raise InputError(_unknown_name("torchvision", name, models.list_models(), "models."))
+    builder = models.get_model_builder(name)
+    options: dict[str, object] = dict(_TORCHVISION_OPTIONS.get(name, {}))
+    if "weights_backbone" in inspect.signature(builder).parameters:
+        options["weights_backbone"] = None  # the default would download
+    if num_classes is not None:
+        options["num_classes"] = num_classes
+    return builder(weights=None, **options)
+
+
+def _build_timm(source: str, num_classes: int | None) -> Any:
+    try:
+        import timm
+    except ImportError as error:
+        raise InputError(f"{source!r} needs timm: {error}. Type: pip install timm") from error
+    name = source.partition(":")[2]
+    if not timm.is_model(name):
+        raise InputError(_unknown_name("timm", name, timm.list_models()))
+    options: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
+    return timm.create_model(name, pretrained=False, **options)
+
+
+def _build_callable(source: str, num_classes: int | None) -> Any:
+    return call_with(source, import_callable(source), {"num_classes": num_classes})
+
+
+_LIBRARIES: dict[str, Callable[[str, int | None], Any]] = {
+    "torchvision": _build_torchvision,
+    "timm": _build_timm,
+}
+
+
+def _without_weights(source: str) -> str:
+    if source.partition(":")[0] in _LIBRARIES:
+        return UNTRAINED
+    return f"{UNTRAINED}, unless {source} itself loads some"
+
+
+def _takes(function: Callable[..., Any], name: str) -> bool:
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):  # a builtin without a signature
+        return False
+    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return (name in parameters and parameters[name].kind in by_name) or any(
+        parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()
+    )
+
+
+def _import_module(name: str) -> ModuleType:
+    _extend_path(Path.cwd())
+    return importlib.import_module(name)
+
+
+def _import_file(path: Path) -> ModuleType:
+    """Import ``path`` once; a second import of the same file gives the same classes."""
+    path = path.resolve()
+    name = f"_hwprune_{path.stem}_{zlib.crc32(str(path).encode()):08x}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is not a Python file")
+    _extend_path(path.parent)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _extend_path(folder: Path) -> None:
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise InputError(
+            f"{path} is not a safetensors file, or only part of one: {error}. "
+            "Copy or write it again."
+        ) from error
+
+
+def _read_torch(path: Path) -> object:
+    try:
+        return torch.load(path, weights_only=True, map_location="cpu")
+    except Exception as error:  # torch raises many kinds for a corrupt file
+        if isinstance(error, pickle.UnpicklingError) or "TorchScript" in str(error):
+            raise InputError(
+                f"{path} holds more than tensors (a whole pickled model?) or is no weights file, "
+                "and reading it could run any code. Where you trust it, write its tensors alone: "
+                f'torch.save(torch.load("{path.name}", weights_only=False).state_dict(), '
+                f'"{path.stem}_state.pt")'
+            ) from error
+        raise InputError(
+            f"{path} is corrupt or only part of a file: {type(error).__name__}: {error}. "
+            f'Copy it again, or write it again with torch.save(model.state_dict(), "{path.name}").'
+        ) from error
+
+
+def _unwrap(content: object) -> dict[str, Tensor]:
+    """The innermost mapping of a checkpoint, its values still unchecked."""
+    if not isinstance(content, dict):
+        return {}
+    for wrapper in _WRAPPERS:
+        if isinstance(content.get(wrapper), dict):
+            return _unwrap(content[wrapper])
+    return {str(name): value for name, value in content.items()}
+
+
+def _kind(content: object) -> str:
+    if not isinstance(content, dict):
+        return f"a {type(content).__name__}"
+    return f"a dict with {', '.join(map(repr, list(content)[:4]))}" if content else "an empty dict"
+
+
+def _load(
+    model: nn.Module, state: Mapping[str, Tensor], num_classes: int | None, misfit: str
+) -> str | None:
+    """Copy ``state`` into ``model``; returns the sentence about a head that was left as built."""
+    built: dict[str, Tensor] = model.state_dict()
+    counters = {name: value for name, value in built.items() if name.endswith(_BATCH_COUNTER)}
+    complete = {**counters, **state}
+    _check_names(built, complete, misfit)
+    other = [name for name in built if complete[name].shape != built[name].shape]
+    head = _head(model, built, complete, other)
+    if other and (head is None or num_classes != len(built[other[0]])):
+        fix = _fix(complete, other, head)
+        raise InputError(f"{misfit}: {_shapes(built, complete, other)}.{fix}")
+    # Into the network's own dict, for its metadata: MNASNet refuses a state dict that has none.
+    built.update({name: tensor for name, tensor in complete.items() if name not in other})
+    model.load_state_dict(built)
+    if head is None:
+        return None
+    return (
+        f"weights have {len(complete[other[0]])} classes, data {num_classes}: "
+        f"the head {head} is new and untrained"
+    )
+
+
+def _check_names(built: Mapping[str, Tensor], state: Mapping[str, Tensor], misfit: str) -> None:
+    missing = [name for name in built if name not in state]
+    unexpected = [name for name in state if name not in built]
+    if missing or unexpected:
+        raise InputError(
+            f"{misfit}: {len(missing)} missing from the file{_first(missing, built)}; "
+            f"{len(unexpected)} unexpected in it{_first(unexpected, state)}. Name the network "
+            "these weights were saved from, or save model.state_dict() of this one."
+        )
+
+
+def _head(
+    model: nn.Module, built: Mapping[str, Tensor], state: Mapping[str, Tensor], other: list[str]
+) -> str | None:
+    """The one linear or convolution whose tensors alone differ, and only in their dimension 0."""
+    modules = {name.rpartition(".")[0] for name in other}
+    if len(modules) != 1:
+        return None
+    (name,) = modules
+    rows_only = all(
+        built[key].dim() == state[key].dim() and built[key].shape[1:] == state[key].shape[1:]
+        for key in other
+    )
+    return name if rows_only and isinstance(model.get_submodule(name), _HEADS) else None
+
+
+def _fix(state: Mapping[str, Tensor], other: list[str], head: str | None) -> str:
+    if head is None:
+        return " Name the network these weights were saved from."
+    return (
+        f" Ask for as many classes as the weights have (num_classes={len(state[other[0]])}), or "
+        "for as many as the data has, to get a new head."
+    )
+
+
+def _shapes(built: Mapping[str, Tensor], state: Mapping[str, Tensor], other: list[str]) -> str:
+    shown = ", ".join(
+        f"{name} got {list(state[name].shape)}, expected {list(built[name].shape)}"
+        for name in other[:4]
+    )
+    return f"{len(other)} of other shapes: {shown}{', ...' if len(other) > 4 else ''}"
+
+
+def _first(names: list[str], tensors: Mapping[str, Tensor]) -> str:
+    if not names:
+        return ""
+    shown = ", ".join(f"{name} {list(tensors[name].shape)}" for name in names[:4])
+    return f" ({shown}{', ...' if len(names) > 4 else ''})"
+
+
+def _unknown_name(library: str, name: str, known: Iterable[str], prefix: str = "") -> str:
+    return (
+        f"{library} has no model {name!r}.{_closest(name, known)} All of them: "
+        f'python -c "import {library}; print(*{library}.{prefix}list_models())"'
+    )
+
+
+def _closest(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), n=4, cutoff=0.5)
+    return f" Closest: {', '.join(near)}." if near else ""
+
+
+def _did_you_mean(source: str) -> str:
+    from torchvision import models  # type: ignore[import-untyped,unused-ignore]
+
+    return f" Did you mean torchvision:{source}?" if source in models.list_models() else ""

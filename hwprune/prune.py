@@ -1,0 +1,140 @@
+"""Remove channels from a copy of a model, and prove that removing equals zeroing."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hwprune.graph import ChannelGraph
+from hwprune.plan import Plan
+
+
+def prune(model: nn.Module, graph: ChannelGraph, plan: Plan) -> nn.Module:
+    """A copy of ``model`` without the channels that the plan removes; ``model`` is untouched.
+
+    The copy consists of the same plain modules with smaller parameters and matching attributes
+    (``out_channels``, ``num_features``, ...).
+
+    Args:
+        model: the network that ``graph`` was traced from.
+        graph: its channel graph.
+        plan: the channels to keep.
+
+    Returns:
+        The pruned network, in the same mode (training or not) and on the same device.
+
+    Raises:
+        InputError: the plan was made for another graph.
+    """
+    plan.check(graph)
+    student = copy.deepcopy(model)
+    for key, by_dim in removed_indices(graph, plan.kept).items():
+        for dim, gone in by_dim.items():
+            _remove(student, key, dim, gone)
+    for module in student.modules():
+        fit_attributes(module)
+    return student
+
+
+def removed_indices(
+    graph: ChannelGraph, kept: Mapping[str, Sequence[int]]
+) -> dict[str, dict[int, list[int]]]:
+    """Which indices of every cut tensor go: ``{state_dict key: {dim: sorted indices}}``."""
+    removed: dict[str, dict[int, set[int]]] = {}
+    for group in graph.groups:
+        gone = sorted(set(range(group.width)) - set(kept[group.name]))
+        for key, dim, positions in group.slices if gone else ():
+            place = removed.setdefault(key, {}).setdefault(dim, set())
+            place.update(index for channel in gone for index in positions[channel])
+    return {key: {dim: sorted(s) for dim, s in dims.items()} for key, dims in removed.items()}
+
+
+def zeroed(model: nn.Module, graph: ChannelGraph, plan: Plan) -> nn.Module:
+    """A copy of ``model`` of full size in which every removed channel is zero everywhere.
+
+    Its outputs must equal those of ``prune(model, graph, plan)``: the oracle of the channel graph.
+    """
+    copied = copy.deepcopy(model)
+    state = copied.state_dict(keep_vars=True)
+    for key, by_dim in removed_indices(graph, plan.kept).items():
+        for dim, gone in by_dim.items():
+            state[key].data.index_fill_(dim, torch.tensor(gone, device=state[key].device), 0)
+    return copied
+
+
+def oracle_error(
+    model: nn.Module, graph: ChannelGraph, plan: Plan, inputs: tuple[Any, ...]
+) -> float:
+    """Largest difference between zeroed and removed, relative to the largest output.
+
+    Both networks run in evaluation mode on ``inputs``. At most 1e-4 in float32 if the graph is
+    right.
+    """
+    with torch.no_grad():
+        expected = _tensors(zeroed(model, graph, plan).eval()(*inputs))
+        got = _tensors(prune(model, graph, plan).eval()(*inputs))
+    scale = max(float(t.abs().max()) for t in expected)
+    worst = max(float((a - b).abs().max()) for a, b in zip(expected, got, strict=True))
+    return worst / max(scale, 1e-12)
+
+
+def forward_refuses(
+    model: nn.Module, graph: ChannelGraph, name: str, inputs: tuple[Any, ...]
+) -> str | None:
+    """Prune some channels of one group on a copy and run it: None if right, else what went wrong.
+
+    For groups whose size the model's Python code may hold as a literal.
+    """
+    group = graph.group(name)
+    draw = random.Random(0)
+    for count in {max(1, group.width // 2), max(1, group.width - 1)}:
+        plan = Plan.from_kept(graph, {name: draw.sample(range(group.width), count)})
+        try:
+            if oracle_error(model, graph, plan, inputs) > 1e-4:
+                return "outputs are wrong after pruning"
+        except Exception as error:  # whatever the model's own code raises
+            return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return None
+
+
+def _remove(model: nn.Module, key: str, dim: int, gone: list[int]) -> None:
+    path, _, name = key.rpartition(".")
+    module = model.get_submodule(path)
+    tensor = getattr(module, name)
+    stay = torch.ones(tensor.shape[dim], dtype=torch.bool)
+    stay[gone] = False
+    indices = stay.nonzero().flatten().to(tensor.device)
+    smaller = tensor.detach().index_select(dim, indices).clone()
+    if isinstance(tensor, nn.Parameter):
+        setattr(module, name, nn.Parameter(smaller, requires_grad=tensor.requires_grad))
+    else:
+        setattr(module, name, smaller)
+
+
+def fit_attributes(module: nn.Module) -> None:
+    """Make a module's own account of its size agree with its parameters."""
+    weight = getattr(module, "weight", None)
+    if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        depthwise = module.groups == module.in_channels > 1
+        if depthwise:
+            multiplier = module.out_channels // module.groups
+            module.groups = module.weight.shape[0] // multiplier
+        module.out_channels = module.weight.shape[0]
+        module.in_channels = module.weight.shape[1] * module.groups
+    elif isinstance(module, nn.Linear):
+        module.out_features, module.in_features = module.weight.shape
+    elif isinstance(module, nn.modules.batchnorm._BatchNorm) and isinstance(weight, Tensor):
+        module.num_features = len(weight)
+    elif isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None:
+        module.num_features = len(module.running_mean)
+
+
+def _tensors(output: object) -> list[Tensor]:
+    """All tensors in a model's output, whatever it is nested in."""
+    leaves, _ = torch.utils._pytree.tree_flatten(output)
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor)]

@@ -1,0 +1,134 @@
+"""A recipe: everything that a run needs to know; its fields are the options of the commands."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from hwprune.errors import InputError
+from hwprune.files import write_text
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+def _option(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One run from a trained network to a verified file. A recipe file is this, written as TOML."""
+
+    model: str = _option("", "torchvision:NAME, timm:NAME, package.module:callable or file.py:callable")
+    weights: str = _option("", "safetensors, or a state dict of torch.save")
+    data: str = _option("", "imagefolder:DIR, cifar10, cifar100, fashion_mnist, digits or package.module:callable")
+    data_root: str = _option("", "where cifar10, cifar100 and fashion_mnist are or go")
+    image_size: int = _option(0, "height and width in pixels; 0: what the data set usually has")
+    out: str = _option("", "folder of the run")
+    target: str = _option("onnxruntime-cpu", "device and runtime, such as onnxruntime-cpu:threads=2")
+    batch: int = _option(1, "images at once when latency is measured")
+    table: str = _option("", "latency table; default: table.jsonl in the run's folder")
+    budget: str = _option("0.5x", "latency: 0.5x of the dense network's, or 12ms")
+    max_macs: float = _option(0.0, "a second budget: multiply-accumulates of one image; 0: none")
+    max_params: float = _option(0.0, "a third budget: parameters; 0: none")
+    min_fraction: float = _option(0.25, "share of its channels that every group keeps at least")
+    criterion: str = _option("gate_taylor", "importance: taylor, gate_taylor, magnitude, norm_scale, random")
+    calibration_images: int = _option(512, "images for scoring and for batch-norm statistics")
+    dense_epochs: int = _option(-1, "train the dense network first; -1: 6 epochs if its head is new, else none")
+    dense_lr: float = _option(5e-4, "greatest learning rate of that")
+    epochs: int = _option(8, "epochs of distillation")
+    batch_size: int = _option(32, "images a training step")
+    optimizer: str = _option("adamw", "adamw or sgd")
+    lr: float = _option(1e-3, "greatest learning rate of distillation")
+    weight_decay: float = _option(0.02, "for weights of more than one dimension")
+    label_smoothing: float = _option(0.1, "of the cross-entropy")
+    ema_decay: float = _option(0.99, "of the averaged weights, which are the result; 0: none")
+    gamma: float = _option(1.0, "weight of inner distillation; 0: none")
+    soft_weight: float = _option(1.0, "weight of the teacher's soft labels; 0: none")
+    temperature: float = _option(2.0, "of the soft labels")
+    precision: str = _option("no", "of training: no, bf16 or fp16")
+    workers: int = _option(0, "processes that load images")
+    seed: int = _option(0, "of everything random")
+
+    def check(self) -> None:
+        """Refuse numbers that make no sense.
+
+        Raises:
+            InputError: names the option.
+        """
+        positive = ("batch", "batch_size", "calibration_images", "lr", "dense_lr", "temperature")
+        for name in positive:
+            if getattr(self, name) <= 0:
+                raise InputError(f"--{_dashed(name)} must be positive, got {getattr(self, name)}.")
+        for name in ("image_size", "epochs", "workers", "gamma", "soft_weight", "max_macs", "max_params"):
+            if getattr(self, name) < 0:
+                raise InputError(f"--{_dashed(name)} cannot be negative, got {getattr(self, name)}.")
+        if not 0 < self.min_fraction <= 1:
+            raise InputError(f"--min-fraction must lie in (0, 1], got {self.min_fraction}.")
+        if self.precision not in ("no", "bf16", "fp16"):
+            raise InputError(f"--precision must be no, bf16 or fp16, got {self.precision!r}.")
+
+    def need(self, *names: str) -> None:
+        """Refuse a recipe that leaves out what a step needs.
+
+        Raises:
+            InputError: names the options.
+        """
+        missing = [f"--{_dashed(name)}" for name in names if not getattr(self, name)]
+        if missing:
+            raise InputError(
+                f"Missing {', '.join(missing)}: give it on the command line or in a recipe file. "
+                "`hwprune run --help` explains every option."
+            )
+
+    def save(self, path: Path) -> None:
+        """Write the recipe as TOML, atomically."""
+        items = dataclasses.asdict(self).items()
+        write_text(path, "".join(f"{key} = {json.dumps(value)}\n" for key, value in items))
+
+    @classmethod
+    def load(cls, path: Path, **overrides: Any) -> Recipe:
+        """Read a recipe; ``overrides`` win over the file.
+
+        Raises:
+            InputError: no such file, not TOML, an unknown key, or a value of the wrong type.
+        """
+        try:
+            content = tomllib.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise InputError(f"No recipe at {path}; give an existing file.") from error
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise InputError(f"{path} is no recipe: {error}.") from error
+        return cls.of(str(path), **{**content, **overrides})
+
+    @classmethod
+    def of(cls, where: str = "the recipe", **values: Any) -> Recipe:
+        """A recipe from named values.
+
+        Raises:
+            InputError: an unknown name, or a value of the wrong type.
+        """
+        types = get_type_hints(cls)
+        for key, value in values.items():
+            if key not in types:
+                raise InputError(f"{where} has no option {key!r}; it knows {', '.join(types)}.")
+            if types[key] is float and isinstance(value, int):
+                values[key] = float(value)
+            elif type(value) is not types[key]:
+                raise InputError(
+                    f"{where}: {key} must be {types[key].__name__}, got {value!r}."
+                )
+        recipe = cls(**values)
+        recipe.check()
+        return recipe
+
+
+def _dashed(name: str) -> str:
+    return name.replace("_", "-")

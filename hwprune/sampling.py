@@ -1,0 +1,87 @@
+"""Which networks to measure: widths for filling a table and for calibrating it."""
+
+from __future__ import annotations
+
+import random
+
+from hwprune.graph import ChannelGraph
+from hwprune.table import anchors
+
+LEVELS = 5  # a prime: the design below needs one
+
+
+def crossed_widths(graph: ChannelGraph, step: int) -> list[dict[str, int]]:
+    """``LEVELS**2`` networks in which nearly every two groups take all pairs of levels.
+
+    An orthogonal array OA(25, 6, 5, 2): a group takes one of its six columns, groups that meet in
+    a kernel take different ones (greedy colouring of the coupling graph), so that 25 whole
+    networks measure each kernel at all 5 by 5 combinations of its input and output channels.
+    """
+    column = _colours(graph)
+    order = random.Random(0)
+    networks = []
+    shuffles = {g.name: order.sample(range(LEVELS), LEVELS) for g in graph.groups}
+    for i in range(LEVELS):
+        for j in range(LEVELS):
+            widths = {}
+            for group in graph.groups:
+                c = column[group.name]
+                level = shuffles[group.name][(i + c * j) % LEVELS if c < LEVELS else j]
+                options = anchors(group.width, step, LEVELS)
+                widths[group.name] = options[round(level * (len(options) - 1) / (LEVELS - 1))]
+            networks.append(widths)
+    return networks
+
+
+def calibration_widths(graph: ChannelGraph, step: int) -> list[dict[str, int]]:
+    """Networks that span the range: dense, evenly thinned, thin early, thin late, thin inside."""
+    shapes = [(1.0, 1.0), (0.75, 0.75), (0.5, 0.5), (0.3, 0.3), (0.25, 1.0), (1.0, 0.25)]
+    networks = [_ramp(graph, step, first, last) for first, last in shapes]
+    wide_outside = {g.name: g.width for g in graph.groups if len(g.slices) > 6}
+    networks.append(_ramp(graph, step, 0.4, 0.4) | wide_outside)
+    return networks + held_out_widths(graph, step, 5, seed=0)
+
+
+def held_out_widths(graph: ChannelGraph, step: int, count: int, seed: int) -> list[dict[str, int]]:
+    """Random structured networks: a random ramp over depth with jitter for each group."""
+    draw = random.Random(seed)
+    networks = []
+    for _ in range(count):
+        first, last = draw.uniform(0.25, 1.0), draw.uniform(0.25, 1.0)
+        networks.append(_ramp(graph, step, first, last, jitter=0.3, draw=draw))
+    return networks
+
+
+def _ramp(
+    graph: ChannelGraph,
+    step: int,
+    first: float,
+    last: float,
+    jitter: float = 0.0,
+    draw: random.Random | None = None,
+) -> dict[str, int]:
+    """Widths whose fraction goes from ``first`` at the input to ``last`` at the output."""
+    count = max(1, len(graph.groups) - 1)
+    widths = {}
+    for index, group in enumerate(graph.groups):
+        fraction = first + (last - first) * index / count
+        if draw is not None:
+            fraction *= 1 + draw.uniform(-jitter, jitter)
+        lowest = anchors(group.width, step)[0]
+        wanted = step * round(fraction * group.width / step)
+        widths[group.name] = min(group.width, max(lowest, wanted))
+    return widths
+
+
+def _colours(graph: ChannelGraph) -> dict[str, int]:
+    """A column for each group: as few groups as possible share one with a neighbour."""
+    neighbours: dict[str, set[str]] = {group.name: set() for group in graph.groups}
+    for layer in graph.layers:
+        names = {name for name, _ in (*layer.inputs.groups, *layer.outputs.groups)}
+        for name in names:
+            neighbours[name] |= names - {name}
+    colour: dict[str, int] = {}
+    for name in sorted(neighbours, key=lambda n: -len(neighbours[n])):
+        taken = [colour[other] for other in neighbours[name] if other in colour]
+        colour[name] = min(range(LEVELS + 1), key=lambda c: (taken.count(c), c))
+    return colour

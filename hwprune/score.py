@@ -1,0 +1,193 @@
+"""How much each channel matters: one small function a criterion."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hwprune.errors import InputError
+from hwprune.graph import ChannelGraph, Group
+
+
+@dataclass(frozen=True)
+class Member:
+    """The numbers of one layer or norm that belong to a group, channel by channel.
+
+    Attributes:
+        is_norm: whether they are scale and shift of a norm rather than weights and bias.
+        weight: [width, n], the rows of the weight or the scale.
+        gradient: [width, n], of the mean cross-entropy.
+        shift: [width, 1], bias or shift; zero where there is none.
+        shift_gradient: [width, 1].
+    """
+
+    is_norm: bool
+    weight: Tensor
+    gradient: Tensor
+    shift: Tensor
+    shift_gradient: Tensor
+
+
+def taylor(members: list[Member]) -> Tensor:
+    """``sum |w * g|`` over the weights that produce the channel, ``g`` over the whole set.
+
+    Aflalo et al. 2020, "Knapsack Pruning with Inner Distillation". Adds up the effect of every
+    weight as if each were removed alone, so it favours layers with many weights a channel.
+    """
+    layers = [m for m in members if not m.is_norm]
+    return torch.stack([(m.weight * m.gradient).abs().sum(1) for m in layers]).sum(0)
+
+
+def gate_taylor(members: list[Member]) -> Tensor:
+    """``(sum (w * g) + b * g_b)^2``: the squared first-order effect of closing a gate.
+
+    Molchanov et al. 2019, "Importance Estimation for Neural Network Pruning". On norms where the
+    group has some, else on the layers themselves; added over batches and members. Blind to
+    channels whose effect is of second order, as in a network trained to zero gradient.
+    """
+    norms = [m for m in members if m.is_norm]
+    effects = [
+        (m.weight * m.gradient).sum(1) + (m.shift * m.shift_gradient).sum(1)
+        for m in norms or members
+    ]
+    return torch.stack(effects).square().sum(0)
+
+
+def magnitude(members: list[Member]) -> Tensor:
+    """``sum |w|`` over the producing weights (Li et al. 2017, "Pruning Filters for Efficient
+    ConvNets"); compares layers only as far as their weights have one scale."""
+    return torch.stack([m.weight.abs().sum(1) for m in members if not m.is_norm]).sum(0)
+
+
+def norm_scale(members: list[Member]) -> Tensor:
+    """``sum |gamma|`` over the norms (Liu et al. 2017, "Learning Efficient Convolutional Networks
+    through Network Slimming"), magnitudes without norms; says little where no sparsity was
+    trained."""
+    norms = [m for m in members if m.is_norm]
+    return torch.stack([m.weight.abs().sum(1) for m in norms]).sum(0) if norms else magnitude(members)
+
+
+def uniform_random(members: list[Member]) -> Tensor:
+    """Random numbers from torch's generator: the baseline that every criterion must beat."""
+    return torch.rand(len(members[0].weight))
+
+
+Criterion: TypeAlias = Callable[[list[Member]], Tensor]
+
+PER_SET: dict[str, Criterion] = {  # on the gradient of the whole calibration set
+    "taylor": taylor,
+    "magnitude": magnitude,
+    "norm_scale": norm_scale,
+    "random": uniform_random,
+}
+PER_BATCH: dict[str, Criterion] = {"gate_taylor": gate_taylor}  # added up over batches
+CRITERIA = (*PER_SET, *PER_BATCH)
+
+
+def score(
+    model: nn.Module,
+    graph: ChannelGraph,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    criterion: str = "taylor",
+) -> dict[str, Tensor]:
+    """The importance of every channel of every group.
+
+    Args:
+        model: the trained network; runs in evaluation mode and is left as it was.
+        graph: its channel graph.
+        batches: ``(images [batch, channels, height, width], labels [batch])``, class-balanced,
+            of equal size.
+        criterion: one of ``CRITERIA``.
+
+    Returns:
+        Group name -> importance of its channels, [width], float32 on the CPU, not negative.
+
+    Raises:
+        InputError: an unknown criterion, or no batches.
+    """
+    if criterion not in CRITERIA:
+        raise InputError(
+            f"Unknown criterion {criterion!r}; expected one of {', '.join(CRITERIA)}. "
+            "Try --criterion gate_taylor."
+        )
+    parameters = dict(model.named_parameters())
+    before = {key: (p.requires_grad, p.grad) for key, p in parameters.items()}
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    for parameter in parameters.values():
+        parameter.requires_grad_(True)
+        parameter.grad = None
+    try:
+        return _accumulate(model, graph, batches, criterion)
+    finally:
+        for key, (wanted, grad) in before.items():
+            parameters[key].requires_grad_(wanted)
+            parameters[key].grad = grad
+        for module, training in modes.items():
+            module.training = training
+
+
+def _accumulate(
+    model: nn.Module, graph: ChannelGraph, batches: Iterable[tuple[Tensor, Tensor]], criterion: str
+) -> dict[str, Tensor]:
+    device = next(model.parameters()).device
+    total = {g.name: torch.zeros(g.width) for g in graph.groups}
+    count = 0
+    for images, labels in batches:
+        loss = F.cross_entropy(model(images.to(device)), labels.to(device))
+        loss.backward()  # type: ignore[no-untyped-call]
+        count += 1
+        if criterion in PER_BATCH:
+            _add(total, model, graph, PER_BATCH[criterion])
+            model.zero_grad(set_to_none=True)
+    if not count:
+        raise InputError("No calibration batches; give at least one batch of images and labels.")
+    if criterion in PER_SET:
+        for parameter in model.parameters():
+            if parameter.grad is not None:
+                parameter.grad /= count
+        _add(total, model, graph, PER_SET[criterion])
+    return total
+
+
+def _add(
+    total: dict[str, Tensor], model: nn.Module, graph: ChannelGraph, criterion: Criterion
+) -> None:
+    for group in graph.groups:
+        with torch.no_grad():
+            total[group.name] += criterion(members(model, graph, group)).float().cpu()
+
+
+def members(model: nn.Module, graph: ChannelGraph, group: Group) -> list[Member]:
+    """The layers that produce a group's channels and the norms that scale them."""
+    layers = {layer.weight for layer in graph.layers}
+    rows = {s.key: s.positions for s in group.slices if s.dim == 0}
+    found = []
+    for key, positions in rows.items():
+        path, _, name = key.rpartition(".")
+        module = model.get_submodule(path)
+        parameter = getattr(module, name)
+        is_norm = key not in layers and parameter.ndim == 1 and hasattr(module, "weight")
+        if name != "weight" or not (is_norm or key in layers):
+            continue
+        weight, gradient = _rows(parameter, positions)
+        bias = getattr(module, "bias", None)
+        shifted = bias is not None and f"{path}.bias".lstrip(".") in rows
+        zero = torch.zeros_like(weight[:, :1])
+        shift, shift_gradient = _rows(bias, positions) if shifted else (zero, zero)
+        found.append(Member(is_norm, weight, gradient, shift, shift_gradient))
+    return found
+
+
+def _rows(parameter: Tensor, positions: tuple[tuple[int, ...], ...]) -> tuple[Tensor, Tensor]:
+    """Values and gradients [width, n] of the rows at ``positions``; no gradient is zero."""
+    index = torch.tensor(positions, device=parameter.device)  # [width, places]
+    value = parameter.detach()[index].flatten(1)
+    if parameter.grad is None:
+        return value, torch.zeros_like(value)
+    return value, parameter.grad[index].flatten(1)

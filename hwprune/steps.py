@@ -1,0 +1,356 @@
+"""The steps of a run, in order; each reads what earlier ones left in the run's folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from safetensors.torch import save_file
+
+from hwprune.budget import Round, fit_budget
+from hwprune.checkpoint import save
+from hwprune.distill import Distillation
+from hwprune.errors import HwpruneError, InputError
+from hwprune.evaluate import Accuracy, evaluate, reestimate_norms
+from hwprune.files import write_atomically
+from hwprune.job import Job
+from hwprune.measure import Measurement
+from hwprune.profile import profile
+from hwprune.prune import prune
+from hwprune.score import score
+from hwprune.show import graph_facts
+from hwprune.train import Epoch, Teaching, Training, finetune
+
+DENSE_EPOCHS_FOR_A_NEW_HEAD = 6
+
+
+def trace_step(job: Job) -> None:
+    """Find the channel groups."""
+    graph = job.graph
+    job.console.print(
+        f"{len(graph.groups)} channel groups, {sum(graph.widths.values())} prunable channels, "
+        f"{graph.macs() / 1e6:.1f} M MACs, {graph.params() / 1e6:.2f} M parameters"
+    )
+    for name, reason in graph.unprunable.items():
+        job.console.print(f"  stays: {name} ({reason})")
+    if not graph.groups:
+        raise InputError("Nothing in this network can be pruned; the reasons are listed above.")
+    if job.recipe.out:
+        job.note("trace", graph_facts(graph))
+
+
+def train_dense_step(job: Job) -> None:
+    """Train the dense network first, where it was asked for or its head is new."""
+    epochs = job.recipe.dense_epochs
+    if epochs < 0:
+        epochs = DENSE_EPOCHS_FOR_A_NEW_HEAD if job.loaded.new_head else 0
+    if epochs and not (job.folder / "dense.safetensors").exists():
+        training = _training(job, epochs=epochs, lr=job.recipe.dense_lr)
+        history = _train(job, job.loaded.model, training, "dense", None)
+        state = {k: v.contiguous() for k, v in job.loaded.model.state_dict().items()}
+        write_atomically(job.folder / "dense.safetensors", lambda path: save_file(state, path))
+        job.note("dense", {"history": history})
+    measured = evaluate(job.dense, job.test())
+    job.console.print(f"dense: {_percent(measured)} of the {job.test_split} images")
+    history = job.facts("dense")["history"] if (job.folder / "dense.json").exists() else []
+    job.note("dense", {"history": history, "accuracy": asdict(measured), "split": job.test_split})
+
+
+def profile_step(job: Job) -> None:
+    """Fill the latency table."""
+    job.table_path.parent.mkdir(parents=True, exist_ok=True)
+    with _progress(job) as bar:
+        task = bar.add_task("profile", total=1.0, note="")
+        profile(
+            job.loaded.model,
+            job.example,
+            job.target,
+            graph=job.graph,
+            path=job.table_path,
+            progress=lambda what, share: bar.update(task, description=what, completed=share),
+        )
+    table = job.table
+    network = table.network(job.graph)
+    job.console.print(
+        f"{job.table_path}: {len(table.samples)} kernel samples of {len(table.surfaces)} kinds, "
+        f"step {table.step} channels; held-out error of whole networks: median "
+        f"{_median(network.errors):.1%}, worst {network.errors[-1]:.1%}"
+    )
+    job.note(
+        "profile",
+        {
+            "target": table.target,
+            "environment": table.environment,
+            "step": table.step,
+            "samples": len(table.samples),
+            "dense_ms": network.dense_ms,
+            "fitted": network.fitted,
+            "held_out": network.held_out,
+            "kernels": _kernel_times(job, {"dense": job.graph.widths}),
+        },
+    )
+
+
+def prune_step(job: Job) -> None:
+    """Score, solve and measure until the budget is met; then cut."""
+    recipe = job.recipe
+    scores = score(job.dense, job.graph, job.calibration(), recipe.criterion)
+    write_atomically(job.folder / "scores.safetensors", lambda path: save_file(scores, path))
+
+    def tell(turn: Round) -> None:
+        job.console.print(
+            f"  predicted {turn.predicted_ms:.3f} ms, measured {turn.measured_ms:.3f} ms: "
+            f"{turn.ratio:.3f} of dense ({turn.dense_ms:.3f} ms in the same run)"
+        )
+
+    fitted = fit_budget(
+        job.graph,
+        scores,
+        job.table,
+        job.target,
+        job.dense_onnx,
+        job.budget,
+        max_macs=recipe.max_macs or None,
+        max_params=recipe.max_params or None,
+        min_fraction=recipe.min_fraction,
+        report=tell,
+    )
+    plan = fitted.plan.with_source(model=recipe.model, num_classes=job.loaded.num_classes)
+    student = prune(job.dense, job.graph, plan)
+    as_cut = evaluate(student, job.test())
+    reestimate_norms(student, job.calibration())
+    reestimated = evaluate(student, job.test())
+    save(student, plan, job.folder / "pruned")
+    job.console.print(
+        f"pruned: {plan.macs / job.graph.macs():.1%} of the MACs, "
+        f"{plan.params / job.graph.params():.1%} of the parameters; {_percent(as_cut)} right "
+        f"after cutting, {_percent(reestimated)} with new batch-norm statistics"
+    )
+    job.note(
+        "prune",
+        {
+            "budget": recipe.budget,
+            "value": plan.value,
+            "bound": plan.bound,
+            "gap": plan.gap,
+            "rounds": [asdict(turn) | {"ratio": turn.ratio} for turn in fitted.rounds],
+            "dense": _measured(fitted.dense),
+            "pruned": _measured(fitted.pruned),
+            "widths": {g.name: [g.width, plan.widths[g.name]] for g in job.graph.groups},
+            "as_cut": asdict(as_cut),
+            "reestimated": asdict(reestimated),
+            "kernels": _kernel_times(job, {"dense": job.graph.widths, "pruned": plan.widths}),
+        },
+    )
+
+
+def finetune_step(job: Job, *, resume: bool = False) -> None:
+    """Distil the dense network into the pruned one."""
+    recipe = job.recipe
+    student, plan = job.student("pruned"), job.plan
+    distillation = Distillation(recipe.gamma, recipe.soft_weight, recipe.temperature)
+    teaching = Teaching(job.dense, job.graph, plan, distillation)
+    training = _training(job, epochs=recipe.epochs, lr=recipe.lr)
+    history = _train(job, student, training, "student", teaching, resume=resume)
+    measured = evaluate(student, job.test())
+    save(student, plan, job.folder / "student")
+    job.console.print(f"distilled: {_percent(measured)} of the {job.test_split} images")
+    job.note("finetune", {"history": history, "accuracy": asdict(measured)})
+
+
+def export_step(job: Job) -> None:
+    """Write the ONNX files of the student and, to compare with, of the dense network."""
+    from hwprune.export.to_onnx import save_onnx, to_onnx
+
+    student = job.student()
+    save_onnx(job.dense_onnx, job.folder / "dense.onnx")
+    save_onnx(to_onnx(student, job.example), job.folder / "model.onnx")
+    files = {name: (job.folder / f"{name}.onnx").stat().st_size for name in ("dense", "model")}
+    job.console.print(f"{job.folder / 'model.onnx'}: {files['model'] / 1e6:.2f} MB")
+    job.note("export", {"bytes": files})
+
+
+def verify_step(job: Job) -> None:
+    """Measure the exported file; raise the first promise that it does not keep."""
+    from hwprune.export.verify import read_onnx, verify
+
+    result = verify(
+        job.folder / "model.onnx",
+        job.student(),
+        read_onnx(job.folder / "dense.onnx"),
+        job.target,
+        job.budget,
+        job.test(),
+    )
+    misses = result.misses()
+    job.note(
+        "verify",
+        {
+            "relative_error": result.relative_error,
+            "max_abs_error": result.max_abs_error,
+            "agreement": result.agreement,
+            "accuracy": asdict(result.accuracy),
+            "dense": _measured(result.dense),
+            "pruned": _measured(result.pruned),
+            "ratio": result.ratio,
+            "budget_ratio": result.budget_ratio,
+            "environment": job.target.environment(),
+            "misses": [f"{type(miss).__name__}: {miss}" for miss in misses],
+        },
+    )
+    job.console.print(
+        f"verified: outputs within {result.relative_error:.1e}, same class on "
+        f"{result.agreement:.1%}, {result.pruned.latency_ms:.3f} ms = {result.ratio:.3f} of dense, "
+        f"budget {result.budget_ratio:.3f}"
+    )
+    if misses:
+        raise misses[0]
+
+
+def report_step(job: Job) -> None:
+    """Write ``report.json`` and ``report.html``."""
+    from hwprune.report import summary_table, write_report
+
+    path = write_report(job.folder)
+    job.console.print(summary_table(job.folder))
+    job.console.print(f"report: {path}")
+
+
+STEPS: dict[str, Callable[[Job], None]] = {
+    "trace": trace_step,
+    "dense": train_dense_step,
+    "profile": profile_step,
+    "prune": prune_step,
+    "finetune": finetune_step,
+    "export": export_step,
+    "verify": verify_step,
+    "report": report_step,
+}
+
+
+def run(job: Job, *, resume: bool = False) -> None:
+    """All steps; with ``resume`` those that have left their facts are not taken again.
+
+    Raises:
+        InputError: the folder holds another run and ``resume`` was not asked for.
+        HwpruneError: a step failed, or the exported file misses a promise; the report is written
+            all the same once there is something to verify.
+    """
+    job.recipe.need("model", "data", "out")
+    job.budget, job.target  # noqa: B018 - refused now rather than after an hour of training
+    if (job.folder / "recipe.toml").exists() and not resume:
+        raise InputError(
+            f"{job.folder} holds a run already. Go on with it with --resume, or give another --out."
+        )
+    job.recipe.save(job.folder / "recipe.toml")
+    missed: HwpruneError | None = None
+    for name, step in STEPS.items():
+        done = resume and (job.folder / f"{name}.json").exists()
+        if done and name not in ("verify", "report"):
+            continue
+        job.console.rule(name, align="left")
+        try:
+            finetune_step(job, resume=resume) if name == "finetune" else step(job)
+        except HwpruneError as error:
+            if name != "verify":
+                raise
+            missed = error
+    if missed is not None:
+        raise missed
+
+
+def _train(
+    job: Job,
+    model: torch.nn.Module,
+    training: Training,
+    name: str,
+    teaching: Teaching | None,
+    resume: bool = False,
+) -> list[dict[str, Any]]:
+    """Train with a progress bar; the history as plain data."""
+    with _progress(job) as bar:
+        task = bar.add_task(name, total=None, note="")
+        smooth = [0.0, 0.0]
+
+        def tell(step: int, steps: int, loss: float, top1: float) -> None:
+            keep = min(0.95, (step - 1) / step)
+            smooth[:] = (keep * s + (1 - keep) * n for s, n in zip(smooth, (loss, top1), strict=True))
+            note = f"loss {smooth[0]:.3f}, batch top-1 {smooth[1]:.1%}"
+            bar.update(task, completed=step, total=steps, note=note)
+
+        def tell_epoch(epoch: Epoch) -> None:
+            bar.console.print(
+                f"  {name} epoch {epoch.epoch + 1} of {training.epochs}: loss {epoch.loss:.3f}, "
+                f"train {epoch.train_top1:.1%}, validation {_percent(epoch.validation)}"
+            )
+
+        history = finetune(
+            model,
+            job.data,
+            training,
+            teaching=teaching,
+            checkpoint=job.folder / f"{name}.checkpoint",
+            resume=resume or name == "dense",
+            report=tell,
+            on_epoch=tell_epoch,
+        )
+    return [asdict(epoch) for epoch in history]
+
+
+def _training(job: Job, *, epochs: int, lr: float) -> Training:
+    names = ("batch_size", "optimizer", "weight_decay", "label_smoothing", "ema_decay",
+             "precision", "workers", "seed")  # fmt: skip
+    return Training(epochs=epochs, lr=lr, **{name: getattr(job.recipe, name) for name in names})
+
+
+def _progress(job: Job) -> Progress:
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn())
+    times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    note = TextColumn("{task.fields[note]}")
+    return Progress(*columns, note, *times, console=job.console, transient=True)
+
+
+def _kernel_times(job: Job, widths: dict[str, dict[str, int]]) -> list[dict[str, Any]]:
+    """Predicted milliseconds of every kernel at each of the given widths."""
+    table = job.table
+    network = table.network(job.graph)
+    rows = []
+    for kernel in network.kernels:
+        surface = table.surfaces[kernel.kind]
+        ms = {
+            name: network.scale
+            * surface.ms(table.steps(kernel.inputs.count(w)), table.steps(kernel.outputs.count(w)))
+            for name, w in widths.items()
+        }
+        rows.append({"name": kernel.name, "kind": kernel.kind, "ms": ms})
+    return rows
+
+
+def _measured(measurement: Measurement) -> dict[str, Any]:
+    return {
+        "latency_ms": measurement.latency_ms,
+        "iqr_ms": measurement.iqr_ms,
+        "accepted_share": measurement.accepted_share,
+        "warning": measurement.warning,
+        "times_ms": [round(t, 5) for t in measurement.times_ms],
+    }
+
+
+def _percent(measured: Accuracy) -> str:
+    return f"{measured.top1:.1%} (± {measured.standard_error:.1%})"
+
+
+def _median(values: tuple[float, ...]) -> float:
+    return float(torch.tensor(values).median())
+
+

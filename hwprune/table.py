@@ -1,0 +1,292 @@
+"""Latency tables: measured kernel times over channel numbers, and what they predict.
+
+``latency_tables/README.md`` specifies the file.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import zlib
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.optimize import nnls
+
+from hwprune.errors import TableError
+from hwprune.files import write_text
+from hwprune.graph import ChannelGraph, Channels
+from hwprune.kernels import Kernel
+
+TABLE_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Raw times of one kernel at one number of input and output channels.
+
+    ``origin`` names the network and the run in which it was timed, as ``fingerprint/index``.
+    """
+
+    kind: str
+    inputs: int
+    outputs: int
+    times_ms: tuple[float, ...]
+    origin: str
+
+
+@dataclass(frozen=True)
+class Surface:
+    """Time of a kernel: ``overhead + input*a + output*b + pair*a*b + spills`` milliseconds.
+
+    ``a`` and ``b`` are the input and output channels in steps of the device, rounded up. Each
+    spill ``(knee, slope)`` adds ``slope * max(0, a*b - knee)``: weights that outgrow a cache. No
+    coefficient is negative, so more channels never cost less: a monotone envelope in which an
+    optimiser finds no lucky dips.
+    """
+
+    overhead: float
+    input: float
+    output: float
+    pair: float
+    spills: tuple[tuple[float, float], ...] = ()
+
+    def ms(self, a: float, b: float) -> float:
+        """Milliseconds at ``a`` input steps and ``b`` output steps."""
+        linear = self.overhead + self.input * a + self.output * b + self.pair * a * b
+        return linear + sum(slope * max(0.0, a * b - knee) for knee, slope in self.spills)
+
+    def scaled(self, by: float) -> Surface:
+        """The surface times a factor."""
+        spills = tuple((knee, by * slope) for knee, slope in self.spills)
+        return Surface(by * self.overhead, by * self.input, by * self.output, by * self.pair, spills)
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network that was profiled: its kernels, and how their sum becomes its latency.
+
+    Attributes:
+        fingerprint: of its channel graph.
+        kernels: of the dense network.
+        scale, offset_ms, ms_per_mparam: ``latency = scale * sum of kernels + offset_ms +
+            ms_per_mparam * millions of parameters``. Profilers charge each kernel a little, which
+            makes the offset negative; weights that outgrow a cache make every kernel slower than
+            it was inside smaller networks, which the last term stands for.
+        dense_ms: the dense network's measured latency.
+        held_out: ``(predicted, measured)`` in milliseconds of networks not used in the fit.
+        fitted: the same of the networks that were.
+    """
+
+    fingerprint: str
+    kernels: tuple[Kernel, ...]
+    scale: float
+    offset_ms: float
+    ms_per_mparam: float
+    dense_ms: float
+    held_out: tuple[tuple[float, float], ...] = ()
+    fitted: tuple[tuple[float, float], ...] = ()
+
+    @property
+    def errors(self) -> tuple[float, ...]:
+        """``|predicted - measured| / measured`` on the held-out networks, ascending."""
+        return tuple(sorted(abs(p - m) / m for p, m in self.held_out))
+
+
+@dataclass
+class LatencyTable:
+    """Measured kernel times of one target.
+
+    Attributes:
+        target: what a user types to get the target.
+        environment: device, runtime and version; a table is valid for these only.
+        step: channels that the device computes at once; widths are worth choosing on it.
+        samples: all kernel times, in the order in which they were taken.
+        networks: the networks that were profiled, by fingerprint.
+    """
+
+    target: str
+    environment: dict[str, str]
+    step: int
+    samples: list[Sample] = field(default_factory=list)
+    networks: dict[str, Network] = field(default_factory=dict)
+
+    def network(self, graph: ChannelGraph) -> Network:
+        """The profiled network of a channel graph.
+
+        Raises:
+            TableError: this network was not profiled into the table.
+        """
+        if graph.fingerprint not in self.networks:
+            raise TableError(
+                f"The latency table of {self.target} holds no network with fingerprint "
+                f"{graph.fingerprint}; it has {sorted(self.networks) or 'none'}. Profile this one "
+                "into it with `hwprune profile`, with the same --image-size."
+            )
+        return self.networks[graph.fingerprint]
+
+    def predict_ms(self, graph: ChannelGraph, widths: Mapping[str, int]) -> float:
+        """Predicted latency of the whole network at the given widths.
+
+        Raises:
+            TableError: the network was not profiled into the table.
+        """
+        network = self.network(graph)
+        total = sum(
+            self.surfaces[kernel.kind].ms(
+                self.steps(kernel.inputs.count(widths)), self.steps(kernel.outputs.count(widths))
+            )
+            for kernel in network.kernels
+        )
+        parameters_ms = network.ms_per_mparam * graph.params(widths) / 1e6
+        return network.scale * total + network.offset_ms + parameters_ms
+
+    def steps(self, channels: int) -> int:
+        """Channels in steps of the device, rounded up."""
+        return math.ceil(channels / self.step)
+
+    def narrowest(self, graph: ChannelGraph) -> dict[str, int]:
+        """The smallest width of every group that lies within the measured range."""
+        return {g.name: anchors(g.width, self.step)[0] for g in graph.groups}
+
+    @cached_property
+    def surfaces(self) -> dict[str, Surface]:
+        """A fitted surface for every kind of kernel."""
+        points: dict[str, dict[tuple[int, int], list[float]]] = defaultdict(dict)
+        for sample in self.samples:
+            place = self.steps(sample.inputs), self.steps(sample.outputs)
+            points[sample.kind].setdefault(place, []).append(typical_ms(sample.times_ms))
+        return {kind: _fit(of_kind) for kind, of_kind in points.items()}
+
+    def add(self, *, samples: list[Sample] | None = None, network: Network | None = None) -> None:
+        """Add measurements."""
+        self.samples.extend(samples or [])
+        self.__dict__.pop("surfaces", None)
+        if network is not None:
+            self.networks[network.fingerprint] = network
+
+    def save(self, path: Path) -> None:
+        """Write the whole table, atomically."""
+        write_text(path, "".join(self._lines()))
+
+    def _lines(self) -> list[str]:
+        header = {
+            "version": TABLE_VERSION,
+            "target": self.target,
+            "environment": self.environment,
+            "step": self.step,
+        }
+        rows = [{"sample": asdict(sample)} for sample in self.samples]
+        rows += [{"network": asdict(network)} for network in self.networks.values()]
+        return [_line(header), *map(_line, rows)]
+
+    @classmethod
+    def load(cls, path: Path) -> LatencyTable:
+        """Read a table; a torn last line, from a killed profile, is left out.
+
+        Raises:
+            TableError: no such file, not a table, another version, or a line that was changed.
+        """
+        try:
+            text = path.read_text(encoding="utf-8")
+        except FileNotFoundError as error:
+            raise TableError(f"No latency table at {path}; `hwprune profile` makes one.") from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise TableError(f"{path} is no latency table: {error}.") from error
+        lines = text.split("\n")[:-1]  # a whole line ends in a newline
+        if not lines:
+            raise TableError(f"{path} holds no latency table. Delete it and profile again.")
+        header, *rows = [_parse(line, path, number) for number, line in enumerate(lines, 1)]
+        if header.get("version") != TABLE_VERSION:
+            raise TableError(
+                f"{path} has version {header.get('version')}; this hwprune reads {TABLE_VERSION}. "
+                "Profile again, or use the hwprune that wrote it."
+            )
+        table = cls(header["target"], header["environment"], header["step"])
+        for row in rows:
+            if "sample" in row:
+                content = row["sample"] | {"times_ms": tuple(row["sample"]["times_ms"])}
+                table.samples.append(Sample(**content))
+            elif "network" in row:
+                network = _network(row["network"])
+                table.networks[network.fingerprint] = network
+        return table
+
+
+def append(path: Path, *, samples: list[Sample], network: Network | None = None) -> None:
+    """Add measurements to the end of a table file; a torn last line is cut off first."""
+    rows = [{"sample": asdict(sample)} for sample in samples]
+    rows += [{"network": asdict(network)}] if network else []
+    with path.open("r+b") as file:
+        content = file.read()
+        file.seek(content.rfind(b"\n") + 1)
+        file.truncate()
+        file.write("".join(map(_line, rows)).encode())
+
+
+def typical_ms(times_ms: tuple[float, ...]) -> float:
+    """The mean of the faster half: noise only adds, and profilers round to microseconds."""
+    fastest = sorted(times_ms)[: max(1, len(times_ms) // 2)]
+    return sum(fastest) / len(fastest)
+
+
+def anchors(width: int, step: int, levels: int = 5) -> tuple[int, ...]:
+    """The widths at which a group of ``width`` channels is measured, ascending.
+
+    Multiples of ``step`` spread evenly from an eighth of the width, and the width itself.
+    """
+    lowest = step * max(1, round(width / 8 / step))
+    if lowest >= width:
+        return (width,)
+    spread = np.linspace(lowest, width, levels)
+    return tuple(sorted({min(width, step * round(float(w) / step)) for w in spread} | {width}))
+
+
+def _fit(points: Mapping[tuple[int, int], list[float]]) -> Surface:
+    """Non-negative least squares on relative errors."""
+    places = np.array(list(points), dtype=float)
+    times = np.array([float(np.median(values)) for values in points.values()])
+    times = np.maximum(times, 1e-4)
+    a, b = places[:, 0], places[:, 1]
+    knees = [float(np.quantile(a * b, q)) for q in (0.3, 0.5, 0.7, 0.85)]
+    spilled = [np.maximum(0.0, a * b - knee) for knee in knees]
+    features = np.stack([np.ones_like(a), a, b, a * b, *spilled], axis=1)
+    solution, _ = nnls(features / times[:, None], np.ones_like(times))
+    overhead, first, second, pair, *slopes = map(float, solution)
+    spills = tuple((k, s) for k, s in zip(knees, slopes, strict=True) if s > 0)
+    return Surface(overhead, first, second, pair, spills)
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    text = json.dumps(row, separators=(",", ":"))
+    return f'{text[:-1]},"crc32":{zlib.crc32(text.encode())}}}\n'
+
+
+def _parse(line: str, path: Path, number: int) -> dict[str, Any]:
+    text, found, check = line.rpartition(',"crc32":')
+    text += "}"
+    if not found or f"{zlib.crc32(text.encode())}}}" != check:
+        raise TableError(
+            f"{path}, line {number}, is damaged or is no line of a latency table "
+            f"({line[:60]!r}). Restore the file, or delete it and run `hwprune profile` again."
+        )
+    row: dict[str, Any] = json.loads(text)
+    return row
+
+
+def _network(row: Mapping[str, Any]) -> Network:
+    kernels = tuple(
+        Kernel(k["name"], k["kind"], _channels(k["inputs"]), _channels(k["outputs"]))
+        for k in row["kernels"]
+    )
+    pairs = {key: tuple((p, m) for p, m in row[key]) for key in ("held_out", "fitted")}
+    return Network(**{**row, "kernels": kernels, **pairs})
+
+
+def _channels(row: Mapping[str, Any]) -> Channels:
+    return Channels(row["fixed"], tuple((name, times) for name, times in row["groups"]))

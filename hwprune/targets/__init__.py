@@ -1,0 +1,89 @@
+"""Targets: a device with a runtime, behind one small protocol, one file each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import onnx
+
+from hwprune.errors import InputError
+
+
+@dataclass(frozen=True)
+class KernelTime:
+    """What the runtime times as one thing, as its own profile names it.
+
+    Attributes:
+        name: the kernel's name in this network.
+        kind: all that sets its speed but the numbers of channels: operator, kernel, stride,
+            groups, spatial size, batch, fused epilogue. Kernels of one kind share measurements.
+        reads: names of the kernels whose outputs it reads.
+        times_ms: raw times, one a run.
+    """
+
+    name: str
+    kind: str
+    reads: tuple[str, ...]
+    times_ms: tuple[float, ...]
+
+
+class Runnable(Protocol):
+    """A network loaded on a target."""
+
+    def run_ms(self) -> float:
+        """Run once on a fixed random input; milliseconds."""
+
+    def profile(self, runs: int) -> list[KernelTime]:
+        """Run with the runtime's own profiler; kernels in order of execution."""
+
+
+class Target(Protocol):
+    """A device, runtime, precision and number of threads."""
+
+    @property
+    def name(self) -> str:
+        """What a user types to get this target."""
+
+    def environment(self) -> dict[str, str]:
+        """Device, runtime, versions, threads: what a latency table depends on."""
+
+    def load(self, model: onnx.ModelProto) -> Runnable:
+        """Make a network ready to run."""
+
+
+def _onnxruntime_cpu(**options: str) -> Target:
+    from hwprune.targets.onnxruntime_cpu import OnnxRuntimeCpu
+
+    return OnnxRuntimeCpu(**options)
+
+
+def _fake(**options: str) -> Target:
+    from hwprune.targets.fake import FakeTarget
+
+    return FakeTarget(**options)
+
+
+TARGETS: dict[str, Callable[..., Target]] = {"onnxruntime-cpu": _onnxruntime_cpu, "fake": _fake}
+
+
+def load_target(name: str) -> Target:
+    """A target from its name with options, such as ``onnxruntime-cpu:threads=2``.
+
+    Raises:
+        InputError: an unknown target or option.
+    """
+    kind, _, rest = name.partition(":")
+    if kind not in TARGETS:
+        raise InputError(
+            f"Unknown target {kind!r}; expected one of {', '.join(TARGETS)}. "
+            "Try `--target onnxruntime-cpu`."
+        )
+    pairs = [option.partition("=") for option in rest.split(",") if option]
+    try:
+        return TARGETS[kind](**{key: value for key, _, value in pairs})
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"Target {name!r}: {error}. Options are written as `{kind}:threads=1`."
+        ) from error

@@ -1,0 +1,93 @@
+"""A device that exists only in software, with a known staircase: for tests and examples.
+
+It computes times instead of taking them, so that a test knows the truth. Its networks can be
+slower than its kernels by a factor and an offset, as on real devices.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import shape_inference
+
+from hwprune.targets import KernelTime
+
+
+class FakeTarget:
+    """Kernels cost ``overhead + blocks_in * blocks_out * positions`` with blocks of ``step``."""
+
+    def __init__(
+        self,
+        step: str | int = 8,
+        factor: str | float = 1.0,
+        offset_ms: str | float = 0.0,
+        noise: str | float = 0.0,
+    ) -> None:
+        self.step, self.factor = int(step), float(factor)
+        self.offset_ms, self.noise = float(offset_ms), float(noise)
+
+    @property
+    def name(self) -> str:
+        """What a user types to get this target."""
+        return (
+            f"fake:step={self.step},factor={self.factor},offset_ms={self.offset_ms},"
+            f"noise={self.noise}"
+        )
+
+    def environment(self) -> dict[str, str]:
+        """The parameters that set its speed."""
+        return {"device": "fake", "runtime": self.name}
+
+    def load(self, model: onnx.ModelProto) -> FakeNetwork:
+        """Compute the network's kernel times."""
+        return FakeNetwork(model, self)
+
+
+class FakeNetwork:
+    """A network whose times follow from its shapes."""
+
+    def __init__(self, model: onnx.ModelProto, target: FakeTarget) -> None:
+        self._target = target
+        self._draw = np.random.default_rng(0)
+        inferred = shape_inference.infer_shapes(model).graph
+        shapes = {
+            value.name: [d.dim_value for d in value.type.tensor_type.shape.dim]
+            for value in (*inferred.value_info, *inferred.input, *inferred.output)
+        } | {i.name: list(i.dims) for i in inferred.initializer}
+        self._kernels: list[tuple[Any, float, str]] = []
+        for node in inferred.node:
+            if node.op_type in ("Conv", "Gemm", "MatMul", "Add", "Concat"):
+                milliseconds, kind = self._cost(node, shapes)
+                self._kernels.append((node, milliseconds, kind))
+        self._total_ms = target.offset_ms + target.factor * sum(ms for _, ms, _ in self._kernels)
+
+    def run_ms(self) -> float:
+        """The network's time; noise only ever adds."""
+        return self._total_ms * (1 + self._target.noise * float(self._draw.exponential()))
+
+    def profile(self, runs: int) -> list[KernelTime]:
+        """The kernels' times, free of noise."""
+        producer = {node.output[0]: node.output[0] for node, _, _ in self._kernels}
+        return [
+            KernelTime(
+                node.output[0], kind, tuple(i for i in node.input if i in producer), (ms,) * runs
+            )
+            for node, ms, kind in self._kernels
+        ]
+
+    def _cost(self, node: Any, shapes: Mapping[str, list[int]]) -> tuple[float, str]:
+        output = shapes[node.output[0]]
+        positions = math.prod(output[2:]) if len(output) > 2 else 1
+        out_blocks = math.ceil(output[1] / self._target.step)
+        work = positions * out_blocks
+        kind = [node.op_type, *map(str, output[2:])]
+        if node.op_type in ("Conv", "Gemm", "MatMul"):
+            weight = shapes[node.input[1]]
+            in_channels = weight[1] if node.op_type != "MatMul" else weight[0]
+            work *= math.ceil(in_channels / self._target.step) * math.prod(weight[2:])
+            kind += ["x".join(map(str, weight[2:])), "depthwise" * (in_channels == 1)]
+        return 0.002 + 1e-5 * self._target.step**2 * work, " ".join(filter(None, kind))

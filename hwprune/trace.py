@@ -1,0 +1,366 @@
+"""Find the channel groups of a model: one walk over ``torch.export``'s ATen graph.
+
+Every activation carries one label per position that holds a channel (``labels.py``); operators
+move and merge labels (``rules.py``); parameters are labelled like activations. Merged labels of
+the same pattern are a group. Nothing here knows a model family.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind
+from torch.fx import Node
+
+from hwprune.errors import TraceError
+from hwprune.graph import ChannelGraph, Channels, Group, Layer, ParameterShape, Slice, Tap
+from hwprune.labels import CONSTANT, Labels, LabelSet, Shape
+from hwprune.prune import forward_refuses
+from hwprune.rules import RULES, Refused, rule_name, tensors
+from hwprune.taps import find_taps
+
+_GENERIC_LIMIT = 1 << 20  # elements of a parameter that is labelled element by element
+
+
+def trace(model: nn.Module, example_inputs: Tensor | tuple[Any, ...]) -> ChannelGraph:
+    """Find the groups of channels of ``model`` that must be pruned together.
+
+    Args:
+        model: any network that ``torch.export`` can export; it is left as it was.
+        example_inputs: a tensor [batch, channels, ...] or a tuple of them. A batch of one is
+            repeated to two, because sizes of one cannot be told from broadcasts.
+
+    Returns:
+        The channel graph: groups, layers, and for all that stays the reason.
+
+    Raises:
+        TraceError: ``torch.export`` failed; the message names the line of the model.
+    """
+    inputs = batch_of_two(example_inputs)
+    program = _export(model, inputs)
+    walk = _Walk(program, model)
+    walk.run()
+    graph = walk.graph()
+    graph = _prove_sized(graph, walk, model, inputs)
+    graph.lint()
+    return graph
+
+
+def batch_of_two(example_inputs: Tensor | tuple[Any, ...]) -> tuple[Any, ...]:
+    """The example inputs as a tuple, tensors with a batch of one repeated to two."""
+    given = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
+    return tuple(
+        torch.cat([x, x]) if isinstance(x, Tensor) and x.ndim > 1 and x.shape[0] == 1 else x
+        for x in given
+    )
+
+
+def _export(model: nn.Module, inputs: tuple[Any, ...]) -> ExportedProgram:
+    modes = {name: module.training for name, module in model.named_modules()}
+    model.eval()
+    try:
+        return torch.export.export(model, inputs)
+    except Exception as error:
+        raise TraceError(
+            f"{type(model).__name__} cannot be exported by torch.export: {_first_lines(error)} "
+            "Change that line so that it does not depend on the values of tensors; check with "
+            "`torch.export.export(model.eval(), (example,))`."
+        ) from error
+    finally:
+        for name, module in model.named_modules():
+            module.training = modes[name]
+
+
+def _first_lines(error: Exception) -> str:
+    """The error's first line and the deepest line of the user's code that it names."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    places = [line for line in lines if line.startswith("File ") and "torch/" not in line]
+    tail = error.__traceback__
+    own = []
+    while tail is not None:
+        own.append(f'File "{tail.tb_frame.f_code.co_filename}", line {tail.tb_lineno}')
+        tail = tail.tb_next
+    places += [place for place in own if "/torch/" not in place and "hwprune/trace" not in place]
+    return " ".join([*(lines[:1] or [type(error).__name__]), *(f"({p})" for p in places[-1:])])
+
+
+class _Walk:
+    """The labels of every node, parameter and layer seen so far."""
+
+    def __init__(self, program: ExportedProgram, model: nn.Module) -> None:
+        self.labels = LabelSet()
+        self._program = program
+        self._state = model.state_dict(keep_vars=True)
+        self._values: dict[Node, Labels | list[Labels]] = {}
+        self._keys: dict[Node, str] = {}
+        self._dims: dict[tuple[str, int], Labels] = {}
+        self._elements: dict[str, Labels] = {}
+        self._layers: list[tuple[str, str, str, Labels, Labels, float]] = []
+        self._tied = _tied_keys(self._state)
+
+    def run(self) -> None:
+        """Give every node its labels, in order of execution."""
+        for spec, node in zip(
+            self._program.graph_signature.input_specs,
+            (n for n in self._program.graph.nodes if n.op == "placeholder"),
+            strict=True,
+        ):
+            if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER) and spec.target in self._state:
+                self._keys[node] = spec.target
+            elif hasattr(node.meta.get("val"), "shape"):
+                self._values[node] = self.labels.pinned("model input", len(self.shape(node)))
+        for node in self._program.graph.nodes:
+            if node.op == "call_function":
+                self._step(node)
+            elif node.op == "output":
+                for result in node.all_input_nodes:
+                    for labels in _each(self._values.get(result, [])):
+                        self.labels.pin(labels, "model output")
+
+    def of(self, node: object) -> Labels:
+        """Labels of an activation, or of a parameter used like one."""
+        assert isinstance(node, Node)
+        if node not in self._keys:
+            return cast(Labels, self._values[node])
+        key, shape = self._keys[node], self.shape(node)
+        if key not in self._elements:
+            count = int(np.prod(shape))
+            small = 1 < count <= _GENERIC_LIMIT
+            self._elements[key] = (
+                self.labels.fresh(*shape)
+                if small
+                else np.full((1,) * len(shape), CONSTANT)
+                if count == 1
+                else self.labels.pinned("a parameter too large to follow", len(shape))
+            )
+        return self._elements[key]
+
+    def shape(self, node: object) -> Shape:
+        """Shape of a tensor."""
+        assert isinstance(node, Node)
+        return tuple(int(size) for size in node.meta["val"].shape)
+
+    def parameter(self, node: object, dim: int) -> Labels:
+        """Labels [size] of one dimension of a parameter, the same at every use."""
+        if not isinstance(node, Node) or node not in self._keys:
+            raise Refused("weights computed in the forward")
+        key = self._keys[node]
+        if (key, dim) not in self._dims:
+            self._dims[key, dim] = self.labels.fresh(self.shape(node)[dim])
+            if key in self._tied:
+                self.labels.pin(self._dims[key, dim], f"tied to {self._tied[key]}")
+        return self._dims[key, dim]
+
+    def layer(self, node: Node, weight: Node, kind: str, inputs: Labels, outputs: Labels) -> None:
+        """Note a layer; its MACs are counted for one sample."""
+        key = self._keys[weight]
+        shape = self.shape(node)
+        channel_dim = len(shape) - 1 if kind == "linear" else 1
+        positions = int(np.prod([s for d, s in enumerate(shape) if d not in (0, channel_dim)]))
+        per_output = int(np.prod(self.shape(weight)[1:]))
+        macs_per_pair = positions * per_output / len(inputs)
+        self._layers.append((key.rpartition(".")[0], key, kind, inputs, outputs, macs_per_pair))
+
+    def _step(self, node: Node) -> None:
+        if node.target is operator.getitem:
+            source = self._values[cast(Node, node.args[0])]
+            self._values[node] = _each(source)[cast(int, node.args[1])]
+            return
+        name = rule_name(node.target)
+        try:
+            if name not in RULES:
+                raise Refused(f"no rule for the operator {name}")
+            self._values[node] = RULES[name](self, node)
+        except Refused as refusal:
+            self._refuse(node, f"{name}: {refusal}")
+
+    def _refuse(self, node: Node, reason: str) -> None:
+        """Pin all that the operator reads, and what it returns."""
+        for argument in tensors(node):
+            if argument in self._keys:
+                self._pin_parameter(argument, reason)
+            else:
+                for labels in _each(self._values[argument]):
+                    self.labels.pin(labels, reason)
+        value = node.meta.get("val")
+        parts = value if isinstance(value, list | tuple) else [value]
+        pinned = [self.labels.pinned(reason, getattr(part, "ndim", 1)) for part in parts]
+        self._values[node] = pinned if isinstance(value, list | tuple) else pinned[0]
+
+    def _pin_parameter(self, node: Node, reason: str) -> None:
+        for dim in range(len(self.shape(node))):
+            self.labels.pin(self.parameter(node, dim), reason)
+
+    def occurrences(self) -> Iterable[tuple[str, int, Labels]]:
+        """Every parameter dimension that carries labels: ``(key, dim, roots [size])``."""
+        for (key, dim), labels in self._dims.items():
+            if key in self._elements:
+                self.labels.pin(labels, "a weight that is also used as an activation")
+                self.labels.pin(self._elements[key], "a weight that is also used as an activation")
+        for key, elements in self._elements.items():
+            varying = self._varying(elements)
+            if len(varying) > 1 and (key, 0) not in self._dims:
+                self.labels.pin(elements, "a parameter with channels in more than one dimension")
+            elif len(varying) == 1:
+                roots = self.labels.roots(elements)
+                line = np.moveaxis(roots, varying[0], 0).reshape(roots.shape[varying[0]], -1)
+                yield key, varying[0], line[:, 0]
+        for (key, dim), labels in self._dims.items():
+            yield key, dim, self.labels.roots(labels)
+
+    def _varying(self, labels: Labels) -> list[int]:
+        """The dimensions along which labels differ after merging."""
+        roots = self.labels.roots(labels)
+        return [d for d in range(roots.ndim) if (roots != np.take(roots, [0], d)).any()]
+
+    def graph(self) -> ChannelGraph:
+        """Collect merged labels into groups."""
+        places: dict[int, dict[tuple[str, int], list[int]]] = defaultdict(lambda: defaultdict(list))
+        for key, dim, roots in self.occurrences():
+            for index, root in enumerate(roots.tolist()):
+                places[root][key, dim].append(index)
+        order = {key: rank for rank, (_, key, *_) in enumerate(self._layers)}
+        classes: dict[tuple[tuple[str, int, int], ...], list[int]] = defaultdict(list)
+        for root, places_of in places.items():
+            if root != CONSTANT and self.labels.reason(root) is None:
+                pattern = tuple((key, dim, len(ix)) for (key, dim), ix in sorted(places_of.items()))
+                classes[pattern].append(root)
+        groups, owner = self._groups(classes, places, order)
+        layers = tuple(
+            Layer(name, key, kind, self._channels(i, owner), self._channels(o, owner), macs)
+            for name, key, kind, i, o, macs in self._layers
+        )
+        taps = tuple(
+            Tap(path, self._single_group(node, owner))
+            for path, node in find_taps(self._program).items()
+        )
+        return ChannelGraph(
+            groups, self._unprunable(owner), layers, self._parameters(owner), taps
+        )
+
+    def _single_group(self, node: Node, owner: dict[int, str]) -> str | None:
+        """The group that an activation's channels are, one for one; None if they are not."""
+        labels = self._values[node]
+        if isinstance(labels, list) or labels.ndim != 4:
+            return None
+        channels = self._channels(labels[0, :, 0, 0], owner)
+        whole = not channels.fixed and len(channels.groups) == 1 and channels.groups[0][1] == 1
+        return channels.groups[0][0] if whole else None
+
+    def _groups(
+        self,
+        classes: dict[tuple[tuple[str, int, int], ...], list[int]],
+        places: dict[int, dict[tuple[str, int], list[int]]],
+        order: dict[str, int],
+    ) -> tuple[tuple[Group, ...], dict[int, str]]:
+        found = []
+        for pattern, roots in classes.items():
+            producers = [key for key, dim, _ in pattern if dim == 0 and key in order]
+            if not producers:  # channels that no layer makes, such as a parameter added to itself
+                continue
+            first = min(producers, key=order.__getitem__)
+            roots.sort(key=lambda root: places[root][first, 0])
+            slices = tuple(
+                Slice(key, dim, tuple(tuple(places[root][key, dim]) for root in roots))
+                for key, dim, _ in pattern
+            )
+            found.append((order[first], places[roots[0]][first, 0], first, slices, roots))
+        found.sort(key=lambda entry: (entry[0], entry[1]))
+        groups: list[Group] = []
+        owner: dict[int, str] = {}
+        for _, _, first, slices, roots in found:
+            name = base = first.rpartition(".")[0] or first
+            taken = {group.name for group in groups}
+            while name in taken:
+                name = f"{base}#{int(name.rpartition('#')[2] if '#' in name else 1) + 1}"
+            groups.append(Group(name, len(roots), slices))
+            owner.update(dict.fromkeys(roots, name))
+        return tuple(groups), owner
+
+    def _channels(self, labels: Labels, owner: dict[int, str]) -> Channels:
+        counts: dict[str, int] = defaultdict(int)
+        fixed = 0
+        for root in self.labels.roots(np.asarray(labels)).tolist():
+            if root in owner:
+                counts[owner[root]] += 1
+            else:
+                fixed += 1
+        widths = {name: sum(1 for o in owner.values() if o == name) for name in counts}
+        return Channels(fixed, tuple((name, counts[name] // widths[name]) for name in counts))
+
+    def _parameters(self, owner: dict[int, str]) -> tuple[ParameterShape, ...]:
+        lines = {(key, dim): roots for key, dim, roots in self.occurrences()}
+        shapes = []
+        for key, tensor in self._state.items():
+            if not isinstance(tensor, nn.Parameter):
+                continue
+            dims = [dim for dim in range(tensor.ndim) if (key, dim) in lines]
+            sizes = [self._channels(lines[key, dim], owner) for dim in dims[:2]]
+            rest = tensor.numel() // int(np.prod([tensor.shape[dim] for dim in dims[:2]]))
+            one = Channels(fixed=1)
+            shapes.append(ParameterShape(key, *(sizes + [one, one])[:2], rest))
+        return tuple(shapes)
+
+    def _unprunable(self, owner: dict[int, str]) -> dict[str, str]:
+        reasons: dict[str, str] = {}
+        for name, _, _, _, outputs, _ in self._layers:
+            for root in self.labels.roots(outputs).tolist():
+                reason = self.labels.reason(root)
+                if reason is None and root not in owner:
+                    reason = "its channels form no group"
+                if reason is not None:
+                    reasons.setdefault(name, reason)
+        return reasons
+
+    def sized_groups(self, graph: ChannelGraph) -> list[str]:
+        """Groups whose number of channels the model's code may hold as a literal."""
+        sized = {self.labels.root(label) for label in self.labels.sized}
+        names = []
+        for group in graph.groups:
+            key, dim, positions = next(s for s in group.slices if s.dim == 0)
+            labels = self._dims.get((key, dim), self._elements.get(key))
+            assert labels is not None
+            roots = set(self.labels.roots(labels).ravel()[[p[0] for p in positions]].tolist())
+            if roots & sized:
+                names.append(group.name)
+        return names
+
+    def pin_group(self, group: Group, reason: str) -> None:
+        """Forbid pruning of a group after the walk."""
+        for key, dim, positions in group.slices:
+            if (key, dim) in self._dims:
+                indices = [index for channel in positions for index in channel]
+                self.labels.pin(self._dims[key, dim][indices], reason)
+
+
+def _prove_sized(
+    graph: ChannelGraph, walk: _Walk, model: nn.Module, inputs: tuple[Any, ...]
+) -> ChannelGraph:
+    """Prune each group whose size may be a literal on a copy, and pin it where that goes wrong."""
+    doubtful = walk.sized_groups(graph)
+    for name in doubtful:
+        refusal = forward_refuses(model, graph, name, inputs)
+        if refusal is not None:
+            walk.pin_group(graph.group(name), f"the model's code holds sizes: {refusal}")
+    return walk.graph() if doubtful else graph
+
+
+def _tied_keys(state: dict[str, Any]) -> dict[str, str]:
+    """Keys of the state dict that share storage with another key: key -> the other."""
+    by_storage: dict[int, list[str]] = defaultdict(list)
+    for key, tensor in state.items():
+        if tensor.numel() > 1:
+            by_storage[tensor.data_ptr()].append(key)
+    shared = [keys for keys in by_storage.values() if len(keys) > 1]
+    return {key: next(k for k in keys if k != key) for keys in shared for key in keys}
+
+
+def _each(value: Labels | list[Labels]) -> list[Labels]:
+    return value if isinstance(value, list) else [value]

@@ -1,0 +1,1 @@
+"""Measured latency tables that ship with hwprune, and the page on their format."""

@@ -1,0 +1,126 @@
+#!/usr/bin/env python3
+"""MobileNetV2 on photographs of clothing: accuracy at 0.6x and 0.5x of the measured latency.
+
+The network is pretrained on ImageNet and fine-tuned at 128 px; that is the dense baseline, trained
+once. For every budget and seed it is then pruned, distilled for at most eight epochs, exported and
+verified. Every run is a line of RESULTS, written when it is done and skipped when it is there.
+
+    python scripts/bench_clothing.py --data imagefolder:DIR --weights mobilenet_v2.safetensors
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import statistics
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from hwprune.errors import HwpruneError
+from hwprune.job import Job
+from hwprune.recipe import Recipe
+from hwprune.steps import STEPS, train_dense_step
+
+
+def main() -> None:
+    """Fill the results file and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", required=True, help="imagefolder:DIR of the photographs")
+    parser.add_argument("--weights", required=True, help="MobileNetV2 trained on ImageNet")
+    parser.add_argument("--out", default="runs/clothing", type=Path)
+    parser.add_argument("--results", default="runs/clothing/results.jsonl", type=Path)
+    parser.add_argument("--budgets", nargs="+", default=["0.6x", "0.5x"])
+    parser.add_argument("--seeds", nargs="+", default=[0, 1, 2], type=int)
+    parser.add_argument("--set", nargs="*", default=[], help="other recipe fields, as key=value")
+    given = parser.parse_args()
+    fixed: dict[str, Any] = {
+        "model": "torchvision:mobilenet_v2",
+        "weights": given.weights,
+        "data": given.data,
+        "image_size": 128,
+        "table": str(given.out / "table.jsonl"),
+    }
+    for pair in given.set:
+        key, _, text = pair.partition("=")
+        fixed[key] = type(getattr(Recipe(), key))(text)
+    console = Console()
+    train_dense_step(Job(Recipe.of(**fixed, out=str(given.out)), console))
+    done = _read(given.results)
+    for budget in given.budgets:
+        for seed in given.seeds:
+            key = {"budget": budget, "seed": seed, "set": sorted(given.set)}
+            if not any(all(row[k] == v for k, v in key.items()) for row in done):
+                name = f"{budget}-{seed}" + "".join(f"-{s}" for s in sorted(given.set))
+                recipe = Recipe.of(
+                    **fixed, out=str(given.out / name), budget=budget, seed=seed, dense_epochs=0
+                )
+                row = {**key, **_one(Job(recipe, console), given.out)}
+                done.append(row)
+                given.results.parent.mkdir(parents=True, exist_ok=True)
+                with given.results.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(row) + "\n")
+    _print([row for row in done if row["set"] == sorted(given.set)], console)
+
+
+def _one(job: Job, dense: Path) -> dict[str, Any]:
+    """One budget and seed, from the trained dense network to the verified file."""
+    job.folder.mkdir(parents=True, exist_ok=True)
+    for name in ("dense.safetensors", "dense.json"):
+        shutil.copy(dense / name, job.folder / name)
+    job.recipe.save(job.folder / "recipe.toml")
+    missed = ""
+    for name, step in STEPS.items():
+        try:
+            step(job)
+        except HwpruneError as error:
+            if name != "verify":
+                raise
+            missed = f"{type(error).__name__}: {error}"
+    verified = job.facts("verify")
+    return {
+        "dense_top1": job.facts("dense")["accuracy"]["top1"],
+        "top1": verified["accuracy"]["top1"],
+        "as_cut": job.facts("prune")["as_cut"]["top1"],
+        "reestimated": job.facts("prune")["reestimated"]["top1"],
+        "ratio": verified["ratio"],
+        "dense_ms": verified["dense"]["latency_ms"],
+        "pruned_ms": verified["pruned"]["latency_ms"],
+        "macs": job.plan.macs / job.graph.macs(),
+        "params": job.plan.params / job.graph.params(),
+        "missed": missed,
+        "environment": verified["environment"],
+        "epochs": job.recipe.epochs,
+        "recipe": {k: v for k, v in asdict(job.recipe).items() if isinstance(v, (int, float))},
+    }
+
+
+def _print(rows: list[dict[str, Any]], console: Console) -> None:
+    """Means over the seeds, with the standard deviation of one run."""
+    console.print("| budget | seeds | dense top-1 | pruned top-1 | points lost | latency / dense | MACs |")
+    console.print("|---|---|---|---|---|---|---|")
+    for budget in dict.fromkeys(row["budget"] for row in rows):
+        of = [row for row in rows if row["budget"] == budget]
+        lost = [100 * (row["dense_top1"] - row["top1"]) for row in of]
+        spread = statistics.stdev(lost) if len(lost) > 1 else float("nan")
+        console.print(
+            f"| {budget} | {len(of)} | {100 * of[0]['dense_top1']:.1f} % | "
+            f"{100 * statistics.mean(r['top1'] for r in of):.1f} % | "
+            f"{statistics.mean(lost):.1f} ± {spread:.1f} | "
+            f"{statistics.mean(r['ratio'] for r in of):.3f} "
+            f"({max(r['ratio'] for r in of):.3f} at most) | "
+            f"{statistics.mean(r['macs'] for r in of):.2f} |"
+        )
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+if __name__ == "__main__":
+    main()
