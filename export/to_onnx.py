@@ -38,7 +38,7 @@ def to_onnx(
     if dynamic_batch:
         batch = torch.export.Dim("batch")
         shapes = tuple({0: batch} if isinstance(x, Tensor) else None for x in inputs)
-    modes = {name: module.training for name, module in model.named_modules()}
+    modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
         with _quiet():
@@ -47,12 +47,12 @@ def to_onnx(
             )
     except Exception as error:
         raise TraceError(
-            f"{type(model).__name__} cannot be exported to ONNX: {str(error).splitlines()[0]} "
+            f"{type(model).__name__} cannot be exported to ONNX: {_first_line(error)}. "
             "`torch.onnx.export(model, inputs, dynamo=True, report=True)` writes the details."
         ) from error
     finally:
-        for name, module in model.named_modules():
-            module.training = modes[name]
+        for module, training in modes.items():
+            module.training = training
     assert program is not None
     proto: onnx.ModelProto = program.model_proto
     return proto
@@ -66,6 +66,11 @@ def save_onnx(proto: onnx.ModelProto, path: Path) -> None:
     """
     onnx.checker.check_model(proto, full_check=True)
     write_atomically(path, lambda temporary: onnx.save(proto, str(temporary)))
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0].rstrip(".") if lines else type(error).__name__
 
 
 @contextlib.contextmanager

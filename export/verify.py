@@ -53,7 +53,7 @@ class Verification:
     def misses(self) -> list[HwpruneError]:
         """One error for each promise that the file does not keep; empty when it keeps all."""
         found: list[HwpruneError] = []
-        if self.relative_error > RELATIVE_TOLERANCE:
+        if not self.relative_error <= RELATIVE_TOLERANCE:  # NaN is a mismatch as well
             found.append(
                 OutputMismatch(
                     f"The exported outputs differ from PyTorch's by {self.relative_error:.1e} of "
@@ -61,7 +61,7 @@ class Verification:
                     "do not deploy the file."
                 )
             )
-        if self.agreement < MIN_AGREEMENT:
+        if not self.agreement >= MIN_AGREEMENT:
             found.append(
                 AccuracyMiss(
                     f"The exported file predicts as PyTorch does on {self.agreement:.1%} of the "
@@ -115,7 +115,7 @@ def verify(
     measured = interleave(runs, probe, samples=samples, seconds=40)
     return Verification(
         difference,
-        difference / float(wanted.abs().max()),
+        difference / max(float(wanted.abs().max()), 1e-12),
         float((got.argmax(1) == wanted.argmax(1)).double().mean()),
         accuracy(got, labels),
         *measured,

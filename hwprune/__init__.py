@@ -4,11 +4,14 @@ from hwprune.budget import Budget, fit_budget
 from hwprune.checkpoint import load, save
 from hwprune.distill import Distillation
 from hwprune.graph import ChannelGraph, Channels, Group, Layer, Slice
+from hwprune.job import Job
 from hwprune.plan import Plan
 from hwprune.profile import profile
 from hwprune.prune import prune
+from hwprune.recipe import Recipe
 from hwprune.score import score
 from hwprune.solve import solve
+from hwprune.steps import run
 from hwprune.table import LatencyTable
 from hwprune.trace import trace
 from hwprune.train import Teaching, Training, finetune
@@ -21,9 +24,11 @@ __all__ = [
     "Channels",
     "Distillation",
     "Group",
+    "Job",
     "LatencyTable",
     "Layer",
     "Plan",
+    "Recipe",
     "Slice",
     "Teaching",
     "Training",
@@ -32,6 +37,7 @@ __all__ = [
     "load",
     "profile",
     "prune",
+    "run",
     "save",
     "score",
     "solve",

@@ -6,8 +6,9 @@ Latency does not depend on weights, so all of this happens before any training.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypedDict
 
 import onnx
 from torch import Tensor
@@ -16,6 +17,7 @@ from hwprune.errors import BudgetError, InputError
 from hwprune.graph import ChannelGraph
 from hwprune.measure import Measurement, Probe, interleave, probe_model
 from hwprune.plan import Plan
+from hwprune.profile import check_batch
 from hwprune.solve import solve
 from hwprune.table import LatencyTable
 from hwprune.targets import Target
@@ -83,12 +85,20 @@ class Round:
 
 @dataclass(frozen=True)
 class FittedPlan:
-    """The plan that was measured to meet the budget, and how the loop got there."""
+    """The plan that was measured to meet the budget, and how the loop got there.
+
+    Attributes:
+        plan: with its measured latency.
+        dense, pruned: latencies from the same interleaved run.
+        rounds: every network that was built and measured.
+        remark: why the latency is further below the budget than wanted; empty when it is not.
+    """
 
     plan: Plan
     dense: Measurement
     pruned: Measurement
     rounds: tuple[Round, ...]
+    remark: str = ""
 
 
 def fit_budget(
@@ -120,61 +130,94 @@ def fit_budget(
         rounds: how often to correct.
         report: is told of every round.
 
+    Returns:
+        The most important of the plans that were measured within the budget.
+
     Raises:
         BudgetError: out of reach, met by the dense network, or not met within the rounds.
+        TableError: the table is of another batch, or lacks this network.
     """
-    from hwprune.export.resize import keep_first, resize
-
-    probe = Probe(target.load(probe_model()))
-    dense_run = target.load(dense)
-    dense_now = interleave([dense_run], probe, samples=15)[0]
-    wanted = budget.ratio_to(dense_now.latency_ms)
-    dense_predicted = table.predict_ms(graph, graph.widths)
-    asked = wanted * dense_predicted * AIM
-    history: list[Round] = []
-    best: FittedPlan | None = None
-    widths: dict[str, int] = {}
+    others = _Others(max_macs=max_macs, max_params=max_params, min_fraction=min_fraction)
+    bench = _Bench(graph, table, target, dense)
+    wanted = budget.ratio_to(bench.dense_ms)
+    asked = wanted * bench.dense_predicted_ms * AIM
+    tried: list[FittedPlan] = []
+    stopped = ""
     for _ in range(rounds):
         try:
-            plan = solve(
-                graph,
-                scores,
-                table,
-                budget_ms=asked,
-                max_macs=max_macs,
-                max_params=max_params,
-                min_fraction=min_fraction,
-            )
-        except BudgetError:
-            if best is None:
-                raise
+            plan = solve(graph, scores, table, budget_ms=asked, **others)
+        except BudgetError as error:
+            stopped = f"{error} (The budget is {wanted:.3f}x of {bench.dense_ms:.3f} ms.)"
             break
-        if plan.widths == widths:  # another budget binds, or no step in between
+        if any(plan.widths == other.plan.widths for other in tried):
+            stopped = "No other plan is nearer: another budget binds, or the widths are too coarse."
             break
-        widths = plan.widths
-        pruned_run = target.load(resize(dense, graph, keep_first(graph, plan.widths)))
-        dense_now, pruned = interleave([dense_run, pruned_run], probe, samples=40)
-        history.append(
-            Round(asked, plan.predicted_ms or 0.0, pruned.latency_ms, dense_now.latency_ms)
-        )
+        tried.append(bench.measure(plan, asked))
         if report is not None:
-            report(history[-1])
-        ratio = history[-1].ratio
-        measured = replace(plan, measured_ms=pruned.latency_ms, measured_ratio=ratio)
-        if ratio <= WINDOW[1] * wanted and (best is None or _value(plan) > _value(best.plan)):
-            best = FittedPlan(measured, dense_now, pruned, ())
-        if WINDOW[0] * wanted <= ratio <= WINDOW[1] * wanted:
+            report(tried[-1].rounds[0])
+        if WINDOW[0] * wanted <= tried[-1].rounds[0].ratio <= WINDOW[1] * wanted:
             break
-        asked *= AIM * wanted / ratio
-    if best is None:
-        tried = ", ".join(f"{r.ratio:.3f}x" for r in history)
-        raise BudgetError(
-            f"{len(history)} networks were built and measured at {tried} of the dense latency; "
-            f"none met {wanted:.3f}x. The latency table may be stale: run `hwprune profile` again, "
-            "or give a larger --budget."
+        over = [r.predicted_ms for t in tried for r in t.rounds if r.ratio > WINDOW[1] * wanted]
+        asked = _corrected(tried[-1].rounds[0], bench.dense_predicted_ms, wanted)
+        asked = max(1e-9, min([asked, *(0.9999 * predicted_ms for predicted_ms in over)]))
+    return _best(tried, wanted, stopped or f"Not nearer within {rounds} rounds.")
+
+
+class _Others(TypedDict):
+    max_macs: float | None
+    max_params: float | None
+    min_fraction: float
+
+
+class _Bench:
+    """Builds planned networks untrained, and measures them beside the dense one."""
+
+    def __init__(
+        self, graph: ChannelGraph, table: LatencyTable, target: Target, dense: onnx.ModelProto
+    ) -> None:
+        check_batch(table, dense)
+        self.graph, self.target, self.dense = graph, target, dense
+        self.dense_predicted_ms = table.predict_ms(graph, graph.widths)
+        self.probe = Probe(target.load(probe_model()))
+        self.dense_run = target.load(dense)
+        self.dense_ms = interleave([self.dense_run], self.probe, samples=15)[0].latency_ms
+
+    def measure(self, plan: Plan, asked_ms: float) -> FittedPlan:
+        """The plan with its measured latency."""
+        from hwprune.export.resize import keep_first, resize
+
+        resized = resize(self.dense, self.graph, keep_first(self.graph, plan.widths))
+        run = self.target.load(resized)
+        dense, pruned = interleave([self.dense_run, run], self.probe, samples=40)
+        turn = Round(asked_ms, plan.predicted_ms or 0.0, pruned.latency_ms, dense.latency_ms)
+        plan = replace(plan, measured_ms=pruned.latency_ms, measured_ratio=turn.ratio)
+        return FittedPlan(plan, dense, pruned, (turn,))
+
+
+def _corrected(turn: Round, dense_ms: float, wanted: float) -> float:
+    """What to ask for next, on the line through the dense network and the one just measured.
+
+    Exact where the truth is the table times a factor plus an offset.
+    """
+    if turn.ratio >= 1 or turn.predicted_ms >= dense_ms:
+        return turn.predicted_ms * AIM * wanted / turn.ratio
+    slope = (dense_ms - turn.predicted_ms) / (1 - turn.ratio)
+    return dense_ms - slope * (1 - AIM * wanted)
+
+
+def _best(tried: Sequence[FittedPlan], wanted: float, stopped: str) -> FittedPlan:
+    """The most important plan within the budget, with some room where one has it."""
+    met = [each for each in tried if each.rounds[0].ratio <= wanted]
+    if not met:
+        ratios = ", ".join(f"{each.rounds[0].ratio:.3f}x" for each in tried)
+        measured = (
+            f"{len(tried)} networks were built and measured at {ratios} of the dense latency; none "
+            f"met {wanted:.3f}x. The latency table may be stale: run `hwprune profile` again, or "
+            "give a larger --budget. "
         )
-    return replace(best, rounds=tuple(history))
-
-
-def _value(plan: Plan) -> float:
-    return plan.value or 0.0
+        raise BudgetError((measured if tried else "") + stopped)
+    roomy = [each for each in met if each.rounds[0].ratio <= WINDOW[1] * wanted]
+    best = max(roomy or met, key=lambda each: each.plan.value or 0.0)
+    near = best.rounds[0].ratio >= WINDOW[0] * wanted
+    turns = tuple(each.rounds[0] for each in tried)
+    return replace(best, rounds=turns, remark="" if near else stopped)

@@ -33,7 +33,10 @@ def save(model: nn.Module, plan: Plan, directory: Path | str) -> None:
         HwpruneError: the files cannot be written.
     """
     folder = Path(directory)
-    state = {key: tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()}
+    state = {  # clones, since safetensors refuses parameters that share memory
+        key: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for key, tensor in model.state_dict().items()
+    }
     write_atomically(folder / WEIGHTS, lambda path: save_file(state, path))
     import hwprune
 
@@ -76,9 +79,9 @@ def shaped_like(model: nn.Module, state: dict[str, Tensor]) -> nn.Module:
     """``model`` with the given tensors, whose shapes it takes on; in evaluation mode.
 
     Raises:
-        InputError: the names differ.
+        InputError: the names differ, or a tensor is larger than the model's.
     """
-    own = model.state_dict()
+    own = model.state_dict(keep_vars=True)
     if own.keys() != state.keys():
         differing = sorted(own.keys() ^ state.keys())[:4]
         raise InputError(
@@ -86,13 +89,22 @@ def shaped_like(model: nn.Module, state: dict[str, Tensor]) -> nn.Module:
             "only. Give the network that was pruned, as load(directory, model)."
         )
     for key, tensor in state.items():
+        old = own[key]
+        if tensor.ndim != old.ndim or any(
+            new > size for new, size in zip(tensor.shape, old.shape, strict=True)
+        ):
+            raise InputError(
+                f"The weights belong to another architecture: {key} is {list(tensor.shape)}, which "
+                f"cannot be cut out of {list(old.shape)}. Give the network that was pruned, as "
+                "load(directory, model)."
+            )
+    new: dict[int, Tensor] = {}  # one for each old tensor, so that what was tied stays tied
+    for key, tensor in state.items():
         path, _, name = key.rpartition(".")
-        module = model.get_submodule(path)
-        old = getattr(module, name)
-        if isinstance(old, nn.Parameter):
-            setattr(module, name, nn.Parameter(tensor, requires_grad=old.requires_grad))
-        else:
-            setattr(module, name, tensor)
+        old = own[key]
+        wraps = isinstance(old, nn.Parameter)
+        made = nn.Parameter(tensor, requires_grad=old.requires_grad) if wraps else tensor
+        setattr(model.get_submodule(path), name, new.setdefault(id(old), made))
     for module in model.modules():
         fit_attributes(module)
     return model.eval()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -118,10 +118,10 @@ def _recipe_of_folder(options: dict[str, Any]) -> Recipe:
     return Recipe.of(**given)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; an error of ours is one paragraph and an exit status."""
     try:
-        commands(standalone_mode=False)
+        commands(arguments, prog_name="hwprune", standalone_mode=False)
     except HwpruneError as error:
         _fail(str(error), error.exit_status)
     except click.ClickException as error:

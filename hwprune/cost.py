@@ -103,19 +103,19 @@ def latency_cost(graph: ChannelGraph, table: LatencyTable, options: Options) -> 
 
 
 def macs_cost(graph: ChannelGraph, options: Options) -> Cost:
-    """Multiply-accumulates of one sample, in millions."""
+    """Multiply-accumulates of one sample."""
     cost = Cost()
     for layer in graph.layers:
-        surface = Surface(0.0, 0.0, 0.0, layer.macs_per_pair / 1e6)
+        surface = Surface(0.0, 0.0, 0.0, layer.macs_per_pair)
         cost.add(surface, layer.inputs, layer.outputs, options, step=1)
     return cost
 
 
 def params_cost(graph: ChannelGraph, options: Options) -> Cost:
-    """Parameters, in millions."""
+    """Parameters."""
     cost = Cost()
     for parameter in graph.parameters:
-        surface = Surface(0.0, 0.0, 0.0, parameter.rest / 1e6)
+        surface = Surface(0.0, 0.0, 0.0, parameter.rest)
         cost.add(surface, parameter.rows, parameter.columns, options, step=1)
     return cost
 
@@ -137,6 +137,7 @@ def _parts(channels: Channels) -> list[Channels]:
 def _spill_chord(
     surface: Surface, inputs: Channels, outputs: Channels, options: Options, step: int
 ) -> float:
+    """The slope of a line in ``a*b`` that lies above the spills, which are convex."""
     widest = {name: widths[-1] for name, widths in options.items()}
     a, b = -(-inputs.count(widest) // step), -(-outputs.count(widest) // step)
     spilled = surface.ms(a, b) - Surface(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -35,7 +35,7 @@ class Taps:
         for handle in self._handles:
             handle.remove()
 
-    def _keeper(self, name: str):  # type: ignore[no-untyped-def]
+    def _keeper(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             self.features[name] = output
 
@@ -70,7 +70,10 @@ class WidthMaps(nn.Module):
     """
 
     def __init__(
-        self, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], kept: Mapping[str, Sequence[int]]
+        self,
+        student: Mapping[str, Tensor],
+        teacher: Mapping[str, Tensor],
+        kept: Mapping[str, Sequence[int]],
     ) -> None:
         super().__init__()
         self.maps = nn.ModuleDict()
@@ -82,13 +85,18 @@ class WidthMaps(nn.Module):
                     with torch.no_grad():
                         layer.weight.zero_()
                         layer.weight[torch.tensor(kept[name]), torch.arange(narrow), 0, 0] = 1.0
-                self.maps[name.replace(".", "/")] = layer
+                self.maps[_key(name)] = layer
 
     def forward(self, name: str, feature: Tensor) -> Tensor:
         """[batch, narrow, h, w] -> [batch, wide, h, w]."""
-        key = name.replace(".", "/")
+        key = _key(name)
         mapped: Tensor = self.maps[key](feature) if key in self.maps else feature
         return mapped
+
+
+def _key(name: str) -> str:
+    """A module's path as the name of a child: no dots, and no method of ``ModuleDict``."""
+    return f"at/{name.replace('.', '/')}"
 
 
 def inner_loss(
@@ -110,8 +118,10 @@ def inner_loss(
 
 
 def soft_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
-    """``t^2 KL(teacher || student)`` of the probabilities at temperature ``t`` (Hinton et al.
-    2015, "Distilling the Knowledge in a Neural Network")."""
+    """``t^2 KL(teacher || student)`` of the probabilities at temperature ``t``.
+
+    Hinton et al. 2015, "Distilling the Knowledge in a Neural Network".
+    """
     wanted = F.log_softmax(teacher_logits.float() / temperature, dim=1)
     got = F.log_softmax(student_logits.float() / temperature, dim=1)
     return temperature**2 * F.kl_div(got, wanted, reduction="batchmean", log_target=True)

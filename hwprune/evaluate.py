@@ -70,10 +70,12 @@ def reestimate_norms(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]])
         norm.momentum = None  # a cumulative average
         norm.train()
     device = next(model.parameters()).device
-    with torch.no_grad():
-        for images, _ in batches:
-            model(images.to(device))
-    for norm, momentum in momenta.items():
-        norm.momentum = momentum
-    for module, training in modes.items():
-        module.training = training
+    try:
+        with torch.no_grad():
+            for images, _ in batches:
+                model(images.to(device))
+    finally:
+        for norm, momentum in momenta.items():
+            norm.momentum = momentum
+        for module, training in modes.items():
+            module.training = training

@@ -7,6 +7,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from hwprune.errors import HwpruneError
 
 
@@ -27,13 +29,14 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         os.close(handle)
         temporary = Path(name)
         write(temporary)
-        with temporary.open("rb") as written:
+        with temporary.open("r+b") as written:
             os.fsync(written.fileno())
         temporary.chmod(0o644)
         temporary.replace(path)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # safetensors wraps the system's errors
+        cause = getattr(error, "strerror", None) or error
         raise HwpruneError(
-            f"Could not write {path}: {error.strerror or error}. Nothing was left under that name; "
+            f"Could not write {path}: {cause}. What was there before is untouched; "
             "free some space or choose another folder with --out, and run the same command again."
         ) from error
     finally:

@@ -128,7 +128,7 @@ class ChannelGraph:
     @cached_property
     def fingerprint(self) -> str:
         """Sixteen hex digits that two graphs share when their groups and layers are the same."""
-        content = [[asdict(group) for group in self.groups], [asdict(la) for la in self.layers]]
+        content = [[vars(group) for group in self.groups], [asdict(la) for la in self.layers]]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def group(self, name: str) -> Group:

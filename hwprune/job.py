@@ -27,6 +27,8 @@ from hwprune.table import LatencyTable
 from hwprune.targets import Target, load_target
 from hwprune.trace import trace
 
+STEP_NAMES = ("trace", "dense", "profile", "prune", "finetune", "export", "verify", "report")
+
 
 class Job:
     """One run: its recipe, its folder, and the networks and data that the recipe names.
@@ -66,13 +68,9 @@ class Job:
     def loaded(self) -> LoadedModel:
         """The dense network as it was given."""
         self.recipe.need("model")
-        torch.manual_seed(self.recipe.seed)
         classes = len(self.data.classes) if self.recipe.data else None
         weights = Path(self.recipe.weights) if self.recipe.weights else None
-        loaded = load_model(self.recipe.model, num_classes=classes, weights=weights)
-        if loaded.new_head:
-            self.console.print(f"[yellow]{loaded.new_head}")
-        return loaded
+        return load_model(self.recipe.model, num_classes=classes, weights=weights)
 
     @cached_property
     def dense(self) -> nn.Module:
@@ -149,7 +147,9 @@ class Job:
         return list(batches(getattr(self.data, self.test_split), None, batch_size=64))
 
     def note(self, step: str, facts: dict[str, Any]) -> None:
-        """Leave a step's facts in the folder."""
+        """Leave a step's facts in the folder; what later steps had left is no longer true."""
+        for later in STEP_NAMES[STEP_NAMES.index(step) + 1 :]:
+            (self.folder / f"{later}.json").unlink(missing_ok=True)
         write_text(self.folder / f"{step}.json", json.dumps(facts, indent=1) + "\n")
 
     def facts(self, step: str) -> dict[str, Any]:
@@ -160,8 +160,6 @@ class Job:
         """
         path = self.folder / f"{step}.json"
         if not path.exists():
-            raise InputError(
-                f"{path} is missing; run `hwprune {step} --out {self.folder}` first."
-            )
+            raise InputError(f"{path} is missing; run `hwprune {step} --out {self.folder}` first.")
         facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return facts

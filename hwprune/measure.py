@@ -7,6 +7,7 @@ times afterwards does not work. What is compared is interleaved.
 
 from __future__ import annotations
 
+import itertools
 import random
 import statistics
 import time
@@ -20,6 +21,7 @@ from onnx import TensorProto, helper, numpy_helper
 from hwprune.targets import Runnable
 
 PROBE_TOLERANCE = 1.10  # a probe slower than this times its best marks a slow window
+ENOUGH = 5  # accepted samples of which a median can be taken
 MIN_SAMPLE_MS = 2.0  # networks faster than this are run several times a sample
 
 
@@ -108,11 +110,11 @@ def interleave(
     runs = [_runs_per_sample(runnable) for runnable in runnables]
     taken: list[list[tuple[float, float]]] = [[] for _ in runnables]  # (time, probe slowdown)
     end = time.monotonic() + seconds
-    rounds = 0
     order = random.Random(0)  # a fixed order would give each network the same predecessor
-    while rounds < samples or (
-        time.monotonic() < end and min(map(_accepted, taken)) < samples
-    ):
+    for rounds in itertools.count():
+        late = time.monotonic() > end and rounds >= min(ENOUGH, samples)
+        if late or min(map(_accepted, taken)) >= samples:
+            break
         before = probe.slowdown()
         for index in order.sample(range(len(runnables)), len(runnables)):
             runnables[index].run_ms()  # the others have emptied the caches
@@ -120,9 +122,6 @@ def interleave(
             after = probe.slowdown()
             taken[index].append((sample, max(before, after)))
             before = after
-        rounds += 1
-        if time.monotonic() > end and rounds >= 5:
-            break
     return [_measurement(entries) for entries in taken]
 
 
@@ -138,7 +137,7 @@ def _accepted(entries: list[tuple[float, float]]) -> int:
 
 def _measurement(entries: list[tuple[float, float]]) -> Measurement:
     good = [sample for sample, slowdown in entries if slowdown <= PROBE_TOLERANCE]
-    if len(good) < 5:
+    if len(good) < min(ENOUGH, len(entries)):
         good = sorted(sample for sample, _ in entries)[: max(1, len(entries) // 4)]
     rejected = [sample for sample, _ in entries]
     for sample in good:

@@ -80,14 +80,21 @@ class Plan:
         """Refuse a graph other than the one that the plan was made for.
 
         Raises:
-            InputError: the fingerprints differ.
+            InputError: the fingerprints differ, or indices are not those of the graph's channels.
         """
         if self.fingerprint != graph.fingerprint:
             raise InputError(
-                f"The plan was made for another network (fingerprint {self.fingerprint}, this one "
+                f"The plan was made for another network (fingerprint {self.fingerprint}; this one "
                 f"has {graph.fingerprint}). Trace the network that the plan names, with the same "
                 "--image-size, or make a new plan with `hwprune prune`."
             )
+        for name, width in graph.widths.items():
+            indices = self.kept.get(name, ())
+            if not indices or len(set(indices)) != len(indices) or not set(indices) <= set(range(width)):
+                raise InputError(
+                    f"The plan keeps {list(indices)[:8]} of group {name}, which has channels 0 to "
+                    f"{width - 1}. The plan was changed by hand; make it again with `hwprune prune`."
+                )
 
     def with_source(self, **source: Any) -> Plan:
         """The same plan with the given facts about where its architecture comes from."""
@@ -107,14 +114,17 @@ class Plan:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             version = content.pop("version")
+            if version != PLAN_VERSION:
+                raise InputError(
+                    f"{path} has version {version}; this hwprune reads {PLAN_VERSION}. Make it again "
+                    "with `hwprune prune`."
+                )
             content["kept"] = {name: tuple(map(int, ix)) for name, ix in content["kept"].items()}
             plan = cls(**content)
         except FileNotFoundError as error:
             raise InputError(f"No plan at {path}. Make one with `hwprune prune`.") from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
                 f"{path} is no hwprune plan ({error}). Make it again with `hwprune prune`."
             ) from error
-        if version != PLAN_VERSION:
-            raise InputError(f"{path} has version {version}; this hwprune reads {PLAN_VERSION}.")
         return plan

@@ -8,8 +8,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
 from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
 from scipy.optimize import lsq_linear
 from torch import Tensor, nn
 
@@ -65,9 +65,10 @@ def profile(
     tell("tracing and exporting", 0.0)
     graph = graph or trace(model, example_inputs)
     dense = to_onnx(model, example_inputs)
-    table = _open(device, path, tell)
+    table = _open(device, dense, path, tell)
     if graph.fingerprint in table.networks:
         return table
+    _forget_last(table, graph, path)
     probe = Probe(device.load(probe_model()))
     _sample_kernels(table, device, dense, graph, probe, path, tell)
     tell("calibrating on whole networks", 0.75)
@@ -79,14 +80,18 @@ def profile(
     return table
 
 
-def _open(device: Target, path: Path | None, tell: Progress) -> LatencyTable:
+def _open(
+    device: Target, dense: onnx.ModelProto, path: Path | None, tell: Progress
+) -> LatencyTable:
     """The table to add to: the one in the file if it is of this device, or a new one."""
     if path is not None and path.exists():
         table = LatencyTable.load(path)
         check_environment(table, device)
+        check_batch(table, dense)
         return table
     tell("finding the device's step", 0.02)
-    table = LatencyTable(device.name, device.environment(), find_step(device))
+    environment = device.environment() | {"batch": _batch(dense)}
+    table = LatencyTable(device.name, environment, find_step(device))
     if path is not None:
         table.save(path)
     return table
@@ -98,17 +103,44 @@ def check_environment(table: LatencyTable, device: Target) -> None:
     Raises:
         TableError: says what differs.
     """
-    here = device.environment()
+    _check_same({k: v for k, v in table.environment.items() if k != "batch"}, device.environment())
+
+
+def check_batch(table: LatencyTable, model: onnx.ModelProto) -> None:
+    """Refuse a table that was measured with another batch.
+
+    Raises:
+        TableError: says which.
+    """
+    _check_same({"batch": table.environment.get("batch", "1")}, {"batch": _batch(model)})
+
+
+def _batch(model: onnx.ModelProto) -> str:
+    return str(model.graph.input[0].type.tensor_type.shape.dim[0].dim_value)
+
+
+def _check_same(there: Mapping[str, str], here: Mapping[str, str]) -> None:
     differing = [
-        f"{name} is {table.environment.get(name)!r} there and {here.get(name)!r} here"
-        for name in {**table.environment, **here}
-        if table.environment.get(name) != here.get(name)
+        f"{name} is {there.get(name)!r} there and {here.get(name)!r} here"
+        for name in {**there, **here}
+        if there.get(name) != here.get(name)
     ]
     if differing:
         raise TableError(
             f"The latency table was made elsewhere: {'; '.join(sorted(differing))}. Use another "
             "file with --table, or delete this one and run `hwprune profile` again."
         )
+
+
+def _forget_last(table: LatencyTable, graph: ChannelGraph, path: Path | None) -> None:
+    """Drop the network that was profiled last: a kill may have left some of its kernels out."""
+    own = [s.origin for s in table.samples if s.origin.startswith(f"{graph.fingerprint}/")]
+    if own:
+        kept = [sample for sample in table.samples if sample.origin != own[-1]]
+        table.samples.clear()
+        table.add(samples=kept)
+    if own and path is not None:
+        table.save(path)
 
 
 def find_step(device: Target) -> int:
@@ -171,7 +203,9 @@ def _sample_kernels(
     networks = [graph.widths, *crossed_widths(graph, table.step)]
     for index, widths in enumerate(networks):
         origin = f"{graph.fingerprint}/{index}"
-        tell(f"profiling network {index + 1} of {len(networks)}", 0.05 + 0.7 * index / len(networks))
+        tell(
+            f"profiling network {index + 1} of {len(networks)}", 0.05 + 0.7 * index / len(networks)
+        )
         if origin in done:
             continue
         resized, times = _profile_one(device, dense, graph, widths, probe)
@@ -231,19 +265,20 @@ def _calibrate(
     features = np.array([[s, 1.0, plan.params / 1e6] for s, plan in zip(sums, plans, strict=True)])
     fit = _fit_calibration(features[: len(fitted)], np.array(measured[: len(fitted)]))
     pairs = list(zip((features @ fit).tolist(), measured, strict=True))
+    scale, offset_ms, ms_per_mparam = map(float, fit)
     return Network(
         graph.fingerprint,
         kernels,
-        *map(float, fit),
+        scale,
+        offset_ms,
+        ms_per_mparam,
         measured[0],
         held_out=tuple(pairs[len(fitted) :]),
         fitted=tuple(pairs[: len(fitted)]),
     )
 
 
-def _kernels_of_dense(
-    device: Target, dense: onnx.ModelProto, graph: ChannelGraph
-) -> list[Kernel]:
+def _kernels_of_dense(device: Target, dense: onnx.ModelProto, graph: ChannelGraph) -> list[Kernel]:
     return describe(device.load(dense).profile(3), dense, graph)
 
 
@@ -253,4 +288,5 @@ def _fit_calibration(
     """Scale, offset and milliseconds per million parameters of least squared relative error."""
     lower, upper = [0.0, -np.inf, 0.0], [np.inf, np.inf, np.inf]
     weighted = features / measured[:, None]
-    return lsq_linear(weighted, np.ones(len(measured)), bounds=(lower, upper)).x
+    fit: NDArray[np.float64] = lsq_linear(weighted, np.ones(len(measured)), bounds=(lower, upper)).x
+    return fit

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,12 @@ else:
     import tomli as tomllib
 
 
+_POSITIVE = ("batch", "batch_size", "calibration_images", "lr", "dense_lr", "temperature")
+_NOT_NEGATIVE = ("image_size", "epochs", "workers", "seed", "weight_decay", "gamma", "soft_weight",
+                 "max_macs", "max_params")  # fmt: skip
+_CHOICES = {"precision": ("no", "bf16", "fp16"), "optimizer": ("adamw", "sgd")}
+
+
 def _option(default: Any, text: str) -> Any:
     return field(default=default, metadata={"help": text})
 
@@ -26,22 +33,32 @@ def _option(default: Any, text: str) -> Any:
 class Recipe:
     """One run from a trained network to a verified file. A recipe file is this, written as TOML."""
 
-    model: str = _option("", "torchvision:NAME, timm:NAME, package.module:callable or file.py:callable")
+    model: str = _option(
+        "", "torchvision:NAME, timm:NAME, package.module:callable or FILE.py:callable"
+    )
     weights: str = _option("", "safetensors, or a state dict of torch.save")
-    data: str = _option("", "imagefolder:DIR, cifar10, cifar100, fashion_mnist, digits or package.module:callable")
+    data: str = _option(
+        "", "imagefolder:DIR, cifar10, cifar100, fashion_mnist, digits or package.module:callable"
+    )
     data_root: str = _option("", "where cifar10, cifar100 and fashion_mnist are or go")
     image_size: int = _option(0, "height and width in pixels; 0: what the data set usually has")
     out: str = _option("", "folder of the run")
-    target: str = _option("onnxruntime-cpu", "device and runtime, such as onnxruntime-cpu:threads=2")
+    target: str = _option(
+        "onnxruntime-cpu", "device and runtime, such as onnxruntime-cpu:threads=2"
+    )
     batch: int = _option(1, "images at once when latency is measured")
     table: str = _option("", "latency table; default: table.jsonl in the run's folder")
     budget: str = _option("0.5x", "latency: 0.5x of the dense network's, or 12ms")
     max_macs: float = _option(0.0, "a second budget: multiply-accumulates of one image; 0: none")
     max_params: float = _option(0.0, "a third budget: parameters; 0: none")
-    min_fraction: float = _option(0.25, "share of its channels that every group keeps at least")
-    criterion: str = _option("gate_taylor", "importance: taylor, gate_taylor, magnitude, norm_scale, random")
+    min_fraction: float = _option(0.35, "share of its channels that every group keeps at least")
+    criterion: str = _option(
+        "taylor", "importance: taylor, gate_taylor, magnitude, norm_scale, random"
+    )
     calibration_images: int = _option(512, "images for scoring and for batch-norm statistics")
-    dense_epochs: int = _option(-1, "train the dense network first; -1: 6 epochs if its head is new, else none")
+    dense_epochs: int = _option(
+        -1, "train the dense network first; -1: 6 epochs if its head is new, else none"
+    )
     dense_lr: float = _option(5e-4, "greatest learning rate of that")
     epochs: int = _option(8, "epochs of distillation")
     batch_size: int = _option(32, "images a training step")
@@ -63,17 +80,31 @@ class Recipe:
         Raises:
             InputError: names the option.
         """
-        positive = ("batch", "batch_size", "calibration_images", "lr", "dense_lr", "temperature")
-        for name in positive:
+        for field_ in dataclasses.fields(self):
+            number = getattr(self, field_.name)
+            if isinstance(number, float) and not math.isfinite(number):
+                raise InputError(f"--{_dashed(field_.name)} must be finite, got {number}.")
+        for name in _POSITIVE:
             if getattr(self, name) <= 0:
                 raise InputError(f"--{_dashed(name)} must be positive, got {getattr(self, name)}.")
-        for name in ("image_size", "epochs", "workers", "gamma", "soft_weight", "max_macs", "max_params"):
+        for name in _NOT_NEGATIVE:
             if getattr(self, name) < 0:
-                raise InputError(f"--{_dashed(name)} cannot be negative, got {getattr(self, name)}.")
+                raise InputError(
+                    f"--{_dashed(name)} cannot be negative, got {getattr(self, name)}."
+                )
+        for name in ("label_smoothing", "ema_decay"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(
+                    f"--{_dashed(name)} must lie in [0, 1), got {getattr(self, name)}."
+                )
         if not 0 < self.min_fraction <= 1:
             raise InputError(f"--min-fraction must lie in (0, 1], got {self.min_fraction}.")
-        if self.precision not in ("no", "bf16", "fp16"):
-            raise InputError(f"--precision must be no, bf16 or fp16, got {self.precision!r}.")
+        for name, known in _CHOICES.items():
+            if getattr(self, name) not in known:
+                raise InputError(
+                    f"--{_dashed(name)} must be one of {', '.join(known)}, got "
+                    f"{getattr(self, name)!r}."
+                )
 
     def need(self, *names: str) -> None:
         """Refuse a recipe that leaves out what a step needs.
@@ -91,7 +122,8 @@ class Recipe:
     def save(self, path: Path) -> None:
         """Write the recipe as TOML, atomically."""
         items = dataclasses.asdict(self).items()
-        write_text(path, "".join(f"{key} = {json.dumps(value)}\n" for key, value in items))
+        lines = (f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in items)
+        write_text(path, "".join(lines))
 
     @classmethod
     def load(cls, path: Path, **overrides: Any) -> Recipe:
@@ -119,12 +151,10 @@ class Recipe:
         for key, value in values.items():
             if key not in types:
                 raise InputError(f"{where} has no option {key!r}; it knows {', '.join(types)}.")
-            if types[key] is float and isinstance(value, int):
+            if types[key] is float and type(value) is int:
                 values[key] = float(value)
             elif type(value) is not types[key]:
-                raise InputError(
-                    f"{where}: {key} must be {types[key].__name__}, got {value!r}."
-                )
+                raise InputError(f"{where}: {key} must be {types[key].__name__}, got {value!r}.")
         recipe = cls(**values)
         recipe.check()
         return recipe

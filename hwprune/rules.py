@@ -7,7 +7,7 @@ followed; the walk then pins everything the operator touches, with the reason.
 
 from __future__ import annotations
 
-import math
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeAlias
 
@@ -154,10 +154,16 @@ def same(walk: Walk, node: Node) -> Labels:
     return walk.of(node.args[0])
 
 
-def pool(walk: Walk, node: Node) -> Labels:
-    """Space changes, channels do not."""
-    channels = channels_of(walk, _node(node.args[0]), 1)
-    return along(channels, 1, len(walk.shape(node)))
+def pool(walk: Walk, node: Node) -> Labels | list[Labels]:
+    """Space changes, channels do not; indices of maxima are laid out like the maxima."""
+    x = _node(node.args[0])
+    dims = len(walk.shape(x))
+    spatial = re.search(r"([123])d", str(node.target))
+    if spatial is None or dims != int(spatial[1]) + 2:
+        raise Refused("input without a batch dimension")
+    labels = along(channels_of(walk, x, 1), 1, dims)
+    outputs = node.meta["val"]
+    return [labels] * len(outputs) if isinstance(outputs, list | tuple) else labels
 
 
 def reduce(walk: Walk, node: Node) -> Labels:
@@ -225,17 +231,23 @@ def unsqueeze(walk: Walk, node: Node) -> Labels:
 
 
 def squeeze(walk: Walk, node: Node) -> Labels:
-    """Dimensions of size 1 go."""
-    return walk.of(node.args[0]).reshape(
-        [s for s, size in zip(walk.of(node.args[0]).shape, walk.shape(node.args[0]), strict=True)
-         if size != 1]
-    ).reshape(_spread(walk, node))  # fmt: skip
+    """Dimensions of size 1 go: all of them, or those that are named."""
+    labels, shape = walk.of(node.args[0]), walk.shape(node.args[0])
+    named = argument(node, 1, "dim")
+    dims = range(len(shape)) if named is None else [d % len(shape) for d in _list(named)]
+    return labels.reshape([s for d, s in enumerate(labels.shape) if shape[d] > 1 or d not in dims])
 
 
 def expand(walk: Walk, node: Node) -> Labels:
-    """Broadcast: labels that lie in a dimension that grows stay where they are."""
+    """Broadcast: dimensions that grow hold no channels; the code may hold the others' sizes."""
     labels = walk.of(node.args[0])
-    return labels.reshape((1,) * (len(walk.shape(node)) - labels.ndim) + labels.shape)
+    labels = labels.reshape((1,) * (len(walk.shape(node)) - labels.ndim) + labels.shape)
+    wanted = argument(node, 1, "size")
+    if isinstance(wanted, Sequence) and any(
+        size > 1 and literal != -1 for size, literal in zip(labels.shape, wanted, strict=True)
+    ):
+        walk.labels.mark_sized(labels)
+    return labels
 
 
 def cut(walk: Walk, node: Node) -> list[Labels]:
@@ -265,30 +277,24 @@ def take(walk: Walk, node: Node) -> Labels:
 
 
 def pad(walk: Walk, node: Node) -> Labels:
-    """Zeros beside the channels belong to no group; their number is a literal of the code."""
+    """Zeros beside the channels are channels too; the code may hold their number."""
     labels = walk.of(node.args[0])
     amounts = _list(argument(node, 1, "pad"))
     widths = [(0, 0)] * labels.ndim
     for d in range(len(amounts) // 2):
         if labels.shape[-1 - d] > 1:
             widths[-1 - d] = (int(amounts[2 * d]), int(amounts[2 * d + 1]))
-    if not any(math.prod(w) or sum(w) for w in widths):
+    if not any(before or after for before, after in widths):
         return labels
     if any(before < 0 or after < 0 for before, after in widths):
         raise Refused("channels are cropped")
     if argument(node, 2, "mode", "constant") not in ("constant", 0, 0.0):
         raise Refused("channels are padded with other channels")
-    walk.labels.mark_sized(labels)
-    return np.pad(labels, widths, constant_values=CONSTANT)
-
-
-def _spread(walk: Walk, node: Node) -> list[int]:
-    """Label sizes of a squeezed tensor, as many as it has dimensions."""
-    labels, shape = walk.of(node.args[0]), walk.shape(node.args[0])
-    kept = [s for s, size in zip(labels.shape, shape, strict=True) if size != 1]
-    if len(kept) != len(walk.shape(node)):
-        raise Refused("squeezed partly")
-    return kept
+    padded = np.pad(labels, widths, constant_values=CONSTANT)
+    new = padded == CONSTANT
+    padded[new] = walk.labels.fresh(int(new.sum()))
+    walk.labels.mark_sized(padded)
+    return padded
 
 
 def _node(value: object) -> Node:
@@ -305,13 +311,13 @@ def _list(value: object) -> list[Any]:
 
 
 _POINTWISE = """
-    add sub mul div maximum minimum where pow neg abs exp sqrt rsqrt reciprocal clamp clamp_min
+    add sub rsub mul div maximum minimum where pow neg abs exp sqrt rsqrt reciprocal clamp clamp_min
     relu relu6 hardtanh hardswish hardsigmoid sigmoid tanh silu gelu elu leaky_relu mish softplus
     log_sigmoid celu selu sin cos square erf
 """
 _SAME = """
     dropout feature_dropout alpha_dropout contiguous clone alias detach to _to_copy type_as
-    native_dropout lift_fresh_copy float
+    lift_fresh_copy
 """
 _POOL = """
     adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d max_pool1d max_pool2d max_pool3d

@@ -115,7 +115,7 @@ def score(
             f"Unknown criterion {criterion!r}; expected one of {', '.join(CRITERIA)}. "
             "Try --criterion gate_taylor."
         )
-    parameters = dict(model.named_parameters())
+    parameters = {k: p for k, p in model.named_parameters() if p.is_floating_point()}
     before = {key: (p.requires_grad, p.grad) for key, p in parameters.items()}
     modes = {module: module.training for module in model.modules()}
     model.eval()
@@ -123,7 +123,8 @@ def score(
         parameter.requires_grad_(True)
         parameter.grad = None
     try:
-        return _accumulate(model, graph, batches, criterion)
+        with torch.enable_grad():
+            return _accumulate(model, graph, batches, criterion)
     finally:
         for key, (wanted, grad) in before.items():
             parameters[key].requires_grad_(wanted)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +20,23 @@ from hwprune.graph import ChannelGraph
 from hwprune.plan import Plan
 from hwprune.table import LatencyTable
 
-_ROUNDING = 1e-6  # budgets are lowered by this share, so that no rounding of ours exceeds them
+_TIGHTENED = (0.0, 2e-6, 1e-4)  # HiGHS keeps a constraint, and an integer, to about 1e-6
+
+Widths = Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class _Limit:
+    """A budget: its cost in the solver's form, and the exact one that the plan is held to."""
+
+    name: str
+    unit: str
+    cost: Cost
+    most: float
+    exact: Callable[[Widths], float]
+
+    def met(self, widths: Widths) -> bool:
+        return self.exact(widths) <= self.most
 
 
 def solve(
@@ -58,31 +76,19 @@ def solve(
         BudgetError: no choice of widths meets the budgets; says the lowest that can be reached.
         InputError: no budget, or scores that do not fit the graph.
     """
-    _check(graph, scores, table, budget_ms, max_macs, max_params)
+    _check(graph, scores, table, {"ms": budget_ms, "macs": max_macs, "params": max_params})
     options = width_options(graph, table, min_fraction, max_options)
-    costs: list[tuple[str, Cost, float]] = []
-    if budget_ms is not None and table is not None:
-        costs.append(("latency_ms", latency_cost(graph, table, options), budget_ms))
-    if max_macs is not None:
-        costs.append(("macs", macs_cost(graph, options), max_macs / 1e6))
-    if max_params is not None:
-        costs.append(("params", params_cost(graph, options), max_params / 1e6))
-    kept = {
-        g.name: scores[g.name].detach().double().argsort(descending=True, stable=True).tolist()
-        for g in graph.groups
-    }
+    limits = _limits(graph, table, options, budget_ms, max_macs, max_params)
     values = {g.name: _values(scores[g.name], options[g.name]) for g in graph.groups}
-    choice, bound = _solve_milp(values, costs, gap, time_limit_s)
-    widths = {name: options[name][k] for name, k in choice.items()}
-    plan = Plan.from_kept(graph, {name: kept[name][:width] for name, width in widths.items()})
-    value = sum(float(values[name][k]) for name, k in choice.items())
+    widths, bound = _within(limits, values, options, gap, time_limit_s)
+    value = sum(float(values[g][options[g].index(width)]) for g, width in widths.items())
     bound = max(bound, value)
     return replace(
-        plan,
+        Plan.from_kept(graph, {name: _best(scores[name], width) for name, width in widths.items()}),
         value=value,
         bound=bound,
         gap=(bound - value) / bound if bound > 0 else 0.0,
-        predicted_ms=table.predict_ms(graph, plan.widths) if table is not None else None,
+        predicted_ms=table.predict_ms(graph, widths) if table is not None else None,
         budgets={
             name: float(limit)
             for name, limit in (("ms", budget_ms), ("macs", max_macs), ("params", max_params))
@@ -112,20 +118,50 @@ def _check(
     graph: ChannelGraph,
     scores: Mapping[str, Tensor],
     table: LatencyTable | None,
-    budget_ms: float | None,
-    max_macs: float | None,
-    max_params: float | None,
+    budgets: Mapping[str, float | None],
 ) -> None:
-    if budget_ms is None and max_macs is None and max_params is None:
+    given = {name: limit for name, limit in budgets.items() if limit is not None}
+    if not given:
         raise InputError("No budget; give budget_ms, max_macs or max_params.")
-    if budget_ms is not None and table is None:
+    for name, limit in given.items():
+        if not (math.isfinite(limit) and limit > 0):
+            raise InputError(f"A budget of {limit} {name}; give a positive number.")
+    if "ms" in given and table is None:
         raise InputError("A latency budget needs a latency table; make one with hwprune.profile.")
+    if not graph.groups:
+        raise BudgetError("The network has no prunable channels; see `hwprune trace`.")
     for group in graph.groups:
         if group.name not in scores or tuple(scores[group.name].shape) != (group.width,):
             got = tuple(scores[group.name].shape) if group.name in scores else "nothing"
             raise InputError(f"Scores of {group.name}: expected [{group.width}], got {got}.")
-        if not bool((scores[group.name] >= 0).all()):
+        if not bool(((scores[group.name] >= 0) & scores[group.name].isfinite()).all()):
             raise InputError(f"Scores of {group.name} hold negative or undefined numbers.")
+
+
+def _limits(
+    graph: ChannelGraph,
+    table: LatencyTable | None,
+    options: Options,
+    budget_ms: float | None,
+    max_macs: float | None,
+    max_params: float | None,
+) -> list[_Limit]:
+    limits = []
+    if budget_ms is not None and table is not None:
+        cost, exact = latency_cost(graph, table, options), partial(table.predict_ms, graph)
+        limits.append(_Limit("latency", "ms", cost, budget_ms, exact))
+    if max_macs is not None:
+        limits.append(_Limit("MACs", "", macs_cost(graph, options), max_macs, graph.macs))
+    if max_params is not None:
+        cost = params_cost(graph, options)
+        limits.append(_Limit("parameters", "", cost, max_params, graph.params))
+    return limits
+
+
+def _best(scores: Tensor, width: int) -> list[int]:
+    """The channels of the greatest scores."""
+    order = scores.detach().double().argsort(descending=True, stable=True)
+    return [int(channel) for channel in order[:width]]
 
 
 def _values(scores: Tensor, widths: Sequence[int]) -> NDArray[np.float64]:
@@ -175,37 +211,61 @@ class _Variables:
         return LinearConstraint(matrix, right, right)
 
 
+def _within(
+    limits: Sequence[_Limit],
+    values: Mapping[str, NDArray[np.float64]],
+    options: Options,
+    gap: float,
+    time_limit_s: float,
+) -> tuple[dict[str, int], float]:
+    """Widths that meet every budget exactly, and a bound on the value that no widths exceed.
+
+    The solver is given the budgets as they are, so that one which a plan meets to the last digit
+    can be met. Where it then makes use of its tolerance, it is asked again for a little less.
+    """
+    bound = sum(float(value[-1]) for value in values.values())
+    for tightened in _TIGHTENED:
+        choice, found = _solve_milp(values, limits, tightened, gap, time_limit_s)
+        bound = bound if tightened else min(bound, found)
+        widths = {name: options[name][k] for name, k in choice.items()}
+        if all(limit.met(widths) for limit in limits):
+            return widths, bound
+    raise BudgetError(
+        "The solver returned widths over the budget, which should not happen; please report it. "
+        "A --budget that differs by a percent will do."
+    )
+
+
 def _solve_milp(
     values: Mapping[str, NDArray[np.float64]],
-    costs: Sequence[tuple[str, Cost, float]],
+    limits: Sequence[_Limit],
+    tightened: float,
     gap: float,
     time_limit_s: float,
 ) -> tuple[dict[str, int], float]:
     """The chosen option of every group, and a bound that no choice exceeds."""
-    if not values:
-        raise BudgetError("The network has no prunable channels; see `hwprune trace`.")
-    merged = _orient([cost for _, cost, _ in costs])
-    variables = _Variables({g: len(v) for g, v in values.items()}, merged)
+    pairs = _orient([limit.cost for limit in limits])
+    variables = _Variables({g: len(v) for g, v in values.items()}, pairs)
     objective = np.zeros(variables.count)
     scale = max(float(v[-1]) for v in values.values()) or 1.0
     for group, value in values.items():
         objective[variables.x[group]] = -value / scale
-    limits = [
+    rows = [  # in shares of the budget: the solver's tolerance is absolute
         LinearConstraint(
-            csr_array(variables.row(cost)[None]),
+            csr_array(variables.row(limit.cost)[None] / limit.most),
             -np.inf,
-            (limit - cost.constant) - _ROUNDING * abs(limit),
+            1.0 - limit.cost.constant / limit.most - tightened,
         )
-        for _, cost, limit in costs
+        for limit in limits
     ]
-    result = _highs(variables, objective, [variables.equalities(), *limits], gap, time_limit_s)
+    result = _highs(variables, objective, [variables.equalities(), *rows], gap, time_limit_s)
     if result.x is None:
         if result.status == 1:
             raise BudgetError(
                 f"No plan was found within {time_limit_s:g} s. Give more time_limit_s or fewer "
                 "max_options."
             )
-        raise BudgetError(_unreachable(variables, costs))
+        raise BudgetError(_unreachable(variables, limits))
     choice = {g: int(np.argmax(result.x[columns])) for g, columns in variables.x.items()}
     return choice, -float(result.mip_dual_bound) * scale
 
@@ -216,8 +276,8 @@ def _highs(
     constraints: list[LinearConstraint],
     gap: float,
     time_limit_s: float,
-):  # type: ignore[no-untyped-def]
-    integrality = np.zeros(variables.count)
+) -> Any:
+    integrality = np.zeros(variables.count, dtype=np.int64)
     integrality[: variables.binaries] = 1
     return milp(
         objective,
@@ -240,15 +300,20 @@ def _orient(costs: Sequence[Cost]) -> list[tuple[str, str]]:
     return list(pairs)
 
 
-def _unreachable(variables: _Variables, costs: Sequence[tuple[str, Cost, float]]) -> str:
-    """Which budgets cannot be met, and the least that can be reached."""
-    units = {"latency_ms": (1.0, "ms"), "macs": (1.0, "million MACs"), "params": (1.0, "million")}
+def _unreachable(variables: _Variables, limits: Sequence[_Limit]) -> str:
+    """Which budgets cannot be met, and the least that can be reached of each alone."""
     said = []
-    for name, cost, limit in costs:
-        least = _highs(variables, variables.row(cost), [variables.equalities()], 1e-4, 30.0)
-        lowest = float(least.fun) + cost.constant
-        said.append(f"{name} {limit:.4g} wanted, at least {lowest:.4g} {units[name][1]} reachable")
+    for limit in limits:
+        scale = max(float(variables.row(limit.cost).max()), 1e-300)
+        row = variables.row(limit.cost) / scale
+        least = _highs(variables, row, [variables.equalities()], 1e-4, 30.0)
+        lowest = float(least.fun) * scale + limit.cost.constant
+        said.append(
+            f"{limit.name}: {limit.most:.4g} {limit.unit} wanted, at least {lowest:.4g} "
+            f"{limit.unit} reachable".replace("  ", " ")
+        )
     return (
-        f"No choice of widths meets the budget: {'; '.join(said)}. Give a larger --budget, or a "
-        "smaller --min-fraction, which lets layers become narrower."
+        f"No choice of widths meets {'these budgets together' if len(said) > 1 else 'the budget'}: "
+        f"{'; '.join(said)}. Give a larger --budget, or a smaller --min-fraction, which lets "
+        "layers become narrower."
     )

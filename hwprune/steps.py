@@ -54,15 +54,18 @@ def train_dense_step(job: Job) -> None:
     epochs = job.recipe.dense_epochs
     if epochs < 0:
         epochs = DENSE_EPOCHS_FOR_A_NEW_HEAD if job.loaded.new_head else 0
-    if epochs and not (job.folder / "dense.safetensors").exists():
+    history: list[dict[str, Any]] = []
+    trained = (job.folder / "dense.safetensors").exists()
+    if job.loaded.new_head and not trained:
+        then = f"training {epochs} epochs" if epochs else "with --dense-epochs 0 it stays so"
+        job.console.print(f"[yellow]{job.loaded.new_head}; {then}")
+    if epochs and not trained:
         training = _training(job, epochs=epochs, lr=job.recipe.dense_lr)
         history = _train(job, job.loaded.model, training, "dense", None)
         state = {k: v.contiguous() for k, v in job.loaded.model.state_dict().items()}
         write_atomically(job.folder / "dense.safetensors", lambda path: save_file(state, path))
-        job.note("dense", {"history": history})
     measured = evaluate(job.dense, job.test())
     job.console.print(f"dense: {_percent(measured)} of the {job.test_split} images")
-    history = job.facts("dense")["history"] if (job.folder / "dense.json").exists() else []
     job.note("dense", {"history": history, "accuracy": asdict(measured), "split": job.test_split})
 
 
@@ -284,7 +287,9 @@ def _train(
 
         def tell(step: int, steps: int, loss: float, top1: float) -> None:
             keep = min(0.95, (step - 1) / step)
-            smooth[:] = (keep * s + (1 - keep) * n for s, n in zip(smooth, (loss, top1), strict=True))
+            smooth[:] = (
+                keep * s + (1 - keep) * n for s, n in zip(smooth, (loss, top1), strict=True)
+            )
             note = f"loss {smooth[0]:.3f}, batch top-1 {smooth[1]:.1%}"
             bar.update(task, completed=step, total=steps, note=note)
 
@@ -352,5 +357,3 @@ def _percent(measured: Accuracy) -> str:
 
 def _median(values: tuple[float, ...]) -> float:
     return float(torch.tensor(values).median())
-
-

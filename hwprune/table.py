@@ -9,7 +9,7 @@ import json
 import math
 import zlib
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import nnls
 
-from hwprune.errors import TableError
+from hwprune.errors import HwpruneError, TableError
 from hwprune.files import write_text
 from hwprune.graph import ChannelGraph, Channels
 from hwprune.kernels import Kernel
@@ -64,7 +64,9 @@ class Surface:
     def scaled(self, by: float) -> Surface:
         """The surface times a factor."""
         spills = tuple((knee, by * slope) for knee, slope in self.spills)
-        return Surface(by * self.overhead, by * self.input, by * self.output, by * self.pair, spills)
+        return Surface(
+            by * self.overhead, by * self.input, by * self.output, by * self.pair, spills
+        )
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,8 @@ class LatencyTable:
         """The profiled network of a channel graph.
 
         Raises:
-            TableError: this network was not profiled into the table.
+            TableError: this network was not profiled into the table, or its kernels' samples
+                are not there.
         """
         if graph.fingerprint not in self.networks:
             raise TableError(
@@ -128,13 +131,21 @@ class LatencyTable:
                 f"{graph.fingerprint}; it has {sorted(self.networks) or 'none'}. Profile this one "
                 "into it with `hwprune profile`, with the same --image-size."
             )
-        return self.networks[graph.fingerprint]
+        network = self.networks[graph.fingerprint]
+        missing = {kernel.kind for kernel in network.kernels} - self.surfaces.keys()
+        if missing:
+            raise TableError(
+                f"The latency table of {self.target} holds no sample of {sorted(missing)[0]!r}, "
+                f"which this network needs ({len(missing)} kinds of kernel are missing). Delete it "
+                "and run `hwprune profile` again."
+            )
+        return network
 
     def predict_ms(self, graph: ChannelGraph, widths: Mapping[str, int]) -> float:
         """Predicted latency of the whole network at the given widths.
 
         Raises:
-            TableError: the network was not profiled into the table.
+            TableError: as ``network``.
         """
         network = self.network(graph)
         total = sum(
@@ -193,12 +204,12 @@ class LatencyTable:
             TableError: no such file, not a table, another version, or a line that was changed.
         """
         try:
-            text = path.read_text(encoding="utf-8")
+            content = path.read_bytes()
         except FileNotFoundError as error:
             raise TableError(f"No latency table at {path}; `hwprune profile` makes one.") from error
-        except (OSError, UnicodeDecodeError) as error:
-            raise TableError(f"{path} is no latency table: {error}.") from error
-        lines = text.split("\n")[:-1]  # a whole line ends in a newline
+        except OSError as error:
+            raise TableError(f"{path} cannot be read: {error}.") from error
+        lines = content.split(b"\n")[:-1]  # a whole line ends in a newline
         if not lines:
             raise TableError(f"{path} holds no latency table. Delete it and profile again.")
         header, *rows = [_parse(line, path, number) for number, line in enumerate(lines, 1)]
@@ -207,6 +218,16 @@ class LatencyTable:
                 f"{path} has version {header.get('version')}; this hwprune reads {TABLE_VERSION}. "
                 "Profile again, or use the hwprune that wrote it."
             )
+        try:
+            return cls._of(header, rows)
+        except (KeyError, TypeError, ValueError) as error:
+            raise TableError(
+                f"{path} is whole but holds no latency table of version {TABLE_VERSION} "
+                f"({type(error).__name__}: {error}). Delete it and run `hwprune profile` again."
+            ) from error
+
+    @classmethod
+    def _of(cls, header: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> LatencyTable:
         table = cls(header["target"], header["environment"], header["step"])
         for row in rows:
             if "sample" in row:
@@ -219,14 +240,24 @@ class LatencyTable:
 
 
 def append(path: Path, *, samples: list[Sample], network: Network | None = None) -> None:
-    """Add measurements to the end of a table file; a torn last line is cut off first."""
+    """Add measurements to the end of a table file; a torn last line is cut off first.
+
+    Raises:
+        HwpruneError: the file cannot be written; what it held is still there.
+    """
     rows = [{"sample": asdict(sample)} for sample in samples]
     rows += [{"network": asdict(network)}] if network else []
-    with path.open("r+b") as file:
-        content = file.read()
-        file.seek(content.rfind(b"\n") + 1)
-        file.truncate()
-        file.write("".join(map(_line, rows)).encode())
+    try:
+        with path.open("r+b") as file:
+            content = file.read()
+            file.seek(content.rfind(b"\n") + 1)
+            file.truncate()
+            file.write("".join(map(_line, rows)).encode())
+    except OSError as error:
+        raise HwpruneError(
+            f"Could not write {path}: {error.strerror or error}. Free some space and run the same "
+            "command again: it goes on from what the file holds."
+        ) from error
 
 
 def typical_ms(times_ms: tuple[float, ...]) -> float:
@@ -267,13 +298,14 @@ def _line(row: Mapping[str, Any]) -> str:
     return f'{text[:-1]},"crc32":{zlib.crc32(text.encode())}}}\n'
 
 
-def _parse(line: str, path: Path, number: int) -> dict[str, Any]:
-    text, found, check = line.rpartition(',"crc32":')
-    text += "}"
-    if not found or f"{zlib.crc32(text.encode())}}}" != check:
+def _parse(line: bytes, path: Path, number: int) -> dict[str, Any]:
+    text, _, check = line.rpartition(b',"crc32":')
+    text += b"}"
+    if check != b"%d}" % zlib.crc32(text):
         raise TableError(
             f"{path}, line {number}, is damaged or is no line of a latency table "
-            f"({line[:60]!r}). Restore the file, or delete it and run `hwprune profile` again."
+            f"({line[:60].decode(errors='replace')!r}). Restore the file, or delete it and run "
+            "`hwprune profile` again."
         )
     row: dict[str, Any] = json.loads(text)
     return row

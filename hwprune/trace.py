@@ -8,21 +8,20 @@ the same pattern are a group. Nothing here knows a model family.
 from __future__ import annotations
 
 import operator
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import Any, cast
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.fx import Node
 
-from hwprune.errors import TraceError
+from hwprune.capture import batch_of_two, capture
 from hwprune.graph import ChannelGraph, Channels, Group, Layer, ParameterShape, Slice, Tap
 from hwprune.labels import CONSTANT, Labels, LabelSet, Shape
-from hwprune.prune import forward_refuses
+from hwprune.prove import unsound_groups
 from hwprune.rules import RULES, Refused, rule_name, tensors
 from hwprune.taps import find_taps
 
@@ -41,54 +40,19 @@ def trace(model: nn.Module, example_inputs: Tensor | tuple[Any, ...]) -> Channel
         The channel graph: groups, layers, and for all that stays the reason.
 
     Raises:
-        TraceError: ``torch.export`` failed; the message names the line of the model.
+        TraceError: ``torch.export`` failed, and the message names the line of the model; or the
+            model gives no finite outputs.
     """
     inputs = batch_of_two(example_inputs)
-    program = _export(model, inputs)
-    walk = _Walk(program, model)
+    walk = _Walk(capture(model, inputs), model)
     walk.run()
     graph = walk.graph()
-    graph = _prove_sized(graph, walk, model, inputs)
+    unsound = unsound_groups(graph, walk.sized_groups(), model, inputs)
+    for name, reason in unsound.items():
+        walk.pin_group(graph.group(name), f"the model's code holds sizes: {reason}")
+    graph = walk.graph() if unsound else graph
     graph.lint()
     return graph
-
-
-def batch_of_two(example_inputs: Tensor | tuple[Any, ...]) -> tuple[Any, ...]:
-    """The example inputs as a tuple, tensors with a batch of one repeated to two."""
-    given = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
-    return tuple(
-        torch.cat([x, x]) if isinstance(x, Tensor) and x.ndim > 1 and x.shape[0] == 1 else x
-        for x in given
-    )
-
-
-def _export(model: nn.Module, inputs: tuple[Any, ...]) -> ExportedProgram:
-    modes = {name: module.training for name, module in model.named_modules()}
-    model.eval()
-    try:
-        return torch.export.export(model, inputs)
-    except Exception as error:
-        raise TraceError(
-            f"{type(model).__name__} cannot be exported by torch.export: {_first_lines(error)} "
-            "Change that line so that it does not depend on the values of tensors; check with "
-            "`torch.export.export(model.eval(), (example,))`."
-        ) from error
-    finally:
-        for name, module in model.named_modules():
-            module.training = modes[name]
-
-
-def _first_lines(error: Exception) -> str:
-    """The error's first line and the deepest line of the user's code that it names."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    places = [line for line in lines if line.startswith("File ") and "torch/" not in line]
-    tail = error.__traceback__
-    own = []
-    while tail is not None:
-        own.append(f'File "{tail.tb_frame.f_code.co_filename}", line {tail.tb_lineno}')
-        tail = tail.tb_next
-    places += [place for place in own if "/torch/" not in place and "hwprune/trace" not in place]
-    return " ".join([*(lines[:1] or [type(error).__name__]), *(f"({p})" for p in places[-1:])])
 
 
 class _Walk:
@@ -104,6 +68,8 @@ class _Walk:
         self._elements: dict[str, Labels] = {}
         self._layers: list[tuple[str, str, str, Labels, Labels, float]] = []
         self._tied = _tied_keys(self._state)
+        self._owner: dict[int, str] = {}  # root of a prunable label -> its group
+        self._width: Counter[str] = Counter()
 
     def run(self) -> None:
         """Give every node its labels, in order of execution."""
@@ -131,16 +97,18 @@ class _Walk:
             return cast(Labels, self._values[node])
         key, shape = self._keys[node], self.shape(node)
         if key not in self._elements:
-            count = int(np.prod(shape))
-            small = 1 < count <= _GENERIC_LIMIT
-            self._elements[key] = (
-                self.labels.fresh(*shape)
-                if small
-                else np.full((1,) * len(shape), CONSTANT)
-                if count == 1
-                else self.labels.pinned("a parameter too large to follow", len(shape))
-            )
+            self._elements[key] = self._label_elements(key, shape)
         return self._elements[key]
+
+    def _label_elements(self, key: str, shape: Shape) -> Labels:
+        count = int(np.prod(shape))
+        if count == 1:
+            return np.full((1,) * len(shape), CONSTANT)
+        if key in self._tied:
+            return self.labels.pinned(f"tied to {self._tied[key]}", len(shape))
+        if count > _GENERIC_LIMIT:
+            return self.labels.pinned("a parameter too large to follow", len(shape))
+        return self.labels.fresh(*shape)
 
     def shape(self, node: object) -> Shape:
         """Shape of a tensor."""
@@ -166,7 +134,9 @@ class _Walk:
         positions = int(np.prod([s for d, s in enumerate(shape) if d not in (0, channel_dim)]))
         per_output = int(np.prod(self.shape(weight)[1:]))
         macs_per_pair = positions * per_output / len(inputs)
-        self._layers.append((key.rpartition(".")[0], key, kind, inputs, outputs, macs_per_pair))
+        self._layers.append(
+            (key.rpartition(".")[0] or key, key, kind, inputs, outputs, macs_per_pair)
+        )
 
     def _step(self, node: Node) -> None:
         if node.target is operator.getitem:
@@ -174,12 +144,16 @@ class _Walk:
             self._values[node] = _each(source)[cast(int, node.args[1])]
             return
         name = rule_name(node.target)
+        if name.startswith("_assert") and node.meta.get("val") is None:
+            return  # checks types or sizes, returns nothing
         try:
             if name not in RULES:
                 raise Refused(f"no rule for the operator {name}")
             self._values[node] = RULES[name](self, node)
         except Refused as refusal:
             self._refuse(node, f"{name}: {refusal}")
+        except (AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
+            self._refuse(node, f"{name}: used in a form without a rule ({error})")
 
     def _refuse(self, node: Node, reason: str) -> None:
         """Pin all that the operator reads, and what it returns."""
@@ -233,6 +207,7 @@ class _Walk:
                 pattern = tuple((key, dim, len(ix)) for (key, dim), ix in sorted(places_of.items()))
                 classes[pattern].append(root)
         groups, owner = self._groups(classes, places, order)
+        self._owner, self._width = owner, Counter(owner.values())
         layers = tuple(
             Layer(name, key, kind, self._channels(i, owner), self._channels(o, owner), macs)
             for name, key, kind, i, o, macs in self._layers
@@ -241,9 +216,7 @@ class _Walk:
             Tap(path, self._single_group(node, owner))
             for path, node in find_taps(self._program).items()
         )
-        return ChannelGraph(
-            groups, self._unprunable(owner), layers, self._parameters(owner), taps
-        )
+        return ChannelGraph(groups, self._unprunable(owner), layers, self._parameters(owner), taps)
 
     def _single_group(self, node: Node, owner: dict[int, str]) -> str | None:
         """The group that an activation's channels are, one for one; None if they are not."""
@@ -251,8 +224,11 @@ class _Walk:
         if isinstance(labels, list) or labels.ndim != 4:
             return None
         channels = self._channels(labels[0, :, 0, 0], owner)
-        whole = not channels.fixed and len(channels.groups) == 1 and channels.groups[0][1] == 1
-        return channels.groups[0][0] if whole else None
+        if channels.fixed or len(channels.groups) != 1:
+            return None
+        name = channels.groups[0][0]
+        roots = self.labels.roots(labels[0, :, 0, 0]).tolist()
+        return name if len(roots) == len(set(roots)) == self._width[name] else None
 
     def _groups(
         self,
@@ -292,15 +268,17 @@ class _Walk:
                 counts[owner[root]] += 1
             else:
                 fixed += 1
-        widths = {name: sum(1 for o in owner.values() if o == name) for name in counts}
-        return Channels(fixed, tuple((name, counts[name] // widths[name]) for name in counts))
+        times = ((name, count // self._width[name]) for name, count in counts.items())
+        return Channels(fixed, tuple(times))
 
     def _parameters(self, owner: dict[int, str]) -> tuple[ParameterShape, ...]:
         lines = {(key, dim): roots for key, dim, roots in self.occurrences()}
         shapes = []
+        seen: set[int] = set()  # a parameter under two names counts once
         for key, tensor in self._state.items():
-            if not isinstance(tensor, nn.Parameter):
+            if not isinstance(tensor, nn.Parameter) or id(tensor) in seen:
                 continue
+            seen.add(id(tensor))
             dims = [dim for dim in range(tensor.ndim) if (key, dim) in lines]
             sizes = [self._channels(lines[key, dim], owner) for dim in dims[:2]]
             rest = tensor.numel() // int(np.prod([tensor.shape[dim] for dim in dims[:2]]))
@@ -319,18 +297,10 @@ class _Walk:
                     reasons.setdefault(name, reason)
         return reasons
 
-    def sized_groups(self, graph: ChannelGraph) -> list[str]:
+    def sized_groups(self) -> list[str]:
         """Groups whose number of channels the model's code may hold as a literal."""
-        sized = {self.labels.root(label) for label in self.labels.sized}
-        names = []
-        for group in graph.groups:
-            key, dim, positions = next(s for s in group.slices if s.dim == 0)
-            labels = self._dims.get((key, dim), self._elements.get(key))
-            assert labels is not None
-            roots = set(self.labels.roots(labels).ravel()[[p[0] for p in positions]].tolist())
-            if roots & sized:
-                names.append(group.name)
-        return names
+        roots = {self.labels.root(label) for label in self.labels.sized}
+        return sorted({self._owner[root] for root in roots if root in self._owner})
 
     def pin_group(self, group: Group, reason: str) -> None:
         """Forbid pruning of a group after the walk."""
@@ -338,18 +308,6 @@ class _Walk:
             if (key, dim) in self._dims:
                 indices = [index for channel in positions for index in channel]
                 self.labels.pin(self._dims[key, dim][indices], reason)
-
-
-def _prove_sized(
-    graph: ChannelGraph, walk: _Walk, model: nn.Module, inputs: tuple[Any, ...]
-) -> ChannelGraph:
-    """Prune each group whose size may be a literal on a copy, and pin it where that goes wrong."""
-    doubtful = walk.sized_groups(graph)
-    for name in doubtful:
-        refusal = forward_refuses(model, graph, name, inputs)
-        if refusal is not None:
-            walk.pin_group(graph.group(name), f"the model's code holds sizes: {refusal}")
-    return walk.graph() if doubtful else graph
 
 
 def _tied_keys(state: dict[str, Any]) -> dict[str, str]:

@@ -12,18 +12,21 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import statistics
-from dataclasses import asdict
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from hwprune.errors import HwpruneError
 from hwprune.job import Job
 from hwprune.recipe import Recipe
-from hwprune.steps import STEPS, train_dense_step
+from hwprune.steps import STEPS, finetune_step, train_dense_step
 
 
 def main() -> None:
@@ -35,6 +38,7 @@ def main() -> None:
     parser.add_argument("--results", default="runs/clothing/results.jsonl", type=Path)
     parser.add_argument("--budgets", nargs="+", default=["0.6x", "0.5x"])
     parser.add_argument("--seeds", nargs="+", default=[0, 1, 2], type=int)
+    parser.add_argument("--processes", default=2, type=int, help="networks trained at once")
     parser.add_argument("--set", nargs="*", default=[], help="other recipe fields, as key=value")
     given = parser.parse_args()
     fixed: dict[str, Any] = {
@@ -48,34 +52,66 @@ def main() -> None:
         key, _, text = pair.partition("=")
         fixed[key] = type(getattr(Recipe(), key))(text)
     console = Console()
-    train_dense_step(Job(Recipe.of(**fixed, out=str(given.out)), console))
     done = _read(given.results)
-    for budget in given.budgets:
-        for seed in given.seeds:
-            key = {"budget": budget, "seed": seed, "set": sorted(given.set)}
-            if not any(all(row[k] == v for k, v in key.items()) for row in done):
-                name = f"{budget}-{seed}" + "".join(f"-{s}" for s in sorted(given.set))
-                recipe = Recipe.of(
-                    **fixed, out=str(given.out / name), budget=budget, seed=seed, dense_epochs=0
-                )
-                row = {**key, **_one(Job(recipe, console), given.out)}
-                done.append(row)
-                given.results.parent.mkdir(parents=True, exist_ok=True)
-                with given.results.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(row) + "\n")
+    wanted = [(budget, seed) for budget in given.budgets for seed in given.seeds]
+    recipes = {
+        (budget, seed): Recipe.of(
+            **fixed, out=str(_folder(given, budget, seed)), budget=budget, seed=seed, dense_epochs=0
+        )
+        for budget, seed in wanted
+        if not any(_key(row) == (budget, seed, sorted(given.set)) for row in done)
+    }
+    if recipes:
+        train_dense_step(Job(Recipe.of(**fixed, out=str(given.out)), console))
+    for recipe in recipes.values():
+        _prepare(Job(recipe, console), given.out)
+    workers = min(given.processes, max(1, len(recipes)))
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        list(pool.map(_finetune, recipes.values(), [workers] * len(recipes)))
+    for (budget, seed), recipe in recipes.items():
+        row = {"budget": budget, "seed": seed, "set": sorted(given.set)}
+        row |= _finish(Job(recipe, console))
+        done.append(row)
+        given.results.parent.mkdir(parents=True, exist_ok=True)
+        with given.results.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
     _print([row for row in done if row["set"] == sorted(given.set)], console)
 
 
-def _one(job: Job, dense: Path) -> dict[str, Any]:
-    """One budget and seed, from the trained dense network to the verified file."""
+def _folder(given: argparse.Namespace, budget: str, seed: int) -> Path:
+    folder: Path = given.out / (f"{budget}-{seed}" + "".join(f"-{s}" for s in sorted(given.set)))
+    return folder
+
+
+def _key(row: dict[str, Any]) -> tuple[str, int, list[str]]:
+    return row["budget"], row["seed"], row["set"]
+
+
+def _prepare(job: Job, dense: Path) -> None:
+    """From the trained dense network to the plan that was measured to meet the budget."""
+    if (job.folder / "prune.json").exists():
+        return
     job.folder.mkdir(parents=True, exist_ok=True)
-    for name in ("dense.safetensors", "dense.json"):
-        shutil.copy(dense / name, job.folder / name)
+    shutil.copy(dense / "dense.safetensors", job.folder / "dense.safetensors")
     job.recipe.save(job.folder / "recipe.toml")
+    for name in ("trace", "dense", "profile", "prune"):
+        STEPS[name](job)
+
+
+def _finetune(recipe: Recipe, processes: int) -> None:
+    """Distil, on this process's share of the cores; nothing is timed meanwhile."""
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
+    job = Job(recipe, Console())
+    if not (job.folder / "finetune.json").exists():
+        finetune_step(job, resume=True)
+
+
+def _finish(job: Job) -> dict[str, Any]:
+    """Export and verify, one network after the other."""
     missed = ""
-    for name, step in STEPS.items():
+    for name in ("export", "verify", "report"):
         try:
-            step(job)
+            STEPS[name](job)
         except HwpruneError as error:
             if name != "verify":
                 raise
@@ -94,13 +130,14 @@ def _one(job: Job, dense: Path) -> dict[str, Any]:
         "missed": missed,
         "environment": verified["environment"],
         "epochs": job.recipe.epochs,
-        "recipe": {k: v for k, v in asdict(job.recipe).items() if isinstance(v, (int, float))},
     }
 
 
 def _print(rows: list[dict[str, Any]], console: Console) -> None:
     """Means over the seeds, with the standard deviation of one run."""
-    console.print("| budget | seeds | dense top-1 | pruned top-1 | points lost | latency / dense | MACs |")
+    console.print(
+        "| budget | seeds | dense top-1 | pruned top-1 | points lost | latency / dense | MACs |"
+    )
     console.print("|---|---|---|---|---|---|---|")
     for budget in dict.fromkeys(row["budget"] for row in rows):
         of = [row for row in rows if row["budget"] == budget]

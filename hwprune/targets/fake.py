@@ -29,6 +29,8 @@ class FakeTarget:
     ) -> None:
         self.step, self.factor = int(step), float(factor)
         self.offset_ms, self.noise = float(offset_ms), float(noise)
+        if self.step < 1:
+            raise ValueError(f"step must be at least 1, got {step}")
 
     @property
     def name(self) -> str:

@@ -1,0 +1,63 @@
+"""Capture a model as ``torch.export``'s ATen graph, or name the line that stands in the way."""
+
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from hwprune.errors import TraceError
+
+_LIBRARIES = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
+
+
+def batch_of_two(example_inputs: Tensor | tuple[Any, ...]) -> tuple[Any, ...]:
+    """The example inputs as a tuple, tensors with a batch of one repeated to two."""
+    given = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
+    return tuple(
+        torch.cat([x, x]) if isinstance(x, Tensor) and x.ndim > 1 and x.shape[0] == 1 else x
+        for x in given
+    )
+
+
+def capture(model: nn.Module, inputs: tuple[Any, ...]) -> ExportedProgram:
+    """The model in evaluation mode as an ATen graph; the model is left as it was.
+
+    Raises:
+        TraceError: ``torch.export`` failed; the message names the line of the model.
+    """
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        return torch.export.export(model, inputs)
+    except Exception as error:
+        raise TraceError(
+            f"{type(model).__name__} cannot be exported by torch.export: {_first_line(error)}"
+            f"{_place(error)}. Change that line so that it does not depend on the values of "
+            "tensors; check with `torch.export.export(model.eval(), (example,))`."
+        ) from error
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0].rstrip(".") if lines else type(error).__name__
+
+
+def _place(error: BaseException) -> str:
+    """The deepest line outside torch and hwprune that the error, or its cause, went through."""
+    seen: BaseException | None = error
+    while seen is not None:
+        for frame in reversed(traceback.extract_tb(seen.__traceback__)):
+            if not frame.filename.startswith((*_LIBRARIES, "<")):
+                return f' (File "{frame.filename}", line {frame.lineno}: {frame.line})'
+        seen = seen.__cause__ or seen.__context__
+    named = [line.strip() for line in str(error).splitlines() if line.strip().startswith("File ")]
+    own = [line for line in named if not any(library in line for library in _LIBRARIES)]
+    return f" ({own[-1]})" if own else ""

@@ -1,0 +1,182 @@
+"""Prove a channel graph on a copy of the model: removing channels must equal zeroing them.
+
+The walk sees operators, not the model's Python code, which may hold a number of channels as a
+literal, divide by one, or decide by one. Only running the pruned code shows that.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from hwprune.errors import TraceError
+from hwprune.graph import ChannelGraph
+from hwprune.plan import Plan
+from hwprune.prune import output_tensors, prune, relative_difference, zeroed
+
+TOLERANCE = 1e-4  # of the largest output
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A copy of a model to prune on, inputs for it, and whether it runs in training mode too."""
+
+    model: nn.Module
+    inputs: tuple[Any, ...]
+    trains: bool
+
+
+def unsound_groups(
+    graph: ChannelGraph, doubtful: Iterable[str], model: nn.Module, inputs: tuple[Any, ...]
+) -> dict[str, str]:
+    """Groups whose pruning the model's code does not survive: name -> what went wrong.
+
+    Doubtful groups are pruned one by one; then all that is left at once; where that goes wrong,
+    the other groups one by one, and at last one more at a time.
+
+    Raises:
+        TraceError: the model gives no finite outputs, so that nothing can be proven.
+    """
+    if not graph.groups:
+        return {}
+    with _full_precision():
+        bench = make_bench(model, inputs)
+        found = _alone(bench, graph, doubtful)
+        if _together(bench, graph, _others(graph, found)) is None:
+            return found
+        found |= _alone(bench, graph, _others(graph, {*found, *doubtful}))
+        if _together(bench, graph, _others(graph, found)) is None:
+            return found
+        sound: list[str] = []
+        for name in _others(graph, found):
+            refusal = _together(bench, graph, [*sound, name])
+            if refusal is None:
+                sound.append(name)
+            else:
+                found[name] = refusal
+        return found
+
+
+def make_bench(model: nn.Module, inputs: tuple[Any, ...]) -> Bench:
+    """A copy with random norms and biases, and random inputs: zeros would prove nothing.
+
+    Where those give no finite outputs, the model or the inputs as they are.
+    """
+    plain = copy.deepcopy(model).eval()
+    if any(p.dtype in (torch.float16, torch.bfloat16) for p in plain.parameters()):
+        plain, inputs = plain.float(), tree_map(_float, inputs)
+    draw = torch.Generator().manual_seed(0)
+    noise = tree_map(lambda x: _noise(x, draw), inputs)
+    for candidate, given in product((_shaken(plain, draw), plain), (noise, inputs)):
+        with torch.no_grad():
+            outputs = _attempt(candidate, given)
+        if isinstance(outputs, list) and all(bool(t.isfinite().all()) for t in outputs):
+            trains = isinstance(_attempt(copy.deepcopy(candidate).train(), given), list)
+            return Bench(candidate, given, trains)
+    raise TraceError(
+        f"{type(model).__name__} gives no finite outputs in evaluation mode, so that no pruning of "
+        "it can be proven right. Load its weights, or give an example input that it takes."
+    )
+
+
+def refusal(bench: Bench, graph: ChannelGraph, kept: dict[str, list[int]]) -> str | None:
+    """Prune the bench and run it: None if removing equals zeroing, else what went wrong."""
+    plan = Plan.from_kept(graph, kept)
+    pruned = prune(bench.model, graph, plan)
+    with torch.no_grad():
+        got = _attempt(pruned, bench.inputs)
+        if isinstance(got, str):
+            return got
+        wanted = output_tensors(zeroed(bench.model, graph, plan)(*bench.inputs))
+        if not relative_difference(wanted, got) <= TOLERANCE:  # NaN is wrong as well
+            return "outputs are wrong after pruning"
+        trained = _attempt(pruned.train(), bench.inputs) if bench.trains else []
+    return f"in training mode, {trained}" if isinstance(trained, str) else None
+
+
+def _alone(bench: Bench, graph: ChannelGraph, names: Iterable[str]) -> dict[str, str]:
+    """Prune each group by itself, by one channel and by half."""
+    found: dict[str, str] = {}
+    draw = random.Random(0)
+    for name in names:
+        width = graph.widths[name]
+        for count in sorted({max(1, width // 2), max(1, width - 1)}):
+            wrong = refusal(bench, graph, {name: draw.sample(range(width), count)})
+            if wrong is not None:
+                found[name] = wrong
+                break
+    return found
+
+
+def _together(bench: Bench, graph: ChannelGraph, names: Iterable[str]) -> str | None:
+    """Prune the groups at once, twice, each to a random width."""
+    draw = random.Random(1)
+    for _ in range(2):
+        kept = {
+            name: draw.sample(range(graph.widths[name]), draw.randint(1, graph.widths[name]))
+            for name in names
+        }
+        wrong = refusal(bench, graph, kept)
+        if wrong is not None:
+            return wrong
+    return None
+
+
+def _others(graph: ChannelGraph, names: Iterable[str]) -> list[str]:
+    return [name for name in graph.widths if name not in set(names)]
+
+
+def _attempt(model: nn.Module, inputs: tuple[Any, ...]) -> list[Tensor] | str:
+    """The model's outputs, or the first line of what its own code raises."""
+    try:
+        with torch.no_grad():
+            return output_tensors(model(*inputs))
+    except Exception as error:
+        return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def _shaken(model: nn.Module, draw: torch.Generator) -> nn.Module:
+    """A copy in which no channel is hidden by a zero scale, or equal to another by its bias."""
+    shaken = copy.deepcopy(model)
+    for key, tensor in shaken.state_dict(keep_vars=True).items():
+        name = key.rpartition(".")[2]
+        vector = tensor.numel() == max(tensor.shape, default=1)
+        if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+            continue
+        factor = torch.rand(tensor.shape, generator=draw).add(0.5).to(tensor)  # 0.5 to 1.5
+        if name in ("bias", "running_mean"):
+            tensor.data.add_((factor - 1) * tensor.data.abs().mean().clamp(min=0.5))
+        elif name == "running_var":
+            tensor.data.mul_(factor)
+        elif isinstance(tensor, nn.Parameter) and vector:
+            tensor.data.copy_(torch.where(tensor.data.abs() < 0.01, factor, tensor.data * factor))
+        elif isinstance(tensor, nn.Parameter) and not bool(tensor.data.any()):
+            tensor.data.copy_((factor - 1) / tensor[0].numel() ** 0.5)
+    return shaken
+
+
+def _noise(value: Any, draw: torch.Generator) -> Any:
+    if isinstance(value, Tensor) and value.is_floating_point():
+        return torch.randn(value.shape, generator=draw).to(value)
+    return value
+
+
+def _float(value: Any) -> Any:
+    half = isinstance(value, Tensor) and value.is_floating_point()
+    return value.float() if half else value
+
+
+@contextmanager
+def _full_precision() -> Iterator[None]:
+    """Without cuDNN, whose TF32 convolutions round more coarsely than the tolerance."""
+    with torch.backends.cudnn.flags(enabled=False):
+        yield

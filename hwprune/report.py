@@ -1,0 +1,290 @@
+"""Tell what a run has done, from the facts that its steps have left: a page, and plain data."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group as Together
+from rich.console import RenderableType
+from rich.markup import escape
+from rich.table import Table
+
+from hwprune.errors import InputError
+from hwprune.files import write_text
+from hwprune.recipe import Recipe
+from hwprune.report_page import Facts, Run, change, milliseconds, not_run, page, standard_error
+
+REPORT_VERSION = 1
+
+# What the report reads of each file: a type, [each item], (pair,), {key: shape} or {str: shape};
+# a key that ends in ? may be missing or null.
+_ACCURACY = {"top1": float, "loss": float, "count": int}
+_EPOCH = {"epoch": int, "loss": float, "train_top1": float, "validation": _ACCURACY}
+_MEASURED = {"latency_ms": float, "iqr_ms": float, "accepted_share": float, "times_ms": [float],
+             "warning?": str}  # fmt: skip
+_ROUND = {"budget_ms": float, "predicted_ms": float, "measured_ms": float, "dense_ms": float,
+          "ratio": float}  # fmt: skip
+_KERNEL = {"name": str, "kind": str, "ms": {"dense": float, "pruned": float}}
+SHAPES: dict[str, dict[str, Any]] = {
+    "trace": {"unprunable": {str: str}, "macs": int, "params": int},
+    "dense": {"history": [_EPOCH], "accuracy?": _ACCURACY, "split?": str},
+    "profile": {"target": str, "environment": {str: str}, "step": int, "samples": int,
+                "fitted": [(float, float)], "held_out": [(float, float)]},
+    "prune": {"budget": str, "gap?": float, "rounds": [_ROUND], "dense": _MEASURED,
+              "pruned": _MEASURED, "widths": {str: (int, int)}, "as_cut": _ACCURACY,
+              "reestimated": _ACCURACY, "kernels": [_KERNEL]},
+    "finetune": {"history": [_EPOCH], "accuracy": _ACCURACY},
+    "export": {"bytes": {"dense": int, "model": int}},
+    "verify": {"relative_error": float, "agreement": float, "accuracy": _ACCURACY,
+               "dense": _MEASURED, "pruned": _MEASURED, "ratio": float, "budget_ratio": float,
+               "environment": {str: str}, "misses": [str]},
+}  # fmt: skip
+_PLAN = {"macs": int, "params": int}
+_NAMES = {float: "a number", int: "a whole number", str: "text"}
+
+
+def write_report(folder: Path) -> Path:
+    """Write ``report.json`` and ``report.html`` from the facts in the folder of a run.
+
+    Returns:
+        The path of the page, which needs no network, no script and no other file.
+
+    Raises:
+        InputError: a file of facts is corrupt; the message names it.
+    """
+    run = _run(folder)
+    content = {
+        "version": REPORT_VERSION,
+        "summary": run.summary,
+        "recipe": run.recipe,
+        "steps": run.steps,
+    }
+    write_text(folder / "report.json", json.dumps(_finite(content), indent=1) + "\n")
+    write_text(folder / "report.html", page(run))
+    return folder / "report.html"
+
+
+def summary_table(folder: Path) -> RenderableType:
+    """Dense against pruned, and whether the budget was met, for a terminal.
+
+    Raises:
+        InputError: a file of facts is corrupt; the message names it.
+    """
+    run = _run(folder)
+    table = Table()
+    for column in ("", "dense", "pruned", "change"):
+        table.add_column(column, justify="right" if column else "left")
+    for row in run.rows:
+        table.add_row(*map(escape, row))
+    state, sentence = run.verdict
+    color = {"met": "green", "missed": "red", "open": "yellow"}[state]
+    reasons = (f"  {escape(reason)}" for reason in run.reasons)
+    return Together(table, f"[{color}]{escape(sentence)}[/]", *reasons)
+
+
+def _run(folder: Path) -> Run:
+    """Everything that is known of the run in ``folder``."""
+    if not folder.is_dir():
+        raise InputError(f"No folder {folder}; give the one that `hwprune run --out` wrote to.")
+    steps = {
+        step: _read(folder / f"{step}.json", shape, f"hwprune {step} --out {folder}")
+        for step, shape in SHAPES.items()
+        if (folder / f"{step}.json").exists()
+    }
+    plan = folder / "pruned" / "plan.json"
+    costs = _read(plan, _PLAN, f"hwprune prune --out {folder}") if plan.exists() else {}
+    saved = folder / "recipe.toml"
+    recipe = asdict(Recipe.load(saved)) if saved.exists() else {}
+    summary = _summary(recipe, steps, costs)
+    verdict, reasons = _verdict(folder, summary)
+    return Run(folder, recipe, steps, summary, _rows(folder, summary), verdict, reasons)
+
+
+def _read(path: Path, shape: dict[str, Any], command: str) -> dict[str, Any]:
+    try:
+        facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        fault = _fault(facts, shape, "the file")
+    except (OSError, ValueError) as error:
+        fault = str(error)
+    if fault:
+        raise InputError(
+            f"{path} is no file of facts that this hwprune can read: {fault}. "
+            f"Make it again with `{command}`."
+        )
+    return facts
+
+
+def _fault(value: Any, shape: Any, where: str) -> str:
+    """Where ``value`` first departs from ``shape``, or nothing."""
+    if isinstance(shape, type):
+        fits = isinstance(value, (int, float) if shape is float else shape)
+        fits = fits and not isinstance(value, bool)
+        return "" if fits else f"{where} should be {_NAMES[shape]}, got {value!r:.60}"
+    if isinstance(shape, dict):
+        if not isinstance(value, dict):
+            return f"{where} should be an object, got {value!r:.60}"
+        if str in shape:
+            parts = [(value[key], shape[str], f"{where}, {key}") for key in value]
+        else:
+            optional = [k[:-1] for k in shape if k.endswith("?") and value.get(k[:-1]) is not None]
+            needed = [k for k in shape if not k.endswith("?")]
+            lost = [key for key in needed if key not in value]
+            if lost:
+                return f"{where} lacks {lost[0]!r}"
+            parts = [(value[k], shape.get(k, shape.get(f"{k}?")), f"{where}, {k}")
+                     for k in needed + optional]  # fmt: skip
+    else:
+        length = len(shape) if isinstance(shape, tuple) else None
+        if not isinstance(value, list) or length not in (None, len(value)):
+            wanted = "a list" if length is None else f"a list of {length}"
+            return f"{where} should be {wanted}, got {value!r:.60}"
+        parts = [(item, shape[0], f"{where}, item {i}") for i, item in enumerate(value, 1)]
+    return next(filter(None, (_fault(*part) for part in parts)), "")
+
+
+def _summary(recipe: Facts, steps: Mapping[str, Facts], plan: Facts) -> dict[str, Any]:
+    """Dense against pruned in numbers; None where nothing was measured."""
+    dense, verify = steps.get("dense", {}), steps.get("verify", {})
+    trace, size = steps.get("trace", {}), steps.get("export", {}).get("bytes", {})
+    profile = steps.get("profile", {})
+    source = "verify" if verify else "prune" if "prune" in steps else None
+    timed = steps[source] if source else {}
+    return {
+        "model": recipe.get("model", ""),
+        "target": profile.get("target") or recipe.get("target", ""),
+        "environment": verify.get("environment") or profile.get("environment", {}),
+        "split": dense.get("split") or "",
+        "accuracy": {
+            "dense": _accuracy(dense.get("accuracy")),
+            "pruned": _accuracy(verify.get("accuracy")),
+        },
+        "latency": {"source": source, "dense": _spread(timed.get("dense")),
+                    "pruned": _spread(timed.get("pruned"))},
+        "macs": {"dense": trace.get("macs"), "pruned": plan.get("macs")},
+        "params": {"dense": trace.get("params"), "pruned": plan.get("params")},
+        "onnx_bytes": {"dense": size.get("dense"), "pruned": size.get("model")},
+        "budget": {
+            "asked": recipe.get("budget") or steps.get("prune", {}).get("budget"),
+            "pruned_for": steps.get("prune", {}).get("budget"),
+            "budget_ratio": verify.get("budget_ratio"),
+            "measured_ratio": verify.get("ratio"),
+            "met": verify["ratio"] <= verify["budget_ratio"] if verify else None,
+            "misses": verify.get("misses", []),
+        },
+    }  # fmt: skip
+
+
+def _accuracy(facts: Facts | None) -> dict[str, Any] | None:
+    return {**facts, "standard_error": standard_error(facts)} if facts else None
+
+
+def _spread(facts: Facts | None) -> dict[str, Any] | None:
+    return {name: facts[name] for name in ("latency_ms", "iqr_ms")} if facts else None
+
+
+def _rows(folder: Path, summary: Facts) -> list[tuple[str, str, str, str]]:
+    """The summary as text: quantity, dense, pruned, change."""
+    split, latency = summary["split"], summary["latency"]
+    name = f"{split} top-1 accuracy".strip()
+    kept = {
+        "dense": f"not measured: `hwprune dense --out {folder}`",
+        "pruned": f"not measured: `hwprune verify --out {folder}`",
+    }
+    accuracy = {side: _percent(summary["accuracy"][side]) or kept[side] for side in kept}
+    speed = {side: _latency(latency[side]) or kept["pruned"] for side in kept}
+    if latency["source"] == "prune":
+        speed["pruned"] += f" as planned; the exported file is {kept['pruned']}"
+    rows = [
+        (name, accuracy["dense"], accuracy["pruned"], _points(summary["accuracy"])),
+        ("latency, median", speed["dense"], speed["pruned"],
+         _change({s: (latency[s] or {}).get("latency_ms") for s in kept})),
+    ]  # fmt: skip
+    counted = (("macs", "MACs", "trace", "prune"), ("params", "parameters", "trace", "prune"),
+               ("onnx_bytes", "ONNX file", "export", "export"))  # fmt: skip
+    for key, text, *sources in counted:
+        pair, unit = summary[key], "B" if key == "onnx_bytes" else ""
+        dense, pruned = (
+            _count(pair[side], unit) if pair[side] is not None else not_run(step, folder)
+            for side, step in zip(("dense", "pruned"), sources, strict=True)
+        )
+        rows.append((text, dense, pruned, _change(pair)))
+    return rows
+
+
+def _verdict(folder: Path, summary: Facts) -> tuple[tuple[str, str], list[str]]:
+    """``met``, ``missed`` or ``open`` with one sentence, and the reasons."""
+    budget, latency = summary["budget"], summary["latency"]
+    reasons = list(budget["misses"])
+    asked, pruned_for = budget["asked"], budget["pruned_for"]
+    stale = bool(asked and pruned_for and asked != pruned_for)
+    if stale:
+        reasons.append(
+            f"The recipe asks for {asked} now, but `hwprune prune` ran for {pruned_for}: run "
+            f"`hwprune prune --out {folder}` and the steps after it again."
+        )
+    if budget["met"] is None:
+        if latency["source"]:
+            ratio = latency["pruned"]["latency_ms"] / (latency["dense"]["latency_ms"] or math.nan)
+            reasons.append(
+                f"While planning, a network of these widths took {ratio:.3f} of the dense latency; "
+                "the exported file has not been measured."
+            )
+        sentence = "Not known yet whether the budget is met"
+        return ("open", f"{sentence}: run `hwprune verify --out {folder}`."), reasons
+    measured, allowed = budget["measured_ratio"], budget["budget_ratio"]
+    digits = 3 if f"{measured:.3f}" != f"{allowed:.3f}" else 6  # a near miss must not look equal
+    numbers = f"measured {measured:.{digits}f} of the dense latency, budget {allowed:.{digits}f}"
+    numbers += f" ({asked})" if asked and not stale else ""
+    if not budget["met"]:
+        return ("missed", f"Budget missed: {numbers}."), reasons
+    if budget["misses"]:
+        return (
+            "missed",
+            f"Do not deploy: the file fails a check, though the budget is met: {numbers}.",
+        ), reasons
+    if stale:
+        return ("open", f"An earlier budget was met: {numbers}."), reasons
+    return ("met", f"Budget met: {numbers}."), reasons
+
+
+def _percent(accuracy: Facts | None) -> str:
+    return f"{accuracy['top1']:.2%} ± {accuracy['standard_error']:.2%}" if accuracy else ""
+
+
+def _points(pair: Facts) -> str:
+    if not (pair["dense"] and pair["pruned"]):
+        return ""
+    return f"{100 * (pair['pruned']['top1'] - pair['dense']['top1']):+.2f} points".replace("-", "−")
+
+
+def _latency(spread: Facts | None) -> str:
+    if not spread:
+        return ""
+    median = spread["latency_ms"]
+    return f"{milliseconds(median)} ms (IQR {milliseconds(spread['iqr_ms'], median)})"
+
+
+def _change(pair: Facts) -> str:
+    known = pair["dense"] is not None and pair["pruned"] is not None
+    return change(pair["pruned"], pair["dense"]) if known else ""
+
+
+def _count(value: float, unit: str) -> str:
+    for size, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.2f} {prefix}{unit}"
+    return f"{value} {unit}".rstrip()
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity: null."""
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,174 @@
+"""The closed loop, on fakes that are slower than the table says."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from hwprune.export.resize import keep_first, resize
+from hwprune.export.to_onnx import to_onnx
+from torch import nn
+
+from hwprune.budget import WINDOW, Budget, fit_budget
+from hwprune.errors import BudgetError, InputError, TableError
+from hwprune.profile import profile
+from hwprune.targets.fake import FakeTarget
+from hwprune.trace import trace
+
+EXAMPLE = torch.zeros(1, 3, 16, 16)
+
+
+class Chain(nn.Module):
+    """Six layers wide enough to have a plan near every budget."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = [3, 64, 96, 128, 96, 128, 64]
+        pairs = itertools.pairwise(widths)
+        self.layers = nn.ModuleList(nn.Conv2d(i, o, 3, padding=1) for i, o in pairs)
+        self.head = nn.Linear(64, 10)
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x).relu()
+        return self.head(x.mean((2, 3)))
+
+
+class Bench:
+    """A network profiled on a fake, with scores."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        model = Chain().eval()
+        self.graph = trace(model, EXAMPLE)
+        self.dense = to_onnx(model, EXAMPLE)
+        self.table = profile(model, EXAMPLE, FakeTarget(8), graph=self.graph)
+        self.scores = {g.name: torch.rand(g.width) for g in self.graph.groups}
+
+    def fit(self, target, budget, **options):
+        return fit_budget(
+            self.graph, self.scores, self.table, target, self.dense, Budget.parse(budget), **options
+        )
+
+    def ratio(self, target, plan) -> float:
+        pruned = target.load(resize(self.dense, self.graph, keep_first(self.graph, plan.widths)))
+        return pruned.run_ms() / target.load(self.dense).run_ms()
+
+
+@pytest.fixture(scope="module")
+def bench():
+    return Bench()
+
+
+DENSE_MS = 1191.0  # of the chain on FakeTarget(8), about
+TRUTHS = [
+    FakeTarget(8),
+    FakeTarget(8, factor=1.4),
+    FakeTarget(8, factor=0.7),
+    FakeTarget(8, offset_ms=0.8 * DENSE_MS),
+    FakeTarget(8, offset_ms=-0.1 * DENSE_MS),
+    FakeTarget(8, factor=1.3, offset_ms=0.3 * DENSE_MS),
+    FakeTarget(8, factor=0.8, offset_ms=-0.1 * DENSE_MS),
+    FakeTarget(16),  # another step than the table's
+    FakeTarget(8, noise=0.01),
+]
+
+
+def test_the_scale_of_the_offsets_is_right(bench) -> None:
+    assert FakeTarget(8).load(bench.dense).run_ms() == pytest.approx(DENSE_MS, rel=0.01)
+
+
+@pytest.mark.parametrize("budget", ["0.8x", "0.6x"])
+@pytest.mark.parametrize("truth", TRUTHS, ids=lambda t: t.name)
+def test_the_loop_ends_within_the_budget_and_near_it(bench, truth, budget) -> None:
+    told = []
+    fitted = bench.fit(truth, budget, report=told.append)
+    wanted = float(budget[:-1])
+    ratio = bench.ratio(truth, fitted.plan)
+    assert ratio <= wanted * (1.0 if not truth.noise else 1.01)
+    assert ratio >= 0.95 * wanted or fitted.remark
+    assert fitted.rounds == tuple(told)
+    assert len(fitted.rounds) <= 6
+    assert fitted.plan.measured_ms == fitted.pruned.latency_ms
+    assert fitted.plan.measured_ratio == fitted.pruned.latency_ms / fitted.dense.latency_ms
+    assert fitted.plan.measured_ratio <= wanted
+    if not truth.noise and truth.step == 8:
+        assert not fitted.remark
+        assert WINDOW[0] * wanted <= ratio <= WINDOW[1] * wanted
+        assert len(fitted.rounds) <= 3
+
+
+def test_an_offset_out_of_proportion_ends_in_a_plan_or_a_reason(bench) -> None:
+    """Half of the dense latency is an offset that no pruning takes away."""
+    truth = FakeTarget(8, offset_ms=DENSE_MS)
+    with pytest.raises(BudgetError, match=r"at least .* reachable") as caught:
+        bench.fit(truth, "0.4x")
+    assert "The budget is 0.400x of" in str(caught.value)
+
+
+def test_milliseconds_and_fractions_mean_the_same(bench) -> None:
+    target = FakeTarget(8, factor=1.2)
+    dense_ms = target.load(bench.dense).run_ms()
+    one, other = bench.fit(target, "0.6x"), bench.fit(target, f"{0.6 * dense_ms:.6f}ms")
+    assert one.plan.widths == other.plan.widths
+    assert other.pruned.latency_ms <= 0.6 * dense_ms
+
+
+@pytest.mark.parametrize("budget", ["1x", "1.5x", "10000ms"])
+def test_a_budget_that_the_dense_network_meets(bench, budget) -> None:
+    with pytest.raises(BudgetError, match=r"meets the budget of .* already"):
+        bench.fit(FakeTarget(8), budget)
+
+
+def test_a_budget_out_of_reach_says_what_is_in_reach(bench) -> None:
+    with pytest.raises(BudgetError, match=r"at least .* reachable.*0\.010x of .* ms"):
+        bench.fit(FakeTarget(8), "0.01x")
+
+
+def test_a_floor_under_the_widths_is_kept(bench) -> None:
+    plan = bench.fit(FakeTarget(8), "0.6x", min_fraction=0.5).plan
+    assert all(plan.widths[g.name] >= 0.5 * g.width for g in bench.graph.groups)
+
+
+@pytest.mark.parametrize("name", ["max_macs", "max_params"])
+def test_another_budget_that_binds_stops_the_loop_and_is_named(bench, name) -> None:
+    dense = {"max_macs": bench.graph.macs(), "max_params": bench.graph.params()}[name]
+    fitted = bench.fit(FakeTarget(8), "0.9x", **{name: 0.4 * dense})
+    assert {"max_macs": fitted.plan.macs, "max_params": fitted.plan.params}[name] <= 0.4 * dense
+    assert fitted.plan.measured_ratio < WINDOW[0] * 0.9
+    assert len(fitted.rounds) == 1
+    assert "another budget binds" in fitted.remark
+
+
+def test_too_few_rounds_are_an_error_that_lists_them(bench) -> None:
+    with pytest.raises(BudgetError, match=r"1 networks were built and measured at 0\.\d+x"):
+        bench.fit(FakeTarget(8, offset_ms=DENSE_MS), "0.7x", rounds=1)
+
+
+def test_a_table_of_another_batch_is_refused(bench) -> None:
+    two = to_onnx(Chain().eval(), torch.zeros(2, 3, 16, 16))
+    with pytest.raises(TableError, match="batch is '1' there and '2' here"):
+        fit_budget(bench.graph, bench.scores, bench.table, FakeTarget(8), two, Budget(ratio=0.5))
+
+
+@pytest.mark.parametrize(
+    ("text", "budget"),
+    [
+        ("0.5x", Budget(ratio=0.5)),
+        (" .5 x ", Budget(ratio=0.5)),
+        ("12ms", Budget(ms=12.0)),
+        ("1.5e-1ms", Budget(ms=0.15)),
+    ],
+)
+def test_budgets_as_text(text, budget) -> None:
+    assert Budget.parse(text) == budget
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "0.5", "x", "0x", "-1x", "0ms", "1..2x", "half", "12 s", "50%", "nanx", "infms", "٣x"],
+)
+def test_what_is_no_budget(text) -> None:
+    with pytest.raises(InputError, match="--budget"):
+        Budget.parse(text)

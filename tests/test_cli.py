@@ -1,0 +1,241 @@
+"""The commands as a user types them; exit statuses and what is left behind."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from safetensors.torch import save_file
+
+from hwprune.cli import commands, main
+from hwprune.demo import digits_resnet
+from hwprune.recipe import Recipe
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+DEMO = ["--model", "hwprune.demo:digits_resnet", "--data", "digits", "--image-size", "16"]
+QUICK = ["--target", "fake:step=16", "--dense-epochs", "1", "--epochs", "1", "--budget", "0.5x"]
+
+
+def status_of(arguments: list[str]) -> int:
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    return int(stopped.value.code or 0)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "demo"
+    main(["run", *DEMO, *QUICK, "--out", str(folder)])
+    return folder
+
+
+def test_a_run_leaves_everything_and_meets_its_budget(finished: Path) -> None:
+    names = ("recipe.toml", "table.jsonl", "dense.onnx", "model.onnx", "report.json", "report.html")
+    for name in (*names, "pruned/plan.json", "student/plan.json", "student/model.safetensors"):
+        assert (finished / name).stat().st_size > 0, name
+    verified = json.loads((finished / "verify.json").read_text())
+    assert verified["ratio"] <= 0.5
+    assert verified["misses"] == []
+    assert verified["relative_error"] < 1e-4
+    assert not list(finished.rglob("*.part"))
+
+
+def test_the_numbers_of_the_report_are_those_of_the_exported_file(finished: Path) -> None:
+    verified = json.loads((finished / "verify.json").read_text())
+    text = json.dumps(json.loads((finished / "report.json").read_text())["summary"])
+    assert str(verified["pruned"]["latency_ms"])[:6] in text
+
+
+def test_a_second_run_into_the_same_folder_is_refused_and_resume_is_not(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "again"
+    shutil.copytree(finished, folder)
+    before = (folder / "model.onnx").read_bytes()
+    assert status_of(["run", *DEMO, *QUICK, "--out", str(folder)]) == 2
+    assert "--resume" in capsys.readouterr().err
+    main(["run", "--resume", "--out", str(folder)])
+    assert (folder / "model.onnx").read_bytes() == before
+
+
+def test_each_step_is_a_command(finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "steps"
+    main(["dense", *DEMO, *QUICK, "--out", str(folder)])
+    for step in ("profile", "prune", "finetune", "export", "verify", "report"):
+        main([step, "--out", str(folder)])
+    whole = json.loads((finished / "prune.json").read_text())
+    parts = json.loads((folder / "prune.json").read_text())
+    assert parts["widths"] == whole["widths"]
+
+
+def test_a_step_without_the_earlier_ones_says_which(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert status_of(["export", *DEMO, *QUICK, "--out", str(tmp_path)]) == 2
+    assert "hwprune finetune" in capsys.readouterr().err
+
+
+def test_a_missed_budget_is_its_own_exit_status(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "missed"
+    shutil.copytree(finished, folder)
+    assert status_of(["verify", "--out", str(folder), "--budget", "0.2x"]) == 10
+    assert "over" in capsys.readouterr().err
+
+
+def test_trace_prints_groups_and_reasons(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["trace", "--model", "hwprune.demo:digits_resnet", "--data", "digits", "--json"])
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["unprunable"] == {"head": "model output"}
+    assert "stem.0" in [group["name"] for group in facts["groups"]]
+
+
+BAD = {
+    "unknown model": (["--model", "torchvision:resnet1800"], 2, "resnet18"),
+    "unknown target": (["--target", "toaster"], 2, "onnxruntime-cpu"),
+    "unknown data": (["--data", "cifar11"], 2, "cifar10"),
+    "unknown option of a target": (["--target", "fake:speed=2"], 2, "fake:"),
+    "no such weights": (["--weights", "nowhere.safetensors"], 2, "nowhere.safetensors"),
+    "no such folder": (["--data", "imagefolder:nowhere"], 2, "nowhere"),
+    "budget without unit": (["--budget", "12"], 2, "0.5x"),
+    "budget above dense": (["--budget", "1.5x"], 5, "already"),
+    "budget out of reach": (["--budget", "0.01x"], 5, "at least"),
+    "unknown criterion": (["--criterion", "taste"], 2, "taylor"),
+    "negative epochs": (["--epochs", "-3"], 2, "--epochs"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_one_paragraph_and_leaves_no_result(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options, status, said = BAD[name]
+    folder = tmp_path / "run"
+    given = ["run", *DEMO, *QUICK, "--dense-epochs", "0", *options, "--out", str(folder)]
+    assert status_of(given) == status
+    message = capsys.readouterr().err.strip()
+    assert said in message
+    assert "Traceback" not in message
+    assert "\n" not in message
+    assert not (folder / "model.onnx").exists()
+    assert not (folder / "pruned").exists()
+
+
+def test_weights_that_do_not_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_file({"stem.0.weight": torch.zeros(3, 3)}, tmp_path / "other.safetensors")
+    given = ["run", *DEMO, "--weights", str(tmp_path / "other.safetensors")]
+    assert status_of([*given, "--out", str(tmp_path / "run")]) == 2
+    assert "does not fit" in capsys.readouterr().err
+
+
+def test_weights_with_another_head_get_a_new_one_and_it_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_file(digits_resnet(7).state_dict(), tmp_path / "seven.safetensors")
+    given = [*DEMO, *QUICK, "--weights", str(tmp_path / "seven.safetensors")]
+    main(["dense", *given, "--out", str(tmp_path / "run")])
+    assert "7 classes, data 10" in capsys.readouterr().out.replace("\n", " ")
+
+
+def test_a_model_that_cannot_be_exported_names_the_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = (
+        "from torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self, num_classes=10):\n"
+        "        super().__init__()\n"
+        "        self.conv = nn.Conv2d(1, 8, 3)\n"
+        "    def forward(self, x):\n"
+        "        if x.sum() > 0:\n"
+        "            x = x + 1\n"
+        "        return self.conv(x).mean((2, 3))\n"
+    )
+    (tmp_path / "net.py").write_text(source)
+    assert status_of(["trace", "--model", f"{tmp_path / 'net.py'}:Net", "--data", "digits"]) == 3
+    assert "line 7" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [b"not a table\n", b'{"version":1}\n', b"\x80\x81\n", b""])
+def test_a_corrupt_table_is_refused_and_kept(
+    content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "table.jsonl"
+    table.write_bytes(content)
+    given = ["profile", *DEMO, *QUICK, "--out", str(tmp_path / "run"), "--table", str(table)]
+    assert status_of(given) == 4
+    assert "table.jsonl" in capsys.readouterr().err
+    assert table.read_bytes() == content
+
+
+def test_a_table_of_another_device_is_refused(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["profile", *DEMO, "--target", "fake:step=8", "--out", str(tmp_path)]
+    assert status_of([*given, "--table", str(finished / "table.jsonl")]) == 4
+    assert "elsewhere" in capsys.readouterr().err
+
+
+def test_the_commands_of_the_readme_exist() -> None:
+    blocks = re.findall(r"```bash\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    typed = [shlex.split(line) for line in lines if line.startswith("hwprune ")]
+    assert len(typed) >= 3
+    for words in typed:
+        command = commands.commands[words[1]]
+        known = {option for parameter in command.params for option in parameter.opts}
+        assert {word for word in words if word.startswith("--")} <= known, words
+    for script in ("scripts/demo", "scripts/test"):
+        assert script in "".join(blocks)
+        assert (README.parent / script).stat().st_mode & 0o100
+
+
+def test_the_recipe_of_the_readme_is_one(tmp_path: Path) -> None:
+    (block,) = re.findall(r"```toml\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    (tmp_path / "recipe.toml").write_text(block)
+    assert Recipe.load(tmp_path / "recipe.toml").budget == "0.5x"
+
+
+def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block.replace("epochs=3", "epochs=1"), "README.md", "exec"), {})
+    assert (tmp_path / "runs" / "small" / "plan.json").exists()
+
+
+def test_help_explains_every_option() -> None:
+    shown = CliRunner().invoke(commands, ["run", "--help"]).output
+    for option in ("--model", "--budget", "--resume", "--min-fraction"):
+        assert option in shown
+
+
+def test_ctrl_c_leaves_a_checkpoint_and_resume_goes_on(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    typed = [sys.executable, "-m", "hwprune", "run", "--resume", "--out", str(folder)]
+    given = [*DEMO, *QUICK, "--epochs", "6"]
+    process = subprocess.Popen([*typed, *given], stderr=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + 240
+        while not (folder / "student.checkpoint").exists() and time.monotonic() < deadline:
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130, said
+    assert "--resume" in said
+    assert not (folder / "finetune.json").exists()
+    main(["run", "--resume", "--out", str(folder)])
+    assert len(json.loads((folder / "finetune.json").read_text())["history"]) == 6

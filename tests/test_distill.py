@@ -1,0 +1,100 @@
+"""What the student is asked to match, by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from hwprune.distill import Taps, WidthMaps, inner_loss, soft_loss
+
+
+def test_taps_keep_the_outputs_of_named_modules() -> None:
+    model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Sequential(nn.Linear(3, 4)))
+    x = torch.randn(5, 2)
+    with Taps(model, ["1", "2.0"]) as taps:
+        y = model(x)
+        found = taps.take()
+    assert torch.equal(found["1"], model[1](model[0](x)))
+    assert torch.equal(found["2.0"], y)
+    assert taps.take() == {}
+    model(x)
+    assert taps.features == {}
+
+
+def test_taps_let_go_after_an_error() -> None:
+    model = nn.Sequential(nn.Linear(2, 3))
+    with pytest.raises(RuntimeError), Taps(model, ["0"]):
+        model(torch.zeros(1, 7))
+    assert not model[0]._forward_hooks
+
+
+def features(*widths: int) -> dict[str, torch.Tensor]:
+    draw = torch.Generator().manual_seed(0)
+    return {f"block.{i}": torch.randn(2, w, 3, 3, generator=draw) for i, w in enumerate(widths)}
+
+
+def test_maps_start_by_putting_kept_channels_back() -> None:
+    teacher, student = features(5, 4), features(5, 4)
+    student["block.0"] = teacher["block.0"][:, [0, 2, 3]]
+    maps = WidthMaps(student, teacher, {"block.0": (0, 2, 3)})
+    mapped = maps("block.0", student["block.0"])
+    assert torch.equal(mapped[:, [0, 2, 3]], teacher["block.0"][:, [0, 2, 3]])
+    assert torch.equal(mapped[:, [1, 4]], torch.zeros(2, 2, 3, 3))
+    assert maps("block.1", teacher["block.1"]) is teacher["block.1"]
+    assert [tuple(p.shape) for p in maps.parameters()] == [(5, 3, 1, 1)]
+
+
+def test_maps_of_unknown_places_start_at_random() -> None:
+    maps = WidthMaps(features(3), features(5), {})
+    (weight,) = maps.parameters()
+    assert weight.count_nonzero() == 15
+
+
+def test_names_of_modules_may_be_anything() -> None:
+    student = {name: torch.zeros(1, 2, 1, 1) for name in ("a.b", "keys", "forward", "at")}
+    teacher = {name: torch.zeros(1, 3, 1, 1) for name in student}
+    maps = WidthMaps(student, teacher, {})
+    assert all(maps(name, student[name]).shape[1] == 3 for name in student)
+
+
+def test_the_loss_of_a_teacher_cut_is_what_was_cut() -> None:
+    """Kept channels match, the others are compared with zero; the logits are the teacher's."""
+    teacher = features(4, 2)
+    student = {"block.0": teacher["block.0"][:, [1, 2]], "block.1": teacher["block.1"]}
+    maps = WidthMaps(student, teacher, {"block.0": (1, 2)})
+    logits = torch.tensor([[1.0, -1.0], [0.5, 2.0]])
+    wanted = teacher["block.0"]
+    missing = wanted[:, [0, 3]].square().sum() / wanted.numel()
+    expected = (0 + missing / wanted.var() + 0) / 3
+    found = inner_loss(maps, student, teacher, logits, logits)
+    torch.testing.assert_close(found, expected)
+    assert float(inner_loss(maps, teacher, {}, logits, logits)) == 0.0
+
+
+def test_the_loss_of_logits_is_a_share_of_their_variance() -> None:
+    wanted = torch.tensor([[0.0, 2.0], [4.0, 6.0]])
+    got = wanted + 1
+    maps = WidthMaps({}, {}, {})
+    found = float(inner_loss(maps, {}, {}, got, wanted))
+    assert found == pytest.approx(1 / (20 / 3))
+    assert float(inner_loss(maps, {}, {}, 10 * got, 10 * wanted)) == pytest.approx(found)
+
+
+def test_the_teacher_gets_no_gradient() -> None:
+    student, teacher = torch.randn(3, 4, requires_grad=True), torch.randn(3, 4, requires_grad=True)
+    inner_loss(WidthMaps({}, {}, {}), {}, {}, student, teacher).backward()
+    assert student.grad is not None
+    assert teacher.grad is None
+
+
+def test_the_soft_loss_by_hand() -> None:
+    student, teacher = torch.tensor([[0.0, 0.0]]), torch.tensor([[2.0 * math.log(3.0), 0.0]])
+    # at temperature 2 the teacher says 3/4 and 1/4, the student 1/2 and 1/2
+    divergence = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
+    assert float(soft_loss(student, teacher, 2.0)) == pytest.approx(4 * divergence)
+    assert float(soft_loss(teacher, teacher, 2.0)) == pytest.approx(0.0, abs=1e-7)
+    twice = soft_loss(student.repeat(2, 1), teacher.repeat(2, 1), 2.0)
+    assert float(twice) == pytest.approx(4 * divergence)

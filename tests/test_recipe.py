@@ -1,0 +1,126 @@
+"""Recipes: what is refused, and that a file gives back what was saved."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import click
+import pytest
+
+from hwprune.cli import recipe_options
+from hwprune.errors import InputError
+from hwprune.recipe import Recipe
+
+FIELDS = {field.name: field for field in dataclasses.fields(Recipe)}
+BAD = {str: [1, 1.5, True, ["a"]], int: ["1", 1.5, True, [1]], float: ["1", True, [1.0], {}]}
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_a_value_of_another_type_is_refused(name) -> None:
+    for value in BAD[type(FIELDS[name].default)]:
+        with pytest.raises(InputError, match=f"{name} must be"):
+            Recipe.of(**{name: value})
+
+
+def test_whole_numbers_do_for_fractions() -> None:
+    recipe = Recipe.of(lr=1, max_macs=10**9)
+    assert (recipe.lr, recipe.max_macs) == (1.0, 1e9)
+    assert type(recipe.lr) is float
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("batch", 0),
+        ("batch-size", -1),
+        ("calibration-images", 0),
+        ("lr", 0.0),
+        ("dense-lr", -1.0),
+        ("temperature", 0.0),
+        ("image-size", -1),
+        ("epochs", -1),
+        ("workers", -1),
+        ("seed", -1),
+        ("gamma", -0.1),
+        ("soft-weight", -0.1),
+        ("weight-decay", -0.1),
+        ("max-macs", -1.0),
+        ("max-params", -1.0),
+        ("min-fraction", 0.0),
+        ("min-fraction", 1.5),
+        ("label-smoothing", 1.0),
+        ("ema-decay", 1.0),
+        ("ema-decay", -0.5),
+        ("precision", "fp8"),
+        ("optimizer", "adam"),
+        ("lr", float("nan")),
+        ("gamma", float("inf")),
+    ],
+)
+def test_a_number_that_makes_no_sense_is_refused_by_its_option(option, value) -> None:
+    with pytest.raises(InputError, match=f"--{option} "):
+        Recipe.of(**{option.replace("-", "_"): value})
+
+
+def test_defaults_and_limits_are_fine() -> None:
+    Recipe().check()
+    Recipe(min_fraction=1.0, epochs=0, ema_decay=0.0, gamma=0.0, dense_epochs=0).check()
+
+
+def test_an_unknown_option_is_named_with_those_that_exist(tmp_path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text("learning_rate = 0.1\n")
+    with pytest.raises(InputError, match=r"recipe\.toml has no option 'learning_rate'.*lr"):
+        Recipe.load(path)
+
+
+@pytest.mark.parametrize("content", [b"lr = \n", b"\xff\xfe", b"lr = 1\nlr = 2\n", b"{}"])
+def test_a_file_that_is_not_toml(tmp_path, content) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="is no recipe"):
+        Recipe.load(path)
+
+
+def test_a_file_that_is_not_there(tmp_path) -> None:
+    with pytest.raises(InputError, match="No recipe at"):
+        Recipe.load(tmp_path / "none.toml")
+    with pytest.raises(InputError, match="is no recipe"):
+        Recipe.load(tmp_path)
+
+
+def test_a_file_gives_back_what_was_saved(tmp_path) -> None:
+    changed = {
+        name: {str: 'ü "quoted" \\ 🐎\n', int: 7, float: 1.25e-7}[type(field.default)]
+        for name, field in FIELDS.items()
+        if name not in ("precision", "optimizer")
+    }
+    for recipe in (Recipe(), Recipe.of(**changed), Recipe(lr=1e20, precision="bf16")):
+        recipe.save(tmp_path / "recipe.toml")
+        assert Recipe.load(tmp_path / "recipe.toml") == recipe
+
+
+def test_options_win_over_the_file(tmp_path) -> None:
+    Recipe(lr=0.5, seed=3).save(tmp_path / "recipe.toml")
+    recipe = Recipe.load(tmp_path / "recipe.toml", lr=0.25)
+    assert (recipe.lr, recipe.seed) == (0.25, 3)
+    with pytest.raises(InputError, match="--lr"):
+        Recipe.load(tmp_path / "recipe.toml", lr=-1.0)
+
+
+def test_what_a_step_needs_is_named_as_an_option() -> None:
+    Recipe(model="m", data="d").need("model", "data")
+    with pytest.raises(InputError, match="Missing --data, --image-size"):
+        Recipe(model="m").need("model", "data", "image_size")
+
+
+def test_options_are_the_fields() -> None:
+    @click.command()
+    @recipe_options
+    def command() -> None: ...
+
+    options = {p.name: p for p in command.params if isinstance(p, click.Option)}
+    assert list(options) == list(FIELDS)
+    for name, option in options.items():
+        assert option.opts == [f"--{name.replace('_', '-')}"]
+        assert FIELDS[name].metadata["help"] in (option.help or "")

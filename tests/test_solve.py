@@ -1,0 +1,307 @@
+"""The solver against enumeration, with costs counted by the table and the graph themselves."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from dataclasses import dataclass
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hwprune.cost import latency_cost, macs_cost, params_cost
+from hwprune.errors import BudgetError, InputError
+from hwprune.graph import ChannelGraph, Channels, Group, Layer, ParameterShape
+from hwprune.kernels import Kernel
+from hwprune.solve import solve, width_options
+from hwprune.table import LatencyTable, Network, Sample
+
+STEP = 4
+BUDGETS = ("budget_ms", "max_macs", "max_params")
+
+
+@dataclass(frozen=True)
+class Instance:
+    """A network by hand, its table and its scores."""
+
+    graph: ChannelGraph
+    table: LatencyTable
+    scores: dict[str, torch.Tensor]
+
+    def choices(self):
+        """All widths that the solver may choose."""
+        options = width_options(self.graph, self.table, 0.25, 12)
+        for widths in itertools.product(*options.values()):
+            yield dict(zip(options, widths, strict=True))
+
+    def value(self, widths) -> float:
+        best = {name: s.double().sort(descending=True).values for name, s in self.scores.items()}
+        return sum(float(best[name][:width].sum()) for name, width in widths.items())
+
+    def costs(self, widths) -> tuple[float, float, float]:
+        graph = self.graph
+        return self.table.predict_ms(graph, widths), graph.macs(widths), graph.params(widths)
+
+    def best_value(self, budgets) -> float:
+        """By enumeration; -1 where nothing meets the budgets."""
+        limits = [budgets.get(name, float("inf")) for name in BUDGETS]
+        met = (
+            self.value(widths)
+            for widths in self.choices()
+            if all(c <= m for c, m in zip(self.costs(widths), limits, strict=True))
+        )
+        return max(met, default=-1.0)
+
+
+def one(name: str, times: int = 1) -> Channels:
+    return Channels(0, ((name, times),))
+
+
+def fixed(count: int) -> Channels:
+    return Channels(fixed=count)
+
+
+def random_layers(draw: random.Random, names: list[str]) -> list[tuple[str, Channels, Channels]]:
+    """Chains, residual stages, concatenations, depthwise convolutions, flattened linears."""
+    layers = [("conv", fixed(3), one(names[0]))]
+    for before, after in itertools.pairwise(names):
+        shape = draw.choice(["chain", "stage", "depthwise", "concatenation"])
+        layers.append(("conv", one(before), one(after)))
+        if shape == "stage":
+            layers.append(("conv", one(after), one(before)))
+            layers.append(("conv", one(before), one(before)))
+        elif shape == "depthwise":
+            layers.append(("depthwise", fixed(1), one(after)))
+        elif shape == "concatenation":
+            both = Channels(draw.choice([0, 5]), ((before, 1), (after, 1)))
+            layers.append(("conv", both, one(draw.choice(names))))
+    layers.append(("linear", one(names[-1], draw.choice([1, 4])), fixed(10)))
+    return layers
+
+
+def instance(seed: int, concatenations: bool = True) -> Instance:
+    draw = random.Random(seed)
+    names = [f"g{i}" for i in range(draw.choice([1, 2, 3, 4]))]
+    groups = tuple(Group(name, draw.choice([6, 8, 12, 16, 20]), ()) for name in names)
+    shapes = random_layers(draw, names)
+    while not concatenations and any(len(i.groups) > 1 for _, i, _ in shapes):
+        shapes = random_layers(draw, names)
+    layers = tuple(
+        Layer(f"l{i}", f"l{i}.weight", kind, inputs, outputs, draw.choice([1, 9, 49.0, 2304]))
+        for i, (kind, inputs, outputs) in enumerate(shapes)
+    )
+    parameters = tuple(
+        ParameterShape(layer.weight, layer.outputs, layer.inputs, draw.choice([1, 9]))
+        for layer in layers
+    )
+    graph = ChannelGraph(groups, {}, layers, parameters)
+    kernels = tuple(
+        Kernel(layer.name, f"kind {draw.randrange(3)}", layer.inputs, layer.outputs)
+        for layer in layers
+    )
+    samples = [
+        Sample(kind, a, b, (draw.uniform(0.001, 0.05) + a * b * draw.uniform(0, 1e-4),), "net/0")
+        for kind in {kernel.kind for kernel in kernels}
+        for a, b in itertools.product((1, 4, 9, 16, 24), repeat=2)
+    ]
+    offset_ms = draw.choice([0.0, 0.3, -0.005 * len(kernels)])
+    network = Network(
+        graph.fingerprint, kernels, draw.uniform(0.8, 1.2), offset_ms, draw.choice([0.0, 9.0]), 1.0
+    )
+    table = LatencyTable("by hand", {}, STEP, samples, {graph.fingerprint: network})
+    scores = {
+        group.name: torch.tensor([draw.choice([0.0, draw.random()]) for _ in range(group.width)])
+        for group in groups
+    }
+    return Instance(graph, table, scores)
+
+
+def random_budgets(made: Instance, draw: random.Random, names: tuple[str, ...]):
+    """Those of some choice of widths, exactly or with room: so budgets that can be met."""
+    costs = made.costs(draw.choice(list(made.choices())))
+    room = draw.choice([1.0, 1.0, 1.02, 1.3])
+    return {name: c * room for name, c in zip(BUDGETS, costs, strict=True) if name in names}
+
+
+COMBINATIONS = [c for n in (1, 2, 3) for c in itertools.combinations(BUDGETS, n)]
+
+
+def check_plan(made: Instance, plan, budgets) -> None:
+    for name, cost in zip(BUDGETS, made.costs(plan.widths), strict=True):
+        assert cost <= budgets.get(name, float("inf"))
+    assert plan.value == pytest.approx(made.value(plan.widths), rel=1e-12)
+    assert plan.bound >= plan.value
+    assert plan.gap == pytest.approx((plan.bound - plan.value) / plan.bound if plan.bound else 0)
+    assert plan.predicted_ms == made.table.predict_ms(made.graph, plan.widths)
+    assert (plan.macs, plan.params) == made.costs(plan.widths)[1:]
+
+
+@pytest.mark.parametrize("names", COMBINATIONS, ids="+".join)
+def test_plans_are_as_good_as_enumeration(names) -> None:
+    for seed in range(30):
+        made = instance(seed, concatenations="budget_ms" not in names)
+        budgets = random_budgets(made, random.Random(seed), names)
+        plan = solve(made.graph, made.scores, made.table, gap=0.0, **budgets)
+        check_plan(made, plan, budgets)
+        assert plan.value == pytest.approx(made.best_value(budgets), rel=1e-6, abs=1e-6), seed
+
+
+def test_a_concatenation_costs_too_much_rather_than_too_little() -> None:
+    """Its latency is an upper bound: the plan meets the budget, and may fall short of the best."""
+    for seed in range(40):
+        made = instance(seed)
+        budgets = random_budgets(made, random.Random(seed), BUDGETS[:1])
+        try:
+            plan = solve(made.graph, made.scores, made.table, gap=0.0, **budgets)
+        except BudgetError:
+            continue
+        check_plan(made, plan, budgets)
+        assert plan.value <= made.best_value(budgets) * (1 + 1e-6) + 1e-6
+
+
+@given(st.integers(0, 10**6), st.sampled_from(COMBINATIONS), st.floats(0.01, 2))
+@settings(max_examples=60, deadline=None)
+def test_no_budget_is_ever_exceeded(seed, names, share) -> None:
+    made = instance(seed)
+    costs = dict(zip(BUDGETS, made.costs(made.graph.widths), strict=True))
+    budgets = {name: share * costs[name] for name in names}
+    try:
+        plan = solve(made.graph, made.scores, made.table, **budgets)
+    except BudgetError:
+        assert share < 1
+    else:
+        check_plan(made, plan, budgets)
+        assert plan.gap <= 1e-4 + 1e-9
+
+
+@given(st.integers(0, 10**6))
+@settings(max_examples=40, deadline=None)
+def test_costs_are_those_of_the_graph_and_the_table(seed) -> None:
+    made = instance(seed)
+    options = width_options(made.graph, made.table, 0.25, 12)
+    exact = all(len(k.inputs.groups) < 2 for k in made.table.network(made.graph).kernels)
+    costs = [
+        latency_cost(made.graph, made.table, options),
+        macs_cost(made.graph, options),
+        params_cost(made.graph, options),
+    ]
+    for widths in random.Random(seed).choices(list(made.choices()), k=5):
+        choice = {name: options[name].index(width) for name, width in widths.items()}
+        latency, macs, params = (cost.at(choice) for cost in costs)
+        true_ms, true_macs, true_params = made.costs(widths)
+        assert latency >= true_ms * (1 - 1e-9) - 1e-12
+        if exact:
+            assert latency == pytest.approx(true_ms)
+        assert macs == pytest.approx(true_macs)
+        assert params == pytest.approx(true_params)
+
+
+def test_the_kept_channels_are_those_of_the_greatest_scores() -> None:
+    made = instance(3)
+    scores = {g.name: torch.arange(g.width).float() + 1 for g in made.graph.groups}
+    plan = solve(made.graph, scores, made.table, max_macs=made.graph.macs() / 2)
+    for group in made.graph.groups:
+        width = plan.widths[group.name]
+        assert plan.kept[group.name] == tuple(range(group.width - width, group.width))
+
+
+def test_widths_lie_on_the_step_or_are_dense() -> None:
+    made = instance(5)
+    for name, widths in width_options(made.graph, made.table, 0.25, 12).items():
+        dense = made.graph.widths[name]
+        assert widths == sorted(set(widths))
+        assert widths[-1] == dense
+        assert all(width % STEP == 0 or width == dense for width in widths)
+        assert min(widths) >= 0.25 * dense
+    few = width_options(made.graph, None, 0.25, 3)
+    assert all(len(widths) <= 3 for widths in few.values())
+    whole = width_options(made.graph, made.table, 1.0, 12)
+    assert whole == {name: [width] for name, width in made.graph.widths.items()}
+
+
+def test_a_budget_that_the_dense_network_meets_keeps_it_whole() -> None:
+    made = instance(1)
+    macs = made.graph.macs()
+    plan = solve(made.graph, made.scores, max_macs=macs, max_options=100)
+    assert made.graph.macs(plan.widths) <= macs
+    everything = {name: torch.ones_like(s) for name, s in made.scores.items()}
+    assert solve(made.graph, everything, max_macs=macs).widths == made.graph.widths
+
+
+def test_an_unreachable_budget_says_what_can_be_reached() -> None:
+    made = instance(4, concatenations=False)
+    narrow = {name: w[0] for name, w in width_options(made.graph, made.table, 0.25, 12).items()}
+    least_ms, least_macs, least_params = made.costs(narrow)
+    with pytest.raises(BudgetError, match=r"latency: .* ms wanted, at least .* ms reach") as caught:
+        solve(made.graph, made.scores, made.table, budget_ms=0.5 * least_ms)
+    assert f"at least {least_ms:.4g} ms reachable" in str(caught.value)
+    assert "--min-fraction" in str(caught.value)
+    with pytest.raises(BudgetError, match="together") as caught:
+        solve(
+            made.graph,
+            made.scores,
+            made.table,
+            max_macs=0.5 * least_macs,
+            max_params=2.0 * least_params,
+        )
+    assert f"MACs: {0.5 * least_macs:.4g} wanted, at least {least_macs:.4g} reachable" in str(
+        caught.value
+    )
+
+
+@pytest.mark.parametrize("limit", [0.0, -1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("name", BUDGETS)
+def test_a_budget_must_be_positive(name, limit) -> None:
+    made = instance(0)
+    with pytest.raises(InputError, match="positive"):
+        solve(made.graph, made.scores, made.table, **{name: limit})
+
+
+def test_budgets_and_table_must_be_there() -> None:
+    made = instance(0)
+    with pytest.raises(InputError, match="No budget"):
+        solve(made.graph, made.scores, made.table)
+    with pytest.raises(InputError, match=r"hwprune\.profile"):
+        solve(made.graph, made.scores, budget_ms=1.0)
+
+
+def test_a_network_without_groups_cannot_be_solved() -> None:
+    with pytest.raises(BudgetError, match="no prunable channels"):
+        solve(ChannelGraph((), {}, ()), {}, max_macs=10)
+
+
+@pytest.mark.parametrize("bad", ["missing", "short", "negative", "nan", "inf"])
+def test_scores_must_fit(bad) -> None:
+    made = instance(0)
+    scores = {name: s.clone() for name, s in made.scores.items()}
+    name = made.graph.groups[-1].name
+    if bad == "missing":
+        del scores[name]
+    elif bad == "short":
+        scores[name] = scores[name][1:]
+    else:
+        scores[name][0] = {"negative": -1.0, "nan": float("nan"), "inf": float("inf")}[bad]
+    with pytest.raises(InputError, match=f"Scores of {name}"):
+        solve(made.graph, scores, made.table, max_macs=1e9)
+
+
+def test_scores_of_zero_still_give_a_plan() -> None:
+    made = instance(2)
+    scores = {name: torch.zeros_like(s) for name, s in made.scores.items()}
+    plan = solve(made.graph, scores, made.table, max_macs=made.graph.macs() * 0.9)
+    assert (plan.value, plan.gap) == (0.0, 0.0)
+    assert plan.macs <= made.graph.macs() * 0.9
+
+
+def test_out_of_time_is_an_error_or_an_honest_gap() -> None:
+    made = instance(11)
+    try:
+        plan = solve(
+            made.graph, made.scores, made.table, max_macs=made.graph.macs() / 2, time_limit_s=1e-9
+        )
+    except BudgetError as error:
+        assert "time_limit_s" in str(error)
+    else:
+        assert 0 <= plan.gap <= 1

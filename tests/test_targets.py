@@ -1,0 +1,124 @@
+"""Targets: their names, and the structure of what they report; never a time of a real device."""
+
+from __future__ import annotations
+
+import onnxruntime
+import pytest
+import torch
+from hwprune.export.to_onnx import to_onnx
+from torch import nn
+
+from hwprune.errors import InputError
+from hwprune.kernels import describe
+from hwprune.measure import probe_model
+from hwprune.targets import load_target
+from hwprune.targets.fake import FakeTarget
+from hwprune.trace import trace
+
+
+class Small(nn.Module):
+    """A stem, a residual block with a depthwise convolution, and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU())
+        self.inner = nn.Sequential(nn.Conv2d(16, 32, 1), nn.ReLU())
+        self.depthwise = nn.Sequential(nn.Conv2d(32, 32, 3, padding=1, groups=32), nn.ReLU())
+        self.outer = nn.Conv2d(32, 16, 1)
+        self.head = nn.Linear(16, 10)
+
+    def forward(self, x):
+        x = self.stem(x)
+        x = (x + self.outer(self.depthwise(self.inner(x)))).relu()
+        return self.head(x.mean((2, 3)))
+
+
+EXAMPLE = torch.zeros(1, 3, 8, 8)
+
+
+@pytest.fixture(scope="module")
+def exported():
+    model = Small().eval()
+    return to_onnx(model, EXAMPLE), trace(model, EXAMPLE)
+
+
+@pytest.mark.parametrize("name", ["fake", "fake:step=16,factor=1.5", "onnxruntime-cpu:threads=2"])
+def test_a_targets_own_name_gives_the_same_target(name) -> None:
+    target = load_target(name)
+    again = load_target(target.name)
+    assert again.name == target.name
+    assert again.environment() == target.environment()
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("tpu", "Unknown target 'tpu'; expected one of onnxruntime-cpu, fake"),
+        ("", "Unknown target ''"),
+        ("fake:speed=3", "speed"),
+        ("fake:step=wide", "wide"),
+        ("fake:step=0", "at least 1"),
+        ("fake:step", "Options are written as"),
+        ("onnxruntime-cpu:threads=0", "at least 1"),
+        ("onnxruntime-cpu:threads=many", "many"),
+        ("onnxruntime-cpu:cores=1", "cores"),
+    ],
+)
+def test_a_target_that_is_not_one(name, words) -> None:
+    with pytest.raises(InputError, match=words):
+        load_target(name)
+
+
+def test_the_fake_is_as_slow_as_its_parameters_say() -> None:
+    plain = FakeTarget(8).load(probe_model()).run_ms()
+    kernels = FakeTarget(8).load(probe_model()).profile(3)
+    assert plain == pytest.approx(0.002 + 1e-5 * 64 * 28 * 28 * 9 * 8 * 8)
+    assert kernels[0].times_ms == (plain,) * 3
+    slower = FakeTarget(8, factor=1.5, offset_ms=2.0).load(probe_model())
+    assert slower.run_ms() == pytest.approx(1.5 * plain + 2)
+    assert slower.profile(1)[0].times_ms == (plain,)
+    noisy = FakeTarget(8, noise=0.1).load(probe_model())
+    assert min(noisy.run_ms() for _ in range(20)) >= plain
+
+
+def test_the_fake_counts_blocks(exported) -> None:
+    model, _ = exported
+    assert FakeTarget(8).load(model).profile(1) != FakeTarget(16).load(model).profile(1)
+    assert all(k.times_ms[0] > 0 for k in FakeTarget(8).load(model).profile(1))
+
+
+def test_onnxruntime_says_where_it_runs() -> None:
+    environment = load_target("onnxruntime-cpu:threads=2").environment()
+    assert environment["threads"] == "2"
+    assert environment["runtime"] == f"onnxruntime {onnxruntime.__version__}"
+    assert environment["precision"] == "fp32"
+    assert environment["device"]
+
+
+def test_onnxruntime_profiles_every_layer_and_its_channels(exported) -> None:
+    model, graph = exported
+    run = load_target("onnxruntime-cpu").load(model)
+    assert run.run_ms() > 0
+    times = run.profile(3)
+    names = [kernel.name for kernel in times]
+    assert len(set(names)) == len(names)
+    assert all(len(kernel.times_ms) == 3 for kernel in times)
+    assert all(set(kernel.reads) < set(names) for kernel in times)
+    kernels = describe(times, model, graph)
+    found = {(k.inputs, k.outputs) for k in kernels}
+    assert {(layer.inputs, layer.outputs) for layer in graph.layers} <= found
+    assert sum("depthwise" in k.kind for k in kernels) == 1
+    assert sum("b1" in k.kind.split() for k in kernels) >= 4
+
+
+def test_onnxruntime_tells_sizes_and_batches_apart_but_not_channels(exported) -> None:
+    def kinds(model, size, batch=1):
+        exported = to_onnx(model.eval(), torch.zeros(batch, 3, size, size))
+        return [k.kind for k in load_target("onnxruntime-cpu").load(exported).profile(1)]
+
+    def net(width):
+        return nn.Sequential(nn.Conv2d(3, width, 3), nn.ReLU(), nn.Conv2d(width, 32, 1))
+
+    assert kinds(net(16), 8) == kinds(net(64), 8)
+    assert kinds(net(16), 8) != kinds(net(16), 16)
+    assert kinds(net(16), 8) != kinds(net(16), 8, batch=2)
