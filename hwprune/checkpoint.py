@@ -41,7 +41,9 @@ def save(model: nn.Module, plan: Plan, directory: Path | str) -> None:
     import hwprune
 
     plan.with_source(
-        weights_sha256=_sha256(folder / WEIGHTS), hwprune=hwprune.__version__, torch=torch.__version__
+        weights_sha256=_sha256(folder / WEIGHTS),
+        hwprune=hwprune.__version__,
+        torch=torch.__version__,
     ).save(folder / PLAN)
 
 

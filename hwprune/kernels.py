@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import onnx
 
@@ -88,5 +87,3 @@ def _sum(parts: list[Channels]) -> Channels:
     for name, times in (entry for part in parts for entry in part.groups):
         groups[name] = groups.get(name, 0) + times
     return Channels(sum(part.fixed for part in parts), tuple(groups.items()))
-
-

@@ -46,7 +46,8 @@ class LabelSet:
         """``root`` of each label; constants stay constants."""
         known = {int(x): self.root(int(x)) for x in np.unique(labels) if x != CONSTANT}
         known[CONSTANT] = CONSTANT
-        return np.vectorize(known.__getitem__, otypes=[np.int64])(labels)
+        found: Labels = np.vectorize(known.__getitem__, otypes=[np.int64])(labels)
+        return found
 
     def merge(self, first: Labels, second: Labels) -> Labels:
         """Merge label by label, with broadcasting; a constant gives way to a label."""

@@ -90,10 +90,14 @@ class Plan:
             )
         for name, width in graph.widths.items():
             indices = self.kept.get(name, ())
-            if not indices or len(set(indices)) != len(indices) or not set(indices) <= set(range(width)):
+            if (
+                not indices
+                or len(set(indices)) != len(indices)
+                or not set(indices) <= set(range(width))
+            ):
                 raise InputError(
                     f"The plan keeps {list(indices)[:8]} of group {name}, which has channels 0 to "
-                    f"{width - 1}. The plan was changed by hand; make it again with `hwprune prune`."
+                    f"{width - 1}. It was changed by hand; make it again with `hwprune prune`."
                 )
 
     def with_source(self, **source: Any) -> Plan:
@@ -116,8 +120,8 @@ class Plan:
             version = content.pop("version")
             if version != PLAN_VERSION:
                 raise InputError(
-                    f"{path} has version {version}; this hwprune reads {PLAN_VERSION}. Make it again "
-                    "with `hwprune prune`."
+                    f"{path} has version {version}; this hwprune reads {PLAN_VERSION}. Make it "
+                    "again with `hwprune prune`."
                 )
             content["kept"] = {name: tuple(map(int, ix)) for name, ix in content["kept"].items()}
             plan = cls(**content)

@@ -137,7 +137,9 @@ def pointwise(walk: Walk, node: Node) -> Labels:
     """Elements that meet are merged; what is broadcast over channels cannot be pruned."""
     inputs = tensors(node)
     dims = len(walk.shape(node))
-    aligned = [walk.of(n).reshape((1,) * (dims - walk.of(n).ndim) + walk.of(n).shape) for n in inputs]
+    aligned = [
+        walk.of(n).reshape((1,) * (dims - walk.of(n).ndim) + walk.of(n).shape) for n in inputs
+    ]
     sizes = [(1,) * (dims - len(walk.shape(n))) + walk.shape(n) for n in inputs]
     varying = [any(labels.shape[d] > 1 for labels in aligned) for d in range(dims)]
     result = np.full((1,) * dims, CONSTANT)

@@ -69,7 +69,9 @@ def norm_scale(members: list[Member]) -> Tensor:
     through Network Slimming"), magnitudes without norms; says little where no sparsity was
     trained."""
     norms = [m for m in members if m.is_norm]
-    return torch.stack([m.weight.abs().sum(1) for m in norms]).sum(0) if norms else magnitude(members)
+    return (
+        torch.stack([m.weight.abs().sum(1) for m in norms]).sum(0) if norms else magnitude(members)
+    )
 
 
 def uniform_random(members: list[Member]) -> Tensor:
@@ -178,9 +180,8 @@ def members(model: nn.Module, graph: ChannelGraph, group: Group) -> list[Member]
             continue
         weight, gradient = _rows(parameter, positions)
         bias = getattr(module, "bias", None)
-        shifted = bias is not None and f"{path}.bias".lstrip(".") in rows
         zero = torch.zeros_like(weight[:, :1])
-        shift, shift_gradient = _rows(bias, positions) if shifted else (zero, zero)
+        shift, shift_gradient = (zero, zero) if bias is None else _rows(bias, positions)
         found.append(Member(is_norm, weight, gradient, shift, shift_gradient))
     return found
 

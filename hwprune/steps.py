@@ -128,6 +128,8 @@ def prune_step(job: Job) -> None:
         min_fraction=recipe.min_fraction,
         report=tell,
     )
+    if fitted.remark:
+        job.console.print(f"[yellow]below the budget by more than wanted: {fitted.remark}")
     plan = fitted.plan.with_source(model=recipe.model, num_classes=job.loaded.num_classes)
     student = prune(job.dense, job.graph, plan)
     as_cut = evaluate(student, job.test())
@@ -146,6 +148,7 @@ def prune_step(job: Job) -> None:
             "value": plan.value,
             "bound": plan.bound,
             "gap": plan.gap,
+            "remark": fitted.remark,
             "rounds": [asdict(turn) | {"ratio": turn.ratio} for turn in fitted.rounds],
             "dense": _measured(fitted.dense),
             "pruned": _measured(fitted.pruned),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch.export import ExportedProgram
 from torch.fx import Node
 
@@ -33,7 +35,7 @@ def find_taps(program: ExportedProgram) -> dict[str, Node]:
 
 def _activation_shape(node: Node) -> tuple[int, ...] | None:
     """``(channels, height, width)`` of an image-like activation of more than one pixel."""
-    shape = getattr(node.meta.get("val"), "shape", ())
+    shape: Sequence[int] = getattr(node.meta.get("val"), "shape", ())
     if node.op != "call_function" or len(shape) != 4 or shape[2] * shape[3] == 1:
         return None
     return tuple(int(size) for size in shape[1:])
@@ -42,4 +44,3 @@ def _activation_shape(node: Node) -> tuple[int, ...] | None:
 def _owner(node: Node) -> str:
     stack = list(node.meta.get("nn_module_stack", {}).values())
     return str(stack[-1][0]) if stack else ""
-

@@ -174,7 +174,7 @@ class _Walk:
 
     def occurrences(self) -> Iterable[tuple[str, int, Labels]]:
         """Every parameter dimension that carries labels: ``(key, dim, roots [size])``."""
-        for (key, dim), labels in self._dims.items():
+        for (key, _), labels in self._dims.items():
             if key in self._elements:
                 self.labels.pin(labels, "a weight that is also used as an activation")
                 self.labels.pin(self._elements[key], "a weight that is also used as an activation")
@@ -282,8 +282,8 @@ class _Walk:
             dims = [dim for dim in range(tensor.ndim) if (key, dim) in lines]
             sizes = [self._channels(lines[key, dim], owner) for dim in dims[:2]]
             rest = tensor.numel() // int(np.prod([tensor.shape[dim] for dim in dims[:2]]))
-            one = Channels(fixed=1)
-            shapes.append(ParameterShape(key, *(sizes + [one, one])[:2], rest))
+            rows, columns, *_ = [*sizes, Channels(fixed=1), Channels(fixed=1)]
+            shapes.append(ParameterShape(key, rows, columns, rest))
         return tuple(shapes)
 
     def _unprunable(self, owner: dict[int, str]) -> dict[str, str]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
+
+torch.set_num_threads(1)  # the networks are tiny, and spinning threads starve busy machines
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -206,7 +206,9 @@ def test_a_model_without_finite_outputs_is_refused() -> None:
 def test_taps_of_the_demo_end_the_stages() -> None:
     graph = hwprune.trace(digits_resnet(), torch.rand(2, 1, 32, 32))
     assert [(tap.name, tap.group) for tap in graph.taps] == [
-        ("stages.1", "stages.0.conv2"), ("stages.3", "stages.2.conv2"), ("stages.5", "stages.4.conv2"),
+        ("stages.1", "stages.0.conv2"),
+        ("stages.3", "stages.2.conv2"),
+        ("stages.5", "stages.4.conv2"),
     ]  # fmt: skip
 
 

@@ -1,0 +1,106 @@
+"""Importance by hand on two layers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import hwprune
+from hwprune.errors import InputError
+from hwprune.score import CRITERIA, score
+
+
+class Two(nn.Module):
+    def __init__(self, norm: bool) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 1, bias=not norm)
+        self.norm: nn.Module = nn.BatchNorm2d(4) if norm else nn.Identity()
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.norm(self.conv(x)).relu().mean((2, 3)))
+        return out
+
+
+def batch() -> tuple[Tensor, Tensor]:
+    draw = torch.Generator().manual_seed(0)
+    return torch.randn(6, 1, 3, 3, generator=draw), torch.tensor([0, 1, 2, 0, 1, 2])
+
+
+def gradients(model: nn.Module) -> dict[str, Tensor]:
+    images, labels = batch()
+    loss = F.cross_entropy(model.eval()(images), labels)
+    names, parameters = zip(*model.named_parameters(), strict=True)
+    return dict(zip(names, torch.autograd.grad(loss, parameters), strict=True))
+
+
+@pytest.mark.parametrize("norm", [True, False])
+def test_criteria_by_hand(norm: bool) -> None:
+    torch.manual_seed(0)
+    model = Two(norm)
+    graph = hwprune.trace(model, batch()[0])
+    (group,) = graph.groups
+    g, w = gradients(model), dict(model.named_parameters())
+    layer = w["conv.weight"] * g["conv.weight"]
+    gate = "norm" if norm else "conv"
+    closed = (w[f"{gate}.weight"] * g[f"{gate}.weight"]).flatten(1) if not norm else (
+        w["norm.weight"] * g["norm.weight"])[:, None]  # fmt: skip
+    wanted = {
+        "taylor": layer.abs().sum((1, 2, 3)),
+        "gate_taylor": (closed.sum(1) + w[f"{gate}.bias"] * g[f"{gate}.bias"]).square(),
+        "magnitude": w["conv.weight"].abs().sum((1, 2, 3)),
+        "norm_scale": w["norm.weight"].abs() if norm else w["conv.weight"].abs().sum((1, 2, 3)),
+    }
+    for criterion, expected in wanted.items():
+        got = score(model, graph, [batch()], criterion)[group.name]
+        torch.testing.assert_close(got, expected.detach(), msg=criterion)
+
+
+def test_taylor_takes_the_gradient_of_the_whole_set_and_gates_add_up_over_batches() -> None:
+    torch.manual_seed(0)
+    model = Two(norm=True)
+    graph = hwprune.trace(model, batch()[0])
+    (name,) = graph.widths
+    once, twice = [batch()], [batch(), batch()]
+    torch.testing.assert_close(
+        score(model, graph, once, "taylor")[name], score(model, graph, twice, "taylor")[name]
+    )
+    torch.testing.assert_close(
+        2 * score(model, graph, once, "gate_taylor")[name],
+        score(model, graph, twice, "gate_taylor")[name],
+    )
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+def test_the_model_is_left_as_it_was(criterion: str) -> None:
+    model = Two(norm=True).train()
+    model.conv.weight.requires_grad_(False)
+    model.head.weight.grad = torch.ones_like(model.head.weight)
+    graph = hwprune.trace(model, batch()[0])
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    score(model, graph, [batch()], criterion)
+    assert model.training
+    assert not model.conv.weight.requires_grad
+    assert model.conv.weight.grad is None
+    assert bool((model.head.weight.grad == 1).all())
+    for key, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[key]), key
+
+
+def test_a_channel_of_zeros_scores_nothing() -> None:
+    model = Two(norm=False)
+    model.conv.weight.data[1], model.conv.bias.data[1] = 0.0, 0.0  # type: ignore[index]
+    graph = hwprune.trace(model, batch()[0])
+    for criterion in ("taylor", "gate_taylor", "magnitude"):
+        assert float(score(model, graph, [batch()], criterion)["conv"][1]) == 0.0
+
+
+def test_bad_input() -> None:
+    model = Two(norm=True)
+    graph = hwprune.trace(model, batch()[0])
+    with pytest.raises(InputError, match="gate_taylor"):
+        score(model, graph, [batch()], "taste")
+    with pytest.raises(InputError, match="at least one batch"):
+        score(model, graph, [])
