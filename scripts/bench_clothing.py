@@ -11,6 +11,7 @@ verified. Every run is a line of RESULTS, written when it is done and skipped wh
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 import shutil
@@ -23,10 +24,14 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from hwprune.distill import Distillation
 from hwprune.errors import HwpruneError
+from hwprune.evaluate import evaluate
 from hwprune.job import Job
+from hwprune.plan import Plan
 from hwprune.recipe import Recipe
 from hwprune.steps import STEPS, finetune_step, train_dense_step
+from hwprune.train import Teaching, Training, finetune
 
 
 def main() -> None:
@@ -39,6 +44,7 @@ def main() -> None:
     parser.add_argument("--budgets", nargs="+", default=["0.6x", "0.5x"])
     parser.add_argument("--seeds", nargs="+", default=[0, 1, 2], type=int)
     parser.add_argument("--processes", default=2, type=int, help="networks trained at once")
+    parser.add_argument("--control", action="store_true", help="train the unpruned network as well")
     parser.add_argument("--set", nargs="*", default=[], help="other recipe fields, as key=value")
     given = parser.parse_args()
     fixed: dict[str, Any] = {
@@ -75,7 +81,35 @@ def main() -> None:
         given.results.parent.mkdir(parents=True, exist_ok=True)
         with given.results.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
+    control = given.out / "control.json"
+    if given.control and not control.exists():
+        control.write_text(json.dumps(_control(given, fixed)) + "\n", encoding="utf-8")
+    if control.exists():
+        console.print(f"the unpruned network after the same training: {control.read_text()}")
     _print([row for row in done if row["set"] == sorted(given.set)], console)
+
+
+def _control(given: argparse.Namespace, fixed: dict[str, Any]) -> dict[str, Any]:
+    """The same epochs of the same distillation on the unpruned network, for one seed.
+
+    The pruned networks have been trained longer than the dense one; this tells what that alone
+    is worth.
+    """
+    job = Job(Recipe.of(**fixed, out=str(given.out)), Console())
+    recipe = job.recipe
+    student, plan = copy.deepcopy(job.dense), Plan.from_kept(job.graph, {})
+    how = Distillation(recipe.gamma, recipe.soft_weight, recipe.temperature)
+    training = Training(
+        epochs=recipe.epochs,
+        lr=recipe.lr,
+        batch_size=recipe.batch_size,
+        weight_decay=recipe.weight_decay,
+        label_smoothing=recipe.label_smoothing,
+        ema_decay=recipe.ema_decay,
+        seed=recipe.seed,
+    )
+    finetune(student, job.data, training, teaching=Teaching(job.dense, job.graph, plan, how))
+    return {"top1": evaluate(student, job.test()).top1, "seed": recipe.seed}
 
 
 def _folder(given: argparse.Namespace, budget: str, seed: int) -> Path:

@@ -36,7 +36,7 @@ def test_loads_in_a_clean_process(pruned: tuple, tmp_path: Path) -> None:  # typ
         "assert torch.equal(model(images).detach(), wanted)\n"
         "assert model.stages[0].conv1.out_channels == 32\n"
     )
-    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, cwd=tmp_path)
 
 
 def test_loads_into_a_given_network_which_stays_as_it_was(

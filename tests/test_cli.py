@@ -224,7 +224,8 @@ def test_ctrl_c_leaves_a_checkpoint_and_resume_goes_on(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     typed = [sys.executable, "-m", "hwprune", "run", "--resume", "--out", str(folder)]
     given = [*DEMO, *QUICK, "--epochs", "6"]
-    process = subprocess.Popen([*typed, *given], stderr=subprocess.PIPE, text=True)
+    # Not in the checkout, whose hwprune/ would hide the installed package.
+    process = subprocess.Popen([*typed, *given], stderr=subprocess.PIPE, text=True, cwd=tmp_path)
     try:
         deadline = time.monotonic() + 600
         while not (folder / "student.checkpoint").exists() and time.monotonic() < deadline:
