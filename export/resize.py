@@ -37,7 +37,7 @@ def resize(dense: onnx.ModelProto, graph: ChannelGraph, plan: Plan) -> onnx.Mode
     model.CopyFrom(dense)
     initializers = {i.name: i for i in model.graph.initializer}
     for layer in graph.layers:
-        if layer.weight not in initializers:
+        if layer.weight not in initializers and f"{layer.weight}::T" not in initializers:
             raise HwpruneError(
                 f"The exported network holds no weight called {layer.weight}; the exporter has "
                 "renamed it. Please report the model and the version of torch."
@@ -46,6 +46,11 @@ def resize(dense: onnx.ModelProto, graph: ChannelGraph, plan: Plan) -> onnx.Mode
     for name, by_dim in removed.items():
         if name in initializers:
             _cut(initializers[name], by_dim)
+        elif f"{name}::T" in initializers:
+            _cut(initializers[f"{name}::T"], {1 - dim: gone for dim, gone in by_dim.items()})
+        elif f"{name}::view" in initializers:
+            view = initializers[f"{name}::view"]
+            _cut(view, {int(np.argmax(view.dims)): next(iter(by_dim.values()))})
     _open_reshapes(model)
     del model.graph.value_info[:]
     return model

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,13 +18,16 @@ from torch import Tensor, nn
 from hwprune.errors import TraceError
 from hwprune.files import write_atomically
 
+from .keep_names import keep_names, uses_by_place
+
 
 def to_onnx(
     model: nn.Module, example_inputs: Tensor | tuple[Any, ...], *, dynamic_batch: bool = False
 ) -> onnx.ModelProto:
     """The network in evaluation mode as an ONNX model, batch norms folded where possible.
 
-    Initializers keep the names of the state dict, which ``resize`` relies on.
+    Initializers keep the names of the state dict, which ``resize`` relies on; a weight that the
+    exporter has transposed is called ``KEY::T``, a vector that it has reshaped ``KEY::view``.
 
     Args:
         model: the network; it is left as it was.
@@ -43,8 +47,12 @@ def to_onnx(
     try:
         with _quiet():
             program = torch.onnx.export(
-                model, inputs, dynamo=True, verbose=False, dynamic_shapes=shapes
+                model, inputs, dynamo=True, verbose=False, dynamic_shapes=shapes, optimize=False
             )
+            assert program is not None
+            state = model.state_dict()
+            uses = uses_by_place(program.model.graph, state)
+            program.optimize()
     except Exception as error:
         raise TraceError(
             f"{type(model).__name__} cannot be exported to ONNX: {_first_line(error)}. "
@@ -53,8 +61,8 @@ def to_onnx(
     finally:
         for module, training in modes.items():
             module.training = training
-    assert program is not None
     proto: onnx.ModelProto = program.model_proto
+    keep_names(proto, state, uses)
     return proto
 
 
@@ -69,7 +77,8 @@ def save_onnx(proto: onnx.ModelProto, path: Path) -> None:
 
 
 def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error))  # the exporter colours its messages
+    lines = [line.strip() for line in plain.splitlines() if line.strip()]
     return lines[0].rstrip(".") if lines else type(error).__name__
 
 

@@ -64,7 +64,8 @@ def _layers_by_name(model: onnx.ModelProto, graph: ChannelGraph) -> dict[str, La
     found: dict[str, Layer] = {}
     of_tensor: dict[str, Layer] = {}
     for node in model.graph.node:
-        layer = next((by_weight[i] for i in node.input if i in by_weight), None)
+        weights = [name.removesuffix("::T") for name in node.input]
+        layer = next((by_weight[name] for name in weights if name in by_weight), None)
         if layer is None and node.op_type in _THROUGH and node.input[0] in of_tensor:
             layer = of_tensor[node.input[0]]
         if layer is not None:

@@ -12,7 +12,7 @@ from torch import nn
 
 import hwprune
 from hwprune.demo import digits_resnet
-from hwprune.errors import InputError
+from hwprune.errors import HwpruneError, InputError
 
 
 @pytest.fixture
@@ -79,3 +79,62 @@ def test_files_that_do_not_belong_together_are_refused(
         hwprune.load(tmp_path)
     with pytest.raises(InputError, match="No plan"):
         hwprune.load(tmp_path / "nowhere")
+
+
+def test_a_failing_write_leaves_the_network_that_was_there(
+    pruned: tuple,  # type: ignore[type-arg]
+    tmp_path: Path,
+) -> None:
+    """A folder in the place of the weights: nothing is written, nothing is left beside it."""
+    model, plan, images = pruned
+    hwprune.save(model, plan, tmp_path / "net")
+    wanted = model(images)
+    blocked = tmp_path / "blocked"
+    (blocked / "model.safetensors").mkdir(parents=True)
+    with pytest.raises(HwpruneError, match=r"Could not write .*model\.safetensors"):
+        hwprune.save(model, plan, blocked)
+    assert [path.name for path in blocked.iterdir()] == ["model.safetensors"]
+    assert torch.equal(hwprune.load(tmp_path / "net")(images), wanted)
+
+
+def test_weights_and_plans_of_two_networks_are_refused(
+    pruned: tuple,  # type: ignore[type-arg]
+    tmp_path: Path,
+) -> None:
+    model, plan, _ = pruned
+    hwprune.save(model, plan, tmp_path / "one")
+    hwprune.save(digits_resnet(), plan, tmp_path / "two")
+    weights = (tmp_path / "two" / "model.safetensors").read_bytes()
+    (tmp_path / "one" / "model.safetensors").write_bytes(weights)
+    with pytest.raises(InputError, match=r"not the file that .* was written with"):
+        hwprune.load(tmp_path / "one")
+    (tmp_path / "two" / "model.safetensors").unlink()
+    with pytest.raises(InputError, match="is missing or"):
+        hwprune.load(tmp_path / "two")
+
+
+def test_larger_weights_than_the_given_network_s_are_refused(tmp_path: Path) -> None:
+    plan = hwprune.Plan({}, "", 0, 0)
+    hwprune.save(nn.Linear(4, 4), plan, tmp_path)
+    assert hwprune.load(tmp_path, nn.Linear(8, 4)).in_features == 4
+    with pytest.raises(InputError, match=r"weight is \[4, 4\], .* cut out of \[4, 2\]"):
+        hwprune.load(tmp_path, nn.Linear(2, 4))
+
+
+def test_a_plan_without_a_source_needs_the_network(tmp_path: Path) -> None:
+    hwprune.save(nn.Linear(4, 4), hwprune.Plan({}, "", 0, 0), tmp_path)
+    with pytest.raises(InputError, match=r"does not say how .* load\(directory, model\)"):
+        hwprune.load(tmp_path)
+
+
+def test_tied_weights_are_saved_and_stay_tied(tmp_path: Path) -> None:
+    def build() -> nn.Sequential:
+        model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+        model[1].weight = model[0].weight
+        return model
+
+    model = build()
+    hwprune.save(model, hwprune.Plan({}, "", 0, 0), tmp_path)
+    loaded = hwprune.load(tmp_path, build())
+    assert loaded[0].weight is loaded[1].weight  # type: ignore[index]
+    assert torch.equal(loaded[0].weight, model[0].weight)  # type: ignore[index]

@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+import json
 import random
+import tempfile
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import onnx
+import onnxruntime as ort
 import pytest
 import torch
 import torchvision
 from hwprune.export.resize import keep_first, resize
 from hwprune.export.to_onnx import save_onnx, to_onnx
 from hwprune.export.verify import onnx_runner, read_onnx, verify
+from nets import Net, conv, pooled
 from torch import Tensor, nn
 
 import hwprune
 from hwprune.budget import Budget
 from hwprune.demo import digits_resnet
-from hwprune.errors import AccuracyMiss, InputError, LatencyMiss, OutputMismatch
+from hwprune.errors import (
+    AccuracyMiss,
+    HwpruneError,
+    InputError,
+    LatencyMiss,
+    OutputMismatch,
+    TraceError,
+)
 from hwprune.kernels import describe
 from hwprune.targets import load_target
 
@@ -29,6 +43,7 @@ NETS = {
     "densenet121": (lambda: torchvision.models.densenet121(num_classes=10), (1, 3, 32, 32)),
     "vgg11_bn": (lambda: torchvision.models.vgg11_bn(num_classes=10), (1, 3, 32, 32)),
     "digits": (digits_resnet, (1, 1, 16, 16)),
+    "convnext_tiny": (lambda: torchvision.models.convnext_tiny(num_classes=10), (1, 3, 32, 32)),
 }
 
 
@@ -59,6 +74,90 @@ def test_cutting_the_dense_file_equals_exporting_the_pruned_network(name: str) -
     scale = float(wanted.abs().max())
     assert float((exported - wanted).abs().max()) < 1e-5 * scale
     assert float((cut - wanted).abs().max()) < 1e-5 * scale
+
+
+def events(model: onnx.ModelProto) -> dict[str, dict[str, Any]]:
+    """What ONNX Runtime's own profile says of each kernel."""
+    with tempfile.TemporaryDirectory() as folder:
+        options = ort.SessionOptions()
+        options.enable_profiling, options.intra_op_num_threads = True, 1
+        options.profile_file_prefix = f"{folder}/profile"
+        session = ort.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+        feed = {i.name: np.zeros(i.shape, np.float32) for i in session.get_inputs()}
+        session.run(None, feed)
+        found = json.loads(Path(session.end_profiling()).read_text())
+    kernels = [e for e in found if e["name"].endswith("_kernel_time")]
+    return {e["name"].removesuffix("_kernel_time"): e["args"] for e in kernels}
+
+
+@pytest.mark.parametrize("name", ["resnet18", "digits", "densenet121"])
+def test_predicted_channels_are_the_shapes_in_the_runtime_s_profile(name: str) -> None:
+    """At widths of whole blocks of 16, which the runtime does not pad."""
+    model, images = shaken(name)
+    graph = hwprune.trace(model, images)
+    dense = to_onnx(model, images)
+    times = load_target("onnxruntime-cpu").load(dense).profile(1)
+    draw = random.Random(0)
+    widths = {g.name: 16 * draw.randint(1, g.width // 16) for g in graph.groups}
+    measured = events(resize(dense, graph, keep_first(graph, widths)))
+    compared = 0
+    for kernel in describe(times, dense, graph):
+        reads, writes = (
+            [next(iter(s.values())) for s in measured[kernel.name][f"{way}_type_shape"]]
+            for way in ("input", "output")
+        )
+        assert writes[0][1] == kernel.outputs.count(widths)
+        if kernel.kind.startswith("Conv"):
+            assert reads[1][:2] == [kernel.outputs.count(widths), kernel.inputs.count(widths)]
+            compared += 1
+    # more than the layers where the runtime makes convolutions of batch norms
+    assert compared >= sum(layer.kind != "linear" for layer in graph.layers)
+
+
+def test_weights_that_the_exporter_transposes_reshapes_or_shares_are_cut() -> None:
+    """Linear layers over the last dimension, a layer scale, and biases that are all zero."""
+
+    def forward(m: Any, x: Tensor) -> Any:
+        x = m.a(x)
+        y = m.n(x.permute(0, 2, 3, 1))
+        for one, other in ((m.b, m.c), (m.d, m.e)):
+            y = y + other(torch.relu(one(y)))
+        return pooled(m.f(m.g(x) * m.scale)) + y.mean((1, 2)) @ torch.ones(8, 8)
+
+    model = Net(
+        forward, a=conv(3, 8), n=nn.LayerNorm(8), b=nn.Linear(8, 6), c=nn.Linear(6, 8),
+        d=nn.Linear(8, 6), e=nn.Linear(6, 8), g=conv(8, 5), scale=nn.Parameter(torch.rand(5, 1, 1)),
+        f=conv(5, 8),
+    ).eval()  # fmt: skip
+    for part in (model.b, model.c, model.d, model.e):
+        nn.init.zeros_(part.bias)
+    images = torch.randn(2, 3, 8, 8)
+    graph = hwprune.trace(model, images)
+    plan = hwprune.Plan.from_kept(graph, {"b": [0, 3], "d": [1, 2, 5], "g": [0, 4]})
+    with torch.no_grad():
+        wanted = hwprune.prune(model, graph, plan)(images)
+    cut = onnx_runner(resize(to_onnx(model, images), graph, plan))(images)
+    assert float((cut - wanted).abs().max()) < 1e-5 * float(wanted.abs().max())
+
+
+def test_a_weight_that_is_not_in_the_file_is_named() -> None:
+    model, images = shaken("digits")
+    graph = hwprune.trace(model, images)
+    dense = to_onnx(model, images)
+    dense.graph.initializer[0].name = "somebody_else"
+    with pytest.raises(HwpruneError, match=r"no weight called .*weight; .* report the model"):
+        resize(dense, graph, keep_first(graph, graph.widths))
+
+
+def test_what_onnx_cannot_express_is_refused_by_name() -> None:
+    class Sorts(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x if x.sum() > 0 else -x
+
+    with pytest.raises(TraceError, match=r"Sorts cannot be exported to ONNX: .*report=True"):
+        to_onnx(Sorts(), torch.rand(1, 3))
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "densenet121"])

@@ -1,0 +1,72 @@
+"""Plans by hand, and on disk."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from nets import CASES
+
+import hwprune
+from hwprune.errors import InputError
+from hwprune.graph import ChannelGraph
+
+
+@pytest.fixture(scope="module")
+def graph() -> ChannelGraph:
+    return hwprune.trace(CASES["plain"].build(), torch.rand(2, 3, 8, 8))
+
+
+def test_groups_not_named_keep_all_and_costs_are_those_of_the_widths(graph: ChannelGraph) -> None:
+    plan = hwprune.Plan.from_kept(graph, {"a": torch.tensor([5, 2])})
+    assert plan.kept == {"a": (2, 5), "b": (0, 1, 2, 3, 4, 5)}
+    assert plan.widths == {"a": 2, "b": 6}
+    assert plan.macs == 64 * 9 * (3 * 2 + 2 * 6) + 6 * 4
+    assert plan.params == (3 * 9 + 1) * 2 + 2 * 2 + (2 * 9 + 1) * 6 + (6 + 1) * 4
+
+
+@pytest.mark.parametrize(
+    ("kept", "message"),
+    [
+        ({"c": [0]}, "No channel group is called 'c'; this graph has a, b"),
+        ({"a": []}, "Group a would keep no channel; keep at least one"),
+        ({"a": [0, 8]}, r"channels 0 to 7, each to be named once; got \[0, 8\]"),
+        ({"a": [-1]}, r"channels 0 to 7.*got \[-1\]"),
+        ({"b": [2, 2]}, r"channels 0 to 5.*got \[2, 2\]"),
+    ],
+)
+def test_wrong_channels_are_refused(
+    graph: ChannelGraph, kept: dict[str, list[int]], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        hwprune.Plan.from_kept(graph, kept)
+
+
+def test_round_trip(graph: ChannelGraph, tmp_path: Path) -> None:
+    plan = hwprune.Plan.from_kept(graph, {"a": [0, 3]}).with_source(model="x:y", num_classes=4)
+    plan.save(tmp_path / "new" / "plan.json")
+    assert hwprune.Plan.load(tmp_path / "new" / "plan.json") == plan
+    plan.check(graph)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "3", "{}", '{"version": 1}', '{"version": 1, "kept": {"a": "x"}}', "\xff"]
+)
+def test_what_is_no_plan_is_refused(content: str, tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_bytes(content.encode("latin-1"))
+    with pytest.raises(InputError, match=r"plan\.json is no hwprune plan .*hwprune prune"):
+        hwprune.Plan.load(tmp_path / "plan.json")
+
+
+def test_missing_and_later_versions_are_refused(graph: ChannelGraph, tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    with pytest.raises(InputError, match="No plan at"):
+        hwprune.Plan.load(path)
+    with pytest.raises(InputError, match="no hwprune plan"):
+        hwprune.Plan.load(tmp_path)
+    hwprune.Plan.from_kept(graph, {}).save(path)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"version": 9, "news": 1}))
+    with pytest.raises(InputError, match="version 9; this hwprune reads 1"):
+        hwprune.Plan.load(path)
