@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import v2  # type: ignore[import-untyped,unused-ignore]
 
 from hwprune.errors import InputError
+from hwprune.image_folder import Cache as Cache
+from hwprune.image_folder import FilePixels as FilePixels
+from hwprune.image_folder import read_folder
+from hwprune.image_folder import read_image as read_image
+from hwprune.indices import balanced_indices as balanced_indices
+from hwprune.indices import hold_out as hold_out
+from hwprune.indices import sixty_twenty_twenty
 from hwprune.models import call_with, import_callable
 
 Sample = tuple[Tensor, int]  # float image [C, H, W], class
@@ -26,14 +31,6 @@ FORMS = (
     "or path/to/file.py:callable"
 )
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-CACHE_LIMIT_BYTES = 2 << 30
-IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-
-_LAYOUT = (
-    "Expected DIR/train/CLASS/*.jpg and DIR/validation/CLASS/*.jpg (or val/), with the same "
-    "classes, and DIR/test/CLASS/*.jpg if there is a test set"
-)
-_SPLIT_SEED = 0  # the split of the digits is part of the data, not of a run
 
 
 class Pixels(Protocol):
@@ -60,41 +57,6 @@ class ArrayPixels:
         """The images at ``indices``, in that order."""
         kept = torch.tensor(list(indices), dtype=torch.long)
         return ArrayPixels(self.images[kept], tuple(self.labels[index] for index in indices))
-
-
-@dataclass
-class Cache:
-    """Decoded images by file, until they take ``limit_bytes``; what comes later is not kept.
-
-    Each DataLoader worker fills its own copy, which ends with the worker: use none, or persistent
-    ones.
-    """
-
-    limit_bytes: int = CACHE_LIMIT_BYTES
-    kept_bytes: int = 0
-    images: dict[Path, Tensor] = field(default_factory=dict)
-
-    def read(self, path: Path) -> Tensor:
-        """The image at ``path``, uint8 ``[3, h, w]``, decoded at most once while there is room."""
-        if path not in self.images:
-            image = read_image(path)
-            if self.kept_bytes + image.nbytes >= self.limit_bytes:
-                return image
-            self.images[path] = image
-            self.kept_bytes += image.nbytes
-        return self.images[path]
-
-
-@dataclass(frozen=True)
-class FilePixels:
-    """Images in files, decoded when first asked for, and their labels."""
-
-    files: tuple[Path, ...]
-    labels: tuple[int, ...]
-    cache: Cache
-
-    def __getitem__(self, index: int, /) -> Tensor:
-        return self.cache.read(self.files[index])
 
 
 class LabelledDataset(Dataset[Sample]):
@@ -268,28 +230,6 @@ def crop_and_flip(
     return v2.Compose([*augment, *last]), v2.Compose(last)
 
 
-def balanced_indices(labels: Sequence[int], count: int, seed: int) -> list[int]:
-    """Choose ``count`` different indices at random, as many of each class as there are.
-
-    Class counts differ by one at most, save where a class has too few. Every beginning of the list
-    is balanced as well.
-
-    Raises:
-        InputError: ``count`` is less than 1 or more than there are labels.
-    """
-    if not 1 <= count <= len(labels):
-        raise InputError(
-            f"Cannot choose {count} of {len(labels)} images; ask for 1 to {len(labels)}."
-        )
-    generator = torch.Generator().manual_seed(seed)
-    order: list[int] = torch.randperm(len(labels), generator=generator).tolist()
-    seen: dict[int, int] = {}
-    rank: dict[int, int] = {}  # how many of its class come before it in the random order
-    for index in order:
-        rank[index] = seen[labels[index]] = seen.get(labels[index], -1) + 1
-    return sorted(order, key=rank.__getitem__)[:count]
-
-
 def batches(
     dataset: LabelledDataset, indices: Sequence[int] | None, *, batch_size: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -303,23 +243,6 @@ def batches(
         samples = [dataset[index] for index in chosen[start : start + batch_size]]
         labels = torch.tensor([label for _, label in samples], dtype=torch.long)
         yield torch.stack([image for image, _ in samples]), labels
-
-
-def read_image(path: Path) -> Tensor:
-    """Decode the image at ``path`` as uint8 ``[3, h, w]``.
-
-    Raises:
-        InputError: the file is not there, is no image, or is only part of one.
-    """
-    try:
-        with Image.open(path) as image:
-            pixels = np.array(image.convert("RGB"))  # [h, w, 3]
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(
-            f"Cannot read the image {path}: {error}. "
-            "Delete the file or replace it by a whole image."
-        ) from error
-    return torch.from_numpy(pixels).permute(2, 0, 1)  # torch resizes these strides faster
 
 
 def _mix(seed: int, epoch: int, index: int) -> int:
@@ -341,66 +264,18 @@ def _call(source: str, options: dict[str, object]) -> Data:
 
 
 def _image_folder(source: str, folder: Path, image_size: int, seed: int) -> Data:
-    cache = Cache()
-    validation_folder = folder / ("validation" if (folder / "validation").is_dir() else "val")
-    train, classes = _split_folder(folder / "train", None, cache)
-    validation, _ = _split_folder(validation_folder, classes, cache)
-    has_test = (folder / "test").is_dir()
-    test = _split_folder(folder / "test", classes, cache)[0] if has_test else None
+    splits, classes = read_folder(folder)
     last = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(IMAGENET_MEAN, IMAGENET_STD)]
     crop = v2.RandomResizedCrop(image_size, scale=(0.5, 1.0), antialias=True)
     resize = v2.Resize(round(image_size * 1.14), antialias=True)
     return make_data(
-        (train, validation, test),
+        splits,
         augment=v2.Compose([crop, v2.RandomHorizontalFlip(), *last]),
         evaluate=v2.Compose([resize, v2.CenterCrop(image_size), *last]),
         classes=classes,
         source=source,
         seed=seed,
     )
-
-
-def _split_folder(
-    folder: Path, classes: tuple[str, ...] | None, cache: Cache
-) -> tuple[FilePixels, tuple[str, ...]]:
-    if not folder.is_dir():
-        raise InputError(f"There is no folder {folder}. {_LAYOUT}; give imagefolder:DIR.")
-    found = sorted(
-        path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")
-    )
-    if not found:
-        raise InputError(f"{folder} has no class folders, so no images with a class. {_LAYOUT}.")
-    if classes is not None and tuple(found) != classes:
-        _refuse_classes(folder, set(found), set(classes))
-    files, labels = [], []
-    for label, name in enumerate(found):
-        images = _image_files(folder / name)
-        files += images
-        labels += [label] * len(images)
-    return FilePixels(tuple(files), tuple(labels), cache), tuple(found)
-
-
-def _refuse_classes(folder: Path, found: set[str], expected: set[str]) -> None:
-    missing, extra = sorted(expected - found), sorted(found - expected)
-    raise InputError(
-        f"{folder} and the train folder have different classes: {len(missing)} are only in train "
-        f"{missing[:5]}, {len(extra)} only in {folder.name} {extra[:5]}. Rename, add or remove "
-        "class folders until both have the same."
-    )
-
-
-def _image_files(folder: Path) -> list[Path]:
-    files = [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
-    ]
-    if not files:
-        raise InputError(
-            f"The class folder {folder} has no images ({', '.join(IMAGE_SUFFIXES)}). "
-            "Put some in, or remove the folder from every split."
-        )
-    return files
 
 
 @dataclass(frozen=True)
@@ -463,20 +338,6 @@ def _array_pixels(dataset: Any) -> ArrayPixels:
     return ArrayPixels(images, tuple(int(label) for label in dataset.targets))
 
 
-def hold_out(labels: Sequence[int]) -> tuple[list[int], list[int]]:
-    """Indices of all but the last 10 % of every class, and of those last ones."""
-    left: dict[int, int] = {}
-    for label in labels:
-        left[label] = left.get(label, 0) + 1
-    held_count = {label: round(count / 10) for label, count in left.items()}
-    kept: list[int] = []
-    held: list[int] = []
-    for index, label in enumerate(labels):
-        (held if left[label] <= held_count[label] else kept).append(index)
-        left[label] -= 1
-    return kept, held
-
-
 def _digits(source: str, image_size: int | None, seed: int, root: Path) -> Data:
     """scikit-learn's 1,797 handwritten digits of 8 x 8 pixels, 60 % train, 20 %, 20 %."""
     try:
@@ -490,25 +351,13 @@ def _digits(source: str, image_size: int | None, seed: int, root: Path) -> Data:
     enlarge = v2.Resize((size, size), interpolation=v2.InterpolationMode.BILINEAR, antialias=True)
     move = v2.RandomAffine(10, (0.1, 0.1), interpolation=v2.InterpolationMode.BILINEAR)
     return make_data(
-        [pixels.subset(part) for part in _sixty_twenty_twenty(pixels.labels)],
+        [pixels.subset(part) for part in sixty_twenty_twenty(pixels.labels)],
         augment=v2.Compose([enlarge, move]),
         evaluate=enlarge,
         classes=tuple(str(digit) for digit in range(10)),
         source=source,
         seed=seed,
     )
-
-
-def _sixty_twenty_twenty(labels: Sequence[int]) -> tuple[list[int], list[int], list[int]]:
-    order = balanced_indices(labels, len(labels), _SPLIT_SEED)
-    parts: tuple[list[int], list[int], list[int]] = ([], [], [])
-    for label in sorted(set(labels)):
-        of_class = [index for index in order if labels[index] == label]
-        first, second = round(len(of_class) * 0.6), round(len(of_class) * 0.8)
-        parts[0].extend(of_class[:first])
-        parts[1].extend(of_class[first:second])
-        parts[2].extend(of_class[second:])
-    return parts
 
 
 _NAMED: dict[str, Callable[[str, int | None, int, Path], Data]] = {
