@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from hwprune.budget import Budget
 from hwprune.errors import AccuracyMiss, HwpruneError, InputError, LatencyMiss, OutputMismatch
 from hwprune.evaluate import Accuracy, accuracy, predictions
-from hwprune.measure import Measurement, Probe, interleave, probe_model
+from hwprune.measure import Measurement, interleave
 from hwprune.targets import Target
 
 RELATIVE_TOLERANCE = 1e-4  # of the largest output, in fp32
@@ -88,7 +88,7 @@ def verify(
     budget: Budget,
     batches: Iterable[tuple[Tensor, Tensor]],
     *,
-    samples: int = 100,
+    seconds: float = 30.0,
 ) -> Verification:
     """Measure an exported file; it is read back from disk.
 
@@ -99,7 +99,7 @@ def verify(
         target: where to measure latency.
         budget: what was promised.
         batches: real images and labels.
-        samples: accepted latency samples of each network.
+        seconds: how long to measure latency.
 
     Raises:
         InputError: the file is missing or is no valid ONNX model.
@@ -110,9 +110,8 @@ def verify(
     got, labels = predictions(run, real)
     wanted, _ = predictions(student.eval(), real)
     difference = float((got - wanted).abs().max())
-    probe = Probe(target.load(probe_model()))
     runs = [target.load(dense), target.load(exported)]
-    dense_ms, pruned_ms = interleave(runs, probe, samples=samples, seconds=40)
+    dense_ms, pruned_ms = interleave(runs, rounds=2000, seconds=seconds)
     return Verification(
         difference,
         difference / max(float(wanted.abs().max()), 1e-12),

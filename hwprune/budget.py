@@ -15,15 +15,15 @@ from torch import Tensor
 
 from hwprune.errors import BudgetError, InputError
 from hwprune.graph import ChannelGraph
-from hwprune.measure import Measurement, Probe, interleave, probe_model
+from hwprune.measure import Measurement, interleave
 from hwprune.plan import Plan
 from hwprune.profile import check_batch
 from hwprune.solve import solve
 from hwprune.table import LatencyTable
 from hwprune.targets import Target
 
-AIM = 0.975  # of the budget: a second measurement of the same network differs by a percent or two
-WINDOW = (0.96, 0.99)  # of the budget: good enough to stop correcting
+AIM = 0.975  # of the budget: a second measurement of the same network differs by a percent
+WINDOW = (0.96, 0.985)  # of the budget: good enough to stop correcting
 
 
 @dataclass(frozen=True)
@@ -178,9 +178,8 @@ class _Bench:
         check_batch(table, dense)
         self.graph, self.target, self.dense = graph, target, dense
         self.dense_predicted_ms = table.predict_ms(graph, graph.widths)
-        self.probe = Probe(target.load(probe_model()))
         self.dense_run = target.load(dense)
-        self.dense_ms = interleave([self.dense_run], self.probe, samples=15)[0].latency_ms
+        self.dense_ms = interleave([self.dense_run], seconds=4)[0].latency_ms
 
     def measure(self, plan: Plan, asked_ms: float) -> FittedPlan:
         """The plan with its measured latency."""
@@ -188,7 +187,7 @@ class _Bench:
 
         resized = resize(self.dense, self.graph, keep_first(self.graph, plan.widths))
         run = self.target.load(resized)
-        dense, pruned = interleave([self.dense_run, run], self.probe, samples=40)
+        dense, pruned = interleave([self.dense_run, run], rounds=2000, seconds=20)
         turn = Round(asked_ms, plan.predicted_ms or 0.0, pruned.latency_ms, dense.latency_ms)
         plan = replace(plan, measured_ms=pruned.latency_ms, measured_ratio=turn.ratio)
         return FittedPlan(plan, dense, pruned, (turn,))

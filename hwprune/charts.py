@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import io
 import re
-import statistics
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -108,21 +107,27 @@ def predictions(name: str, title: str, pairs: Mapping[str, Sequence[Pair]]) -> s
     return _svg(name, title, 4.6, draw, width_in=5.2)
 
 
-def samples(name: str, title: str, times_ms: Mapping[str, Sequence[float]]) -> str:
-    """Every accepted sample in the order it was taken, and beside it how they are spread."""
+def samples(
+    name: str,
+    title: str,
+    times_ms: Mapping[str, Sequence[float]],
+    latency: Mapping[str, float],
+) -> str:
+    """Every sample in the order it was taken, and beside it how they are spread."""
 
     def draw(figure: Figure) -> None:
         strip, spread = figure.subplots(1, 2, sharey=True, width_ratios=[3, 1])
         most = max(max(times) for times in times_ms.values())
         bins = [1.06 * most * i / 60 for i in range(61)]
         for (kind, times), color in zip(times_ms.items(), (DENSE, PRUNED), strict=False):
-            strip.plot(range(1, len(times) + 1), times, ".", color=color, markersize=5, label=kind)
+            strip.plot(range(1, len(times) + 1), times, ".", color=color, markersize=2,
+                       label=kind, rasterized=True)  # fmt: skip
             strip.axhline(
-                statistics.median(times),
+                latency[kind],
                 color=color,
                 linewidth=1,
                 linestyle="--",
-                label="its median",
+                label="its latency",
             )
             spread.hist(times, bins=bins, orientation="horizontal", color=color)
         strip.set(ylim=(0, 1.06 * most), ylabel="ms", xlabel="sample, in the order taken")

@@ -1,13 +1,14 @@
 """Measure networks against each other on a noisy machine.
 
-Every sample is taken between two runs of a small fixed probe; it counts only when both ran near
-the probe's best, because on a shared machine the speed moves between plateaus and scaling the
-times afterwards does not work. What is compared is interleaved.
+What is compared is interleaved: a shared machine moves between speed plateaus, and scaling times
+afterwards does not work, because they slow one network down more than another. A network's
+latency is the fastest tenth of many samples that are spread over time: what it takes when nothing
+disturbs it. A profile cannot be repeated as often; it is taken between two runs of a small fixed
+probe, and again where the probe was slow.
 """
 
 from __future__ import annotations
 
-import itertools
 import random
 import statistics
 import time
@@ -21,8 +22,10 @@ from onnx import TensorProto, helper, numpy_helper
 from hwprune.targets import Runnable
 
 PROBE_TOLERANCE = 1.10  # a probe slower than this times its best marks a slow window
-ENOUGH = 5  # accepted samples of which a median can be taken
-MIN_SAMPLE_MS = 2.0  # networks faster than this are run several times a sample
+QUANTILE = 0.10  # of the samples is the latency; repeats to 0.5 % where medians do to 2 %
+QUIET = 1.10  # samples up to this times the latency were taken on a quiet machine
+LEAST_ROUNDS = 5  # however slow the networks
+SAMPLE_MS = 2.0  # faster networks are run several times a sample
 
 
 @dataclass(frozen=True)
@@ -30,34 +33,40 @@ class Measurement:
     """Times of one network.
 
     Attributes:
-        times_ms: accepted samples, each the mean time of one run.
-        rejected_ms: samples taken while the machine was slow.
+        times_ms: samples in the order taken, each the mean time of one run.
     """
 
     times_ms: tuple[float, ...]
-    rejected_ms: tuple[float, ...] = ()
 
     @property
     def latency_ms(self) -> float:
-        """The median of the accepted samples."""
+        """The network's latency when nothing disturbs it: the fastest tenth of the samples."""
+        return float(np.quantile(self.times_ms, QUANTILE))
+
+    @property
+    def median_ms(self) -> float:
+        """The median: what it took on the machine as busy as it was."""
         return statistics.median(self.times_ms)
 
     @property
     def iqr_ms(self) -> float:
         """The distance between the quartiles."""
-        low, high = np.percentile(self.times_ms, [25, 75])
+        low, high = np.quantile(self.times_ms, [0.25, 0.75])
         return float(high - low)
 
     @property
-    def accepted_share(self) -> float:
-        """The share of samples that were accepted."""
-        return len(self.times_ms) / (len(self.times_ms) + len(self.rejected_ms))
+    def quiet_share(self) -> float:
+        """The share of samples within a tenth of the latency."""
+        return float(np.mean(np.array(self.times_ms) <= QUIET * self.latency_ms))
 
     @property
     def warning(self) -> str | None:
         """What to mistrust about this measurement; None when nothing."""
-        if self.iqr_ms > 0.1 * self.latency_ms:
-            return f"the middle half of the samples spans {self.iqr_ms / self.latency_ms:.0%}"
+        if self.quiet_share < 0.5:
+            return (
+                f"the machine was busy: {self.quiet_share:.0%} of the samples lie within a tenth "
+                "of the latency"
+            )
         return None
 
 
@@ -93,53 +102,35 @@ class Probe:
 
 
 def interleave(
-    runnables: Sequence[Runnable], probe: Probe, *, samples: int = 30, seconds: float = 20.0
+    runnables: Sequence[Runnable], *, rounds: int = 300, seconds: float = 20.0
 ) -> list[Measurement]:
-    """Measure networks in turn until each has enough accepted samples or time is up.
+    """Measure networks in turn, round after round.
 
     Args:
         runnables: networks on the same target.
-        probe: on the same target.
-        samples: accepted samples wanted of each network.
-        seconds: after which to stop; where a network then has too few accepted samples, its
-            fastest quarter is taken as accepted, which shows in ``accepted_share``.
+        rounds: samples of each network.
+        seconds: after which to stop, though not before five rounds.
 
     Returns:
         A measurement of each network, in order.
     """
-    runs = [_runs_per_sample(runnable) for runnable in runnables]
-    taken: list[list[tuple[float, float]]] = [[] for _ in runnables]  # (time, probe slowdown)
+    runs = _runs_per_sample(runnables)
+    taken: list[list[float]] = [[] for _ in runnables]
     end = time.monotonic() + seconds
     order = random.Random(0)  # a fixed order would give each network the same predecessor
-    for rounds in itertools.count():
-        late = time.monotonic() > end and rounds >= min(ENOUGH, samples)
-        if late or min(map(_accepted, taken)) >= samples:
+    for done in range(rounds):
+        if done >= LEAST_ROUNDS and time.monotonic() > end:
             break
-        before = probe.slowdown()
         for index in order.sample(range(len(runnables)), len(runnables)):
             runnables[index].run_ms()  # the others have emptied the caches
-            sample = sum(runnables[index].run_ms() for _ in range(runs[index])) / runs[index]
-            after = probe.slowdown()
-            taken[index].append((sample, max(before, after)))
-            before = after
-    return [_measurement(entries) for entries in taken]
+            taken[index].append(statistics.fmean(runnables[index].run_ms() for _ in range(runs)))
+    return [Measurement(tuple(times)) for times in taken]
 
 
-def _runs_per_sample(runnable: Runnable) -> int:
-    runnable.run_ms()
-    fastest = min(runnable.run_ms() for _ in range(3))
-    return max(1, round(MIN_SAMPLE_MS / max(fastest, 1e-3)))
-
-
-def _accepted(entries: list[tuple[float, float]]) -> int:
-    return sum(slowdown <= PROBE_TOLERANCE for _, slowdown in entries)
-
-
-def _measurement(entries: list[tuple[float, float]]) -> Measurement:
-    good = [sample for sample, slowdown in entries if slowdown <= PROBE_TOLERANCE]
-    if len(good) < min(ENOUGH, len(entries)):
-        good = sorted(sample for sample, _ in entries)[: max(1, len(entries) // 4)]
-    rejected = [sample for sample, _ in entries]
-    for sample in good:
-        rejected.remove(sample)
-    return Measurement(tuple(good), tuple(rejected))
+def _runs_per_sample(runnables: Sequence[Runnable]) -> int:
+    """The same for all: a low quantile of long means is higher than one of single runs."""
+    fastest = SAMPLE_MS
+    for runnable in runnables:
+        runnable.run_ms()
+        fastest = min(fastest, *(runnable.run_ms() for _ in range(3)))
+    return max(1, round(SAMPLE_MS / max(fastest, 1e-3)))

@@ -72,7 +72,7 @@ def profile(
     probe = Probe(device.load(probe_model()))
     _sample_kernels(table, device, dense, graph, probe, path, tell)
     tell("calibrating on whole networks", 0.75)
-    network = _calibrate(table, device, dense, graph, probe)
+    network = _calibrate(table, device, dense, graph)
     table.add(network=network)
     if path is not None:
         append(path, samples=[], network=network)
@@ -151,10 +151,9 @@ def find_step(device: Target) -> int:
     """
     steps = (32, 16, 8, 4)
     widths = sorted({32 + s // 2 for s in steps} | {32 + s for s in steps})
-    probe = Probe(device.load(probe_model()))
     runnables = [device.load(_convolution(width)) for width in widths]
-    measured = interleave(runnables, probe, samples=15, seconds=10)
-    ms = {w: float(np.percentile(m.times_ms, 25)) for w, m in zip(widths, measured, strict=True)}
+    measured = interleave(runnables, rounds=100, seconds=10)
+    ms = {w: m.latency_ms for w, m in zip(widths, measured, strict=True)}
     for step in steps:
         if ms[32 + step // 2] > 0.96 * ms[32 + step]:
             return step
@@ -249,7 +248,7 @@ def _runs(runnable: Runnable) -> int:
 
 
 def _calibrate(
-    table: LatencyTable, device: Target, dense: onnx.ModelProto, graph: ChannelGraph, probe: Probe
+    table: LatencyTable, device: Target, dense: onnx.ModelProto, graph: ChannelGraph
 ) -> Network:
     """Fit how sums of kernels become latencies; measure the error on networks left out of it."""
     from hwprune.export.resize import keep_first, resize
@@ -259,7 +258,7 @@ def _calibrate(
     held_out = held_out_widths(graph, table.step, _HELD_OUT, seed=1)
     plans = [keep_first(graph, widths) for widths in (*fitted, *held_out)]
     runnables = [device.load(resize(dense, graph, plan)) for plan in plans]
-    measured = [m.latency_ms for m in interleave(runnables, probe, samples=20, seconds=60)]
+    measured = [m.latency_ms for m in interleave(runnables, rounds=100, seconds=60)]
     table.add(network=Network(graph.fingerprint, kernels, 1.0, 0.0, 0.0, measured[0]))
     sums = [table.predict_ms(graph, plan.widths) for plan in plans]
     features = np.array([[s, 1.0, plan.params / 1e6] for s, plan in zip(sums, plans, strict=True)])

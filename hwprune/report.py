@@ -25,8 +25,8 @@ REPORT_VERSION = 1
 # a key that ends in ? may be missing or null.
 _ACCURACY = {"top1": float, "loss": float, "count": int}
 _EPOCH = {"epoch": int, "loss": float, "train_top1": float, "validation": _ACCURACY}
-_MEASURED = {"latency_ms": float, "iqr_ms": float, "accepted_share": float, "times_ms": [float],
-             "warning?": str}  # fmt: skip
+_MEASURED = {"latency_ms": float, "median_ms": float, "iqr_ms": float, "quiet_share": float,
+             "times_ms": [float], "warning?": str}  # fmt: skip
 _ROUND = {"budget_ms": float, "predicted_ms": float, "measured_ms": float, "dense_ms": float,
           "ratio": float}  # fmt: skip
 _KERNEL = {"name": str, "kind": str, "ms": {"dense": float, "pruned": float}}
@@ -201,7 +201,7 @@ def _rows(folder: Path, summary: Facts) -> list[tuple[str, str, str, str]]:
         speed["pruned"] += f" as planned; the exported file is {kept['pruned']}"
     rows = [
         (name, accuracy["dense"], accuracy["pruned"], _points(summary["accuracy"])),
-        ("latency, median", speed["dense"], speed["pruned"],
+        ("latency", speed["dense"], speed["pruned"],
          _change({s: (latency[s] or {}).get("latency_ms") for s in kept})),
     ]  # fmt: skip
     counted = (("macs", "MACs", "trace", "prune"), ("params", "parameters", "trace", "prune"),
@@ -265,8 +265,8 @@ def _points(pair: Facts) -> str:
 def _latency(spread: Facts | None) -> str:
     if not spread:
         return ""
-    median = spread["latency_ms"]
-    return f"{milliseconds(median)} ms (IQR {milliseconds(spread['iqr_ms'], median)})"
+    latency = spread["latency_ms"]
+    return f"{milliseconds(latency)} ms (IQR {milliseconds(spread['iqr_ms'], latency)})"
 
 
 def _change(pair: Facts) -> str:

@@ -348,7 +348,8 @@ def _measured(measurement: Measurement) -> dict[str, Any]:
     return {
         "latency_ms": measurement.latency_ms,
         "iqr_ms": measurement.iqr_ms,
-        "accepted_share": measurement.accepted_share,
+        "median_ms": measurement.median_ms,
+        "quiet_share": measurement.quiet_share,
         "warning": measurement.warning,
         "times_ms": [round(t, 5) for t in measurement.times_ms],
     }
