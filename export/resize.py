@@ -69,11 +69,11 @@ def _folded_biases(
     for node in model.graph.node:
         if node.op_type in _BIASED and len(node.input) > 2:
             weight, bias = node.input[1], node.input[2]
-            rows = removed.get(weight, {}).get(0)
+            rows = removed.get(weight, {}).get(int(node.op_type == "ConvTranspose"))
             if rows and bias not in removed:
                 found[bias] = {0: list(rows)}
-        depthwise = node.op_type == "Conv" and 0 in removed.get(node.input[1], {})
-        for attribute in node.attribute if depthwise else ():
+        grouped = node.op_type in ("Conv", "ConvTranspose") and 0 in removed.get(node.input[1], {})
+        for attribute in node.attribute if grouped else ():
             if attribute.name == "group" and attribute.i > 1:
                 _fit_groups(model, node, attribute, removed)
     return found
@@ -87,10 +87,12 @@ def _fit_groups(
 ) -> None:
     """A depthwise convolution has as many groups as channels; others keep theirs."""
     weight = next(i for i in model.graph.initializer if i.name == node.input[1])
-    out_channels, in_per_group = weight.dims[0], weight.dims[1]
-    if in_per_group == 1 and 1 not in removed[node.input[1]]:
-        multiplier = out_channels // attribute.i
-        attribute.i = (out_channels - len(removed[node.input[1]][0])) // multiplier
+    rows = weight.dims[0] - len(removed[node.input[1]][0])
+    if node.op_type == "ConvTranspose":
+        attribute.i = rows if attribute.i == weight.dims[0] else attribute.i
+    elif weight.dims[1] == 1 and 1 not in removed[node.input[1]]:
+        multiplier = weight.dims[0] // attribute.i
+        attribute.i = rows // multiplier
 
 
 def _cut(initializer: Any, by_dim: Mapping[int, Sequence[int]]) -> None:

@@ -112,6 +112,8 @@ def fit_budget(
     max_macs: float | None = None,
     max_params: float | None = None,
     min_fraction: float = 0.25,
+    min_width: int = 1,
+    multiple: int | None = None,
     rounds: int = 6,
     report: Callable[[Round], None] | None = None,
 ) -> FittedPlan:
@@ -127,6 +129,7 @@ def fit_budget(
         max_macs: a second budget, for one sample.
         max_params: a third.
         min_fraction: the share of its channels that every group keeps at least.
+        min_width, multiple: of the widths to choose from, as in ``solve``.
         rounds: how often to correct.
         report: is told of every round.
 
@@ -137,7 +140,13 @@ def fit_budget(
         BudgetError: out of reach, met by the dense network, or not met within the rounds.
         TableError: the table is of another batch, or lacks this network.
     """
-    others = _Others(max_macs=max_macs, max_params=max_params, min_fraction=min_fraction)
+    others = _Others(
+        max_macs=max_macs,
+        max_params=max_params,
+        min_fraction=min_fraction,
+        min_width=min_width,
+        multiple=multiple,
+    )
     bench = _Bench(graph, table, target, dense)
     wanted = budget.ratio_to(bench.dense_ms)
     asked = wanted * bench.dense_predicted_ms * AIM
@@ -167,6 +176,8 @@ class _Others(TypedDict):
     max_macs: float | None
     max_params: float | None
     min_fraction: float
+    min_width: int
+    multiple: int | None
 
 
 class _Bench:

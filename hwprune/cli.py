@@ -74,13 +74,18 @@ def _step_command(name: str, about: str) -> None:
 
 
 @commands.command("trace")
+@click.argument("model_name", metavar="[MODEL]", required=False)
 @click.option("--json", "as_json", is_flag=True, help="print the graph as JSON")
 @recipe_options
-def trace_command(as_json: bool, **options: Any) -> None:
-    """Show the channel groups of a network, and why other channels stay."""
+def trace_command(model_name: str | None, as_json: bool, **options: Any) -> None:
+    """Show the channel groups of a network, and why other channels stay.
+
+    MODEL is short for --model MODEL.
+    """
     from hwprune.job import Job
     from hwprune.show import graph_facts, groups_table
 
+    options["model"] = model_name or options["model"]
     job = Job(_recipe_of_folder(options), Console(quiet=as_json))
     graph = job.graph
     if as_json:

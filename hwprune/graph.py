@@ -62,7 +62,7 @@ class Layer:
     Attributes:
         name: path of the module.
         weight: its key in the state dict.
-        kind: ``conv``, ``depthwise`` or ``linear``.
+        kind: ``conv``, ``conv_transpose``, ``depthwise`` or ``linear``.
         inputs: input channels; a single fixed one for a depthwise convolution.
         outputs: output channels.
         macs_per_pair: multiply-accumulates for one sample, per input and output channel.
@@ -74,6 +74,11 @@ class Layer:
     inputs: Channels
     outputs: Channels
     macs_per_pair: float
+
+    @property
+    def out_dim(self) -> int:
+        """The dimension of the weight along which the output channels lie."""
+        return 1 if self.kind == "conv_transpose" else 0
 
     def macs(self, widths: Mapping[str, int]) -> float:
         """Multiply-accumulates for one sample at the given widths."""

@@ -94,7 +94,8 @@ class Job:
     @cached_property
     def graph(self) -> ChannelGraph:
         """The channel graph of the dense network."""
-        return trace(self.loaded.model, self.example)
+        patterns = [pattern.strip() for pattern in self.recipe.keep.split(",")]
+        return trace(self.loaded.model, self.example, keep=[p for p in patterns if p])
 
     @cached_property
     def dense_onnx(self) -> onnx.ModelProto:

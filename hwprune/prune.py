@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd
 
 from hwprune.graph import ChannelGraph
 from hwprune.plan import Plan
@@ -98,19 +100,35 @@ def _remove(model: nn.Module, key: str, dim: int, gone: list[int]) -> None:
 def fit_attributes(module: nn.Module) -> None:
     """Make a module's own account of its size agree with its parameters."""
     weight = getattr(module, "weight", None)
-    if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
-        depthwise = module.groups == module.in_channels > 1
-        if depthwise:
-            multiplier = module.out_channels // module.groups
-            module.groups = module.weight.shape[0] // multiplier
-        module.out_channels = module.weight.shape[0]
-        module.in_channels = module.weight.shape[1] * module.groups
+    if isinstance(module, _ConvNd):
+        fit_convolution(module)
     elif isinstance(module, nn.Linear):
         module.out_features, module.in_features = module.weight.shape
-    elif isinstance(module, nn.modules.batchnorm._BatchNorm) and isinstance(weight, Tensor):
+    elif isinstance(module, _NormBase) and isinstance(weight, Tensor):
         module.num_features = len(weight)
-    elif isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None:
+    elif isinstance(module, _NormBase) and module.running_mean is not None:
         module.num_features = len(module.running_mean)
+    elif isinstance(module, nn.GroupNorm) and isinstance(weight, Tensor):
+        together = module.num_channels // module.num_groups
+        module.num_channels = len(weight)
+        module.num_groups = len(weight) // together
+    elif isinstance(module, nn.PReLU):
+        module.num_parameters = module.weight.numel()
+
+
+def fit_convolution(module: _ConvNd) -> None:
+    """Depthwise convolutions have as many groups as channels; others keep their number."""
+    if module.transposed:
+        if module.groups == module.in_channels > 1:
+            module.groups = module.weight.shape[0]
+        module.in_channels = module.weight.shape[0]
+        module.out_channels = module.weight.shape[1] * module.groups
+        return
+    if module.groups == module.in_channels > 1:
+        multiplier = module.out_channels // module.groups
+        module.groups = module.weight.shape[0] // multiplier
+    module.out_channels = module.weight.shape[0]
+    module.in_channels = module.weight.shape[1] * module.groups
 
 
 def output_tensors(output: object) -> list[Tensor]:

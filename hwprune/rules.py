@@ -1,136 +1,27 @@
-"""What each ATen operator does to channel labels: one small function an operator, one table.
-
-A rule gets the walk and the graph node and returns the labels of the node's output (a list of
-them for operators with several outputs). It raises :class:`Refused` where labels cannot be
-followed; the walk then pins everything the operator touches, with the reason.
-"""
+"""Rules of arithmetic, and the table of all rules by operator."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from torch.fx import Node
 
-from hwprune.labels import CONSTANT, Labels, LabelSet, Shape, compress, full, only_along
-
-
-class Refused(Exception):
-    """Labels cannot be followed through this use of an operator; the message says why."""
-
-
-class Walk(Protocol):
-    """What a rule may ask of the walk over the graph."""
-
-    labels: LabelSet
-
-    def of(self, node: object) -> Labels:
-        """Labels of an activation, or of a parameter or buffer used like one."""
-
-    def shape(self, node: object) -> Shape:
-        """Shape of a tensor."""
-
-    def parameter(self, node: object, dim: int) -> Labels:
-        """Labels [size] of one dimension of a parameter, the same at every use."""
-
-    def layer(self, node: Node, weight: Node, kind: str, inputs: Labels, outputs: Labels) -> None:
-        """Note a convolution or linear layer with its labels [in] and [out]."""
-
-
-Rule: TypeAlias = Callable[[Walk, Node], "Labels | list[Labels]"]
-
-
-def argument(node: Node, position: int, name: str, default: Any = None) -> Any:
-    """An operator's argument, wherever it was given."""
-    if position < len(node.args):
-        return node.args[position]
-    return node.kwargs.get(name, default)
-
-
-def tensors(node: Node) -> list[Node]:
-    """All tensor arguments, those in lists too."""
-    return [n for n in node.all_input_nodes if "val" in n.meta and hasattr(n.meta["val"], "shape")]
-
-
-def channels_of(walk: Walk, node: Node, dim: int) -> Labels:
-    """The labels [size] of an activation that may change along ``dim`` only."""
-    labels = walk.of(node)
-    if not only_along(labels, dim):
-        raise Refused("channels lie in more than one dimension")
-    return full(labels.reshape(-1), (walk.shape(node)[dim],))
-
-
-def along(labels: Labels, dim: int, dims: int) -> Labels:
-    """Labels [size] as an array of ``dims`` dimensions that changes along ``dim``."""
-    shape = [1] * dims
-    shape[dim] = labels.size
-    return labels.reshape(shape)
-
-
-def convolution(walk: Walk, node: Node) -> Labels:
-    """Output channels are new; input channels of grouped convolutions are tied across groups."""
-    x, weight = node.args[0], node.args[1]
-    bias = argument(node, 2, "bias")
-    assert isinstance(x, Node) and isinstance(weight, Node)
-    dims = len(walk.shape(weight))
-    groups = int(argument(node, 6, "groups", 1))
-    inputs = channels_of(walk, x, 1)
-    outputs = walk.parameter(weight, 0)
-    if len(walk.shape(x)) != dims:
-        raise Refused("input without a batch dimension")
-    if groups == len(inputs) > 1:  # depthwise: each output belongs to one input
-        by_group = outputs.reshape(groups, -1)
-        walk.labels.merge(by_group, inputs.reshape(groups, 1))
-        walk.layer(node, weight, "depthwise", np.full(1, CONSTANT), outputs)
-    else:
-        walk.labels.merge(walk.parameter(weight, 1), inputs.reshape(groups, -1))
-        by_group = outputs.reshape(groups, -1)
-        walk.labels.merge(by_group, by_group[:1])
-        walk.layer(node, weight, "conv", inputs, outputs)
-    if bias is not None:
-        walk.labels.merge(walk.parameter(bias, 0), outputs)
-    return along(outputs, 1, dims)
-
-
-def linear(walk: Walk, node: Node) -> Labels:
-    """The last dimension is replaced by new channels."""
-    x, weight = node.args[0], node.args[1]
-    bias = argument(node, 2, "bias")
-    assert isinstance(x, Node) and isinstance(weight, Node)
-    dims = len(walk.shape(x))
-    inputs = channels_of(walk, x, dims - 1)
-    outputs = walk.parameter(weight, 0)
-    walk.labels.merge(walk.parameter(weight, 1), inputs)
-    if bias is not None:
-        walk.labels.merge(walk.parameter(bias, 0), outputs)
-    walk.layer(node, weight, "linear", inputs, outputs)
-    return along(outputs, dims - 1, dims)
-
-
-def batch_norm(walk: Walk, node: Node) -> Labels:
-    """Scale, shift and statistics belong to the channel that they normalise."""
-    x = node.args[0]
-    assert isinstance(x, Node)
-    inputs = channels_of(walk, x, 1)
-    for parameter in node.args[1:5]:
-        if parameter is not None:
-            inputs = walk.labels.merge(inputs, walk.parameter(parameter, 0))
-    return along(inputs, 1, len(walk.shape(x)))
-
-
-def layer_norm(walk: Walk, node: Node) -> Labels:
-    """Statistics over the channels change when channels go: such channels stay."""
-    x = node.args[0]
-    labels = walk.of(x)
-    normalised = len(argument(node, 1, "normalized_shape", ()))
-    if any(size > 1 for size in labels.shape[-normalised:]):
-        raise Refused("the norm's statistics run over the channels")
-    for parameter in node.args[2:4]:
-        if parameter is not None:
-            walk.labels.pin(walk.of(parameter), "layer norm over space")
-    return labels
+from hwprune import rules_of_layers as layers
+from hwprune import rules_of_shapes as shapes
+from hwprune.labels import CONSTANT, Labels, only_along
+from hwprune.rule import (
+    Refused,
+    Rule,
+    Walk,
+    along,
+    argument,
+    as_list,
+    as_node,
+    channels_of,
+    rule_name,
+    tensors,
+)
 
 
 def pointwise(walk: Walk, node: Node) -> Labels:
@@ -151,6 +42,11 @@ def pointwise(walk: Walk, node: Node) -> Labels:
     return result
 
 
+def constant(walk: Walk, node: Node) -> Labels:
+    """Numbers that the code makes up; that their sizes fit is for the proof to say."""
+    return np.full((1,) * len(walk.shape(node)), CONSTANT)
+
+
 def same(walk: Walk, node: Node) -> Labels:
     """The first argument's labels, unchanged."""
     return walk.of(node.args[0])
@@ -158,7 +54,7 @@ def same(walk: Walk, node: Node) -> Labels:
 
 def pool(walk: Walk, node: Node) -> Labels | list[Labels]:
     """Space changes, channels do not; indices of maxima are laid out like the maxima."""
-    x = _node(node.args[0])
+    x = as_node(node.args[0])
     dims = len(walk.shape(x))
     spatial = re.search(r"([123])d", str(node.target))
     if spatial is None or dims != int(spatial[1]) + 2:
@@ -168,193 +64,130 @@ def pool(walk: Walk, node: Node) -> Labels | list[Labels]:
     return [labels] * len(outputs) if isinstance(outputs, list | tuple) else labels
 
 
-def reduce(walk: Walk, node: Node) -> Labels:
-    """Mean, sum or maximum over dimensions that hold no channels."""
+def reduce(walk: Walk, node: Node) -> Labels | list[Labels]:
+    """Mean, sum or maximum: what becomes one number goes together.
+
+    Nothing is left to follow where all channels become one number; only a sum survives that.
+    """
     labels = walk.of(node.args[0])
     given = argument(node, 1, "dim")
-    dims = range(labels.ndim) if not given else [d % labels.ndim for d in _list(given)]
-    if any(labels.shape[d] > 1 for d in dims):
-        raise Refused("reduced over the channels")
-    if len(walk.shape(node)) == labels.ndim:
-        return labels
-    return labels.reshape([s for d, s in enumerate(labels.shape) if d not in set(dims)])
+    dims = range(labels.ndim) if given in (None, []) else [d % labels.ndim for d in as_list(given)]
+    varying = [d for d in dims if labels.shape[d] > 1]
+    if varying and all(labels.shape[d] == 1 for d in range(labels.ndim) if d not in dims):
+        if rule_name(node.target) != "sum":
+            raise Refused("reduced over the channels")
+        labels = np.full((1,) * labels.ndim, CONSTANT)
+    for d in varying if labels.size > 1 else ():
+        labels = walk.labels.merge(np.take(labels, [0], axis=d), labels)
+        labels = np.take(labels, [0], axis=d)
+    outputs = node.meta["val"]
+    if len((outputs[0] if isinstance(outputs, list | tuple) else outputs).shape) < labels.ndim:
+        labels = labels.reshape([s for d, s in enumerate(labels.shape) if d not in set(dims)])
+    return [labels] * len(outputs) if isinstance(outputs, list | tuple) else labels
 
 
 def softmax(walk: Walk, node: Node) -> Labels:
-    """Normalised over a dimension that holds no channels."""
-    labels = walk.of(node.args[0])
-    if labels.shape[int(argument(node, 1, "dim"))] > 1:
-        raise Refused("normalised over the channels")
+    """What is normalised together goes together; all channels would be too much."""
+    labels, dim = walk.of(node.args[0]), int(argument(node, 1, "dim"))
+    if labels.shape[dim] > 1:
+        if only_along(labels, dim):
+            raise Refused("normalised over the channels")
+        walk.labels.merge(np.take(labels, [0], axis=dim), labels)
     return labels
 
 
-def cat(walk: Walk, node: Node) -> Labels:
-    """Labels are laid end to end."""
-    parts = list(node.args[0])  # type: ignore[arg-type, unused-ignore]
+def matmul(walk: Walk, node: Node) -> Labels:
+    """Products are summed over positions that go together; the others stay beside each other.
+
+    Where both sides have a batch that varies (heads of attention), what is summed goes whole.
+    """
+    first, second = as_node(node.args[0]), as_node(node.args[1])
+    a, b = walk.of(first), walk.of(second)
+    if min(len(walk.shape(first)), len(walk.shape(second))) < 2:
+        raise Refused("a vector as a factor")
+    summed = a.shape[-1] > 1 or b.shape[-2] > 1
+    rows, columns = a.shape[-2] > 1, b.shape[-1] > 1
+    if (rows and columns) or (summed and (rows or columns)):
+        raise Refused("channels lie in more than one dimension")
     dims = len(walk.shape(node))
-    dim = int(argument(node, 1, "dim", 0)) % dims
-    arrays = [walk.of(part) for part in parts]
-    shape = [max(a.shape[d] for a in arrays) for d in range(dims)]
-    laid = []
-    for part, array in zip(parts, arrays, strict=True):
-        shape[dim] = walk.shape(part)[dim]
-        laid.append(full(array, tuple(shape)))
-    return compress(np.concatenate(laid, axis=dim))
-
-
-def flatten(walk: Walk, node: Node) -> Labels:
-    """Each channel becomes several neighbours; the code computes the size itself."""
-    return compress(full(walk.of(node.args[0]), walk.shape(node.args[0])).reshape(walk.shape(node)))
-
-
-def view(walk: Walk, node: Node) -> Labels:
-    """As flatten, but sizes in the code may be literals: such channels must be proven."""
-    result = flatten(walk, node)
-    literal = _list(argument(node, 1, "size" if "view" in str(node.target) else "shape"))
-    if any(size > 1 and wanted != -1 for size, wanted in zip(result.shape, literal, strict=True)):
-        walk.labels.mark_sized(walk.of(node.args[0]))
+    a, b = (labels.reshape((1,) * (dims - labels.ndim) + labels.shape) for labels in (a, b))
+    batched = any(size > 1 for size in (*a.shape[:-2], *b.shape[:-2]))
+    if summed:
+        sums = walk.labels.merge(np.swapaxes(a, -1, -2), b)  # [..., summed, 1]
+        if not batched:
+            return np.full((1,) * dims, CONSTANT)
+        heads = np.take(sums, [0], axis=-2)
+        walk.labels.merge(heads, sums)
+        return heads
+    parts = [labels for labels in (a, b) if labels.size > 1]
+    result = np.full((1,) * dims, CONSTANT)
+    for labels in parts:
+        result = walk.labels.merge(result, labels)
     return result
-
-
-def permute(walk: Walk, node: Node) -> Labels:
-    """Dimensions change places."""
-    return np.transpose(walk.of(node.args[0]), _list(argument(node, 1, "dims")))
-
-
-def transpose(walk: Walk, node: Node) -> Labels:
-    """Two dimensions change places."""
-    return np.swapaxes(walk.of(node.args[0]), int(_any(node.args[1])), int(_any(node.args[2])))
-
-
-def unsqueeze(walk: Walk, node: Node) -> Labels:
-    """A new dimension of size 1."""
-    dims = len(walk.shape(node))
-    return np.expand_dims(walk.of(node.args[0]), int(_any(node.args[1])) % dims)
-
-
-def squeeze(walk: Walk, node: Node) -> Labels:
-    """Dimensions of size 1 go: all of them, or those that are named."""
-    labels, shape = walk.of(node.args[0]), walk.shape(node.args[0])
-    named = argument(node, 1, "dim")
-    dims = range(len(shape)) if named is None else [d % len(shape) for d in _list(named)]
-    return labels.reshape([s for d, s in enumerate(labels.shape) if shape[d] > 1 or d not in dims])
-
-
-def expand(walk: Walk, node: Node) -> Labels:
-    """Broadcast: dimensions that grow hold no channels; the code may hold the others' sizes."""
-    labels = walk.of(node.args[0])
-    labels = labels.reshape((1,) * (len(walk.shape(node)) - labels.ndim) + labels.shape)
-    wanted = argument(node, 1, "size")
-    if isinstance(wanted, Sequence) and any(
-        size > 1 and literal != -1 for size, literal in zip(labels.shape, wanted, strict=True)
-    ):
-        walk.labels.mark_sized(labels)
-    return labels
-
-
-def cut(walk: Walk, node: Node) -> list[Labels]:
-    """Chunk and split: the code may hold the sizes, so such channels must be proven."""
-    x = node.args[0]
-    dims = len(walk.shape(x))
-    dim = int(argument(node, 2, "dim", 0)) % dims
-    labels = walk.of(x)
-    sizes = [int(part.shape[dim]) for part in node.meta["val"]]
-    if labels.shape[dim] == 1:
-        return [labels] * len(sizes)
-    walk.labels.mark_sized(labels)
-    return [compress(a) for a in np.split(labels, np.cumsum(sizes)[:-1].tolist(), axis=dim)]
-
-
-def take(walk: Walk, node: Node) -> Labels:
-    """A slice with a step."""
-    labels = walk.of(node.args[0])
-    dim = int(argument(node, 1, "dim", 0)) % labels.ndim
-    if labels.shape[dim] == 1 or walk.shape(node)[dim] == walk.shape(node.args[0])[dim]:
-        return labels
-    walk.labels.mark_sized(labels)
-    start, end = argument(node, 2, "start"), argument(node, 3, "end")
-    chosen: list[slice] = [slice(None)] * labels.ndim
-    chosen[dim] = slice(start, end, int(argument(node, 4, "step", 1)))
-    return compress(labels[tuple(chosen)])
-
-
-def pad(walk: Walk, node: Node) -> Labels:
-    """Zeros beside the channels are channels too; the code may hold their number."""
-    labels = walk.of(node.args[0])
-    amounts = _list(argument(node, 1, "pad"))
-    widths = [(0, 0)] * labels.ndim
-    for d in range(len(amounts) // 2):
-        if labels.shape[-1 - d] > 1:
-            widths[-1 - d] = (int(amounts[2 * d]), int(amounts[2 * d + 1]))
-    if not any(before or after for before, after in widths):
-        return labels
-    if any(before < 0 or after < 0 for before, after in widths):
-        raise Refused("channels are cropped")
-    if argument(node, 2, "mode", "constant") not in ("constant", 0, 0.0):
-        raise Refused("channels are padded with other channels")
-    padded = np.pad(labels, widths, constant_values=CONSTANT)
-    new = padded == CONSTANT
-    padded[new] = walk.labels.fresh(int(new.sum()))
-    walk.labels.mark_sized(padded)
-    return padded
-
-
-def _node(value: object) -> Node:
-    assert isinstance(value, Node)
-    return value
-
-
-def _any(value: object) -> Any:
-    return value
-
-
-def _list(value: object) -> list[Any]:
-    return list(value) if isinstance(value, Sequence) else [value]
 
 
 _POINTWISE = """
     add sub rsub mul div maximum minimum where pow neg abs exp sqrt rsqrt reciprocal clamp clamp_min
     relu relu6 hardtanh hardswish hardsigmoid sigmoid tanh silu gelu elu leaky_relu mish softplus
-    log_sigmoid celu selu sin cos square erf
+    log_sigmoid celu selu sin cos square erf softsign tanhshrink hardshrink softshrink threshold log
+    log1p expm1 round floor ceil sign atan gt lt ge le eq ne logical_not logical_and logical_or
+    masked_fill lerp addcmul rrelu logaddexp clamp_max bitwise_not fmod remainder
+"""
+_TRANSPOSED = "conv_transpose1d conv_transpose2d conv_transpose3d"
+_CONSTANT = """
+    zeros ones full empty arange zeros_like ones_like full_like empty_like new_zeros new_ones
+    new_full new_empty scalar_tensor linspace rand randn rand_like randn_like eye
 """
 _SAME = """
     dropout feature_dropout alpha_dropout contiguous clone alias detach to _to_copy type_as
-    lift_fresh_copy
+    lift_fresh_copy lift_fresh detach_ to_copy dropout1d dropout2d dropout3d
 """
 _POOL = """
     adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d max_pool1d max_pool2d max_pool3d
-    avg_pool1d avg_pool2d avg_pool3d adaptive_max_pool2d upsample_nearest2d upsample_bilinear2d
-    upsample_bicubic2d
+    max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices
+    avg_pool1d avg_pool2d avg_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d
+    upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_linear1d upsample_bilinear2d
+    upsample_trilinear3d upsample_bicubic2d _upsample_nearest_exact2d _upsample_bilinear2d_aa
+    reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d
+    replication_pad3d lp_pool2d
 """
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(_POINTWISE.split(), pointwise),
     **dict.fromkeys(_SAME.split(), same),
     **dict.fromkeys(_POOL.split(), pool),
-    **dict.fromkeys(("conv1d", "conv2d", "conv3d"), convolution),
-    **dict.fromkeys(("mean", "sum", "amax", "amin"), reduce),
+    **dict.fromkeys(("conv1d", "conv2d", "conv3d"), layers.convolution),
+    **dict.fromkeys(("mean", "sum", "amax", "amin", "max", "min", "var", "std"), reduce),
+    **dict.fromkeys(_TRANSPOSED.split(), layers.transposed_convolution),
+    **dict.fromkeys(("batch_norm", "instance_norm"), layers.batch_norm),
+    **dict.fromkeys(("layer_norm", "rms_norm"), layers.layer_norm),
+    **dict.fromkeys(("matmul", "bmm"), matmul),
+    **dict.fromkeys(("roll", "flip"), shapes.moved),
+    **dict.fromkeys(_CONSTANT.split(), constant),
     **dict.fromkeys(("softmax", "_softmax", "log_softmax"), softmax),
-    **dict.fromkeys(("view", "reshape", "_unsafe_view"), view),
-    **dict.fromkeys(("chunk", "split", "split_with_sizes"), cut),
-    "linear": linear,
-    "batch_norm": batch_norm,
-    "layer_norm": layer_norm,
-    "cat": cat,
-    "concat": cat,
-    "flatten": flatten,
-    "permute": permute,
-    "transpose": transpose,
-    "unsqueeze": unsqueeze,
-    "squeeze": squeeze,
-    "expand": expand,
-    "expand_as": expand,
-    "slice": take,
-    "pad": pad,
-    "constant_pad_nd": pad,
+    **dict.fromkeys(("view", "reshape", "_unsafe_view"), shapes.view),
+    **dict.fromkeys(("chunk", "split", "split_with_sizes"), shapes.cut),
+    "linear": layers.linear,
+    "group_norm": layers.group_norm,
+    "prelu": layers.prelu,
+    "stack": shapes.stack,
+    "repeat": shapes.repeat,
+    "select": shapes.select,
+    "unbind": shapes.unbind,
+    "pixel_shuffle": shapes.pixel_shuffle,
+    "pixel_unshuffle": shapes.pixel_unshuffle,
+    "channel_shuffle": shapes.channel_shuffle,
+    "unflatten": shapes.unflatten,
+    "cat": shapes.cat,
+    "concat": shapes.cat,
+    "flatten": shapes.flatten,
+    "permute": shapes.permute,
+    "transpose": shapes.transpose,
+    "unsqueeze": shapes.unsqueeze,
+    "squeeze": shapes.squeeze,
+    "expand": shapes.expand,
+    "expand_as": shapes.expand,
+    "slice": shapes.take,
+    "pad": shapes.pad,
+    "constant_pad_nd": shapes.pad,
 }
-
-
-def rule_name(target: object) -> str:
-    """``aten.add_.Tensor`` -> ``add``: overloads and in-place forms share a rule."""
-    name = str(target).removeprefix("aten.").split(".")[0]
-    return name if name.startswith("_") else name.removesuffix("_")

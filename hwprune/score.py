@@ -168,28 +168,32 @@ def _add(
 
 def members(model: nn.Module, graph: ChannelGraph, group: Group) -> list[Member]:
     """The layers that produce a group's channels and the norms that scale them."""
-    layers = {layer.weight for layer in graph.layers}
-    rows = {s.key: s.positions for s in group.slices if s.dim == 0}
+    layers = {(layer.weight, layer.out_dim) for layer in graph.layers}
+    places = {(s.key, s.dim): s.positions for s in group.slices}
     found = []
-    for key, positions in rows.items():
+    for (key, dim), positions in places.items():
         path, _, name = key.rpartition(".")
         module = model.get_submodule(path)
         parameter = getattr(module, name)
-        is_norm = key not in layers and parameter.ndim == 1 and hasattr(module, "weight")
-        if name != "weight" or not (is_norm or key in layers):
+        is_norm = (key, dim) not in layers and parameter.ndim == 1 and name == "weight"
+        if not (is_norm or (key, dim) in layers):
             continue
-        weight, gradient = _rows(parameter, positions)
-        bias = getattr(module, "bias", None)
+        weight, gradient = _rows(parameter, dim, positions)
         zero = torch.zeros_like(weight[:, :1])
-        shift, shift_gradient = (zero, zero) if bias is None else _rows(bias, positions)
+        shift, shift_gradient = zero, zero
+        bias = f"{path}.bias".removeprefix(".")
+        if name == "weight" and (bias, 0) in places:
+            shift, shift_gradient = _rows(module.bias, 0, places[bias, 0])
         found.append(Member(is_norm, weight, gradient, shift, shift_gradient))
     return found
 
 
-def _rows(parameter: Tensor, positions: tuple[tuple[int, ...], ...]) -> tuple[Tensor, Tensor]:
+def _rows(
+    parameter: Tensor, dim: int, positions: tuple[tuple[int, ...], ...]
+) -> tuple[Tensor, Tensor]:
     """Values and gradients [width, n] of the rows at ``positions``; no gradient is zero."""
     index = torch.tensor(positions, device=parameter.device)  # [width, places]
-    value = parameter.detach()[index].flatten(1)
+    value = parameter.detach().transpose(0, dim)[index].flatten(1)
     if parameter.grad is None:
         return value, torch.zeros_like(value)
-    return value, parameter.grad[index].flatten(1)
+    return value, parameter.grad.transpose(0, dim)[index].flatten(1)

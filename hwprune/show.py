@@ -17,8 +17,8 @@ def groups_table(graph: ChannelGraph) -> RenderableType:
     for column in ("group", "channels", "members"):
         groups.add_column(column, justify="right" if column == "channels" else "left")
     for group in graph.groups:
-        produced = [key.rpartition(".")[0] for key, dim, _ in group.slices if dim == 0]
-        layers = [layer.name for layer in graph.layers if layer.name in produced]
+        places = {(key, dim) for key, dim, _ in group.slices}
+        layers = [layer.name for layer in graph.layers if (layer.weight, layer.out_dim) in places]
         groups.add_row(group.name, str(group.width), ", ".join(layers))
     if not graph.unprunable:
         return groups

@@ -48,6 +48,8 @@ def solve(
     max_macs: float | None = None,
     max_params: float | None = None,
     min_fraction: float = 0.25,
+    min_width: int = 1,
+    multiple: int | None = None,
     max_options: int = 12,
     gap: float = 1e-4,
     time_limit_s: float = 60.0,
@@ -68,6 +70,9 @@ def solve(
         max_macs: greatest number of multiply-accumulates for one sample.
         max_params: greatest number of parameters.
         min_fraction: the share of its channels that every group keeps at least.
+        min_width: the channels that every group keeps at least, where it has as many.
+        multiple: widths to choose from are multiples of this, and the dense width; the table's
+            step if not given.
         max_options: widths offered for each group.
         gap: stop when the plan is proven to be within this share of the best.
         time_limit_s: stop then with the best plan so far and its honest gap.
@@ -77,7 +82,7 @@ def solve(
         InputError: no budget, or scores that do not fit the graph.
     """
     _check(graph, scores, table, {"ms": budget_ms, "macs": max_macs, "params": max_params})
-    options = width_options(graph, table, min_fraction, max_options)
+    options = width_options(graph, table, min_fraction, min_width, multiple, max_options)
     limits = _limits(graph, table, options, budget_ms, max_macs, max_params)
     values = {g.name: _values(scores[g.name], options[g.name]) for g in graph.groups}
     widths, bound = _within(limits, values, options, gap, time_limit_s)
@@ -98,14 +103,20 @@ def solve(
 
 
 def width_options(
-    graph: ChannelGraph, table: LatencyTable | None, min_fraction: float, max_options: int
+    graph: ChannelGraph,
+    table: LatencyTable | None,
+    min_fraction: float,
+    min_width: int = 1,
+    multiple: int | None = None,
+    max_options: int = 12,
 ) -> dict[str, list[int]]:
     """Widths to choose from: multiples of the device's step, and the dense width, ascending."""
-    step = table.step if table is not None else 1
+    step = multiple or (table.step if table is not None else 1)
     narrowest = table.narrowest(graph) if table is not None else {}
     options = {}
     for group in graph.groups:
-        lowest = max(math.ceil(min_fraction * group.width), narrowest.get(group.name, 1), 1)
+        floor = max(math.ceil(min_fraction * group.width), narrowest.get(group.name, 1), min_width)
+        lowest = min(floor, group.width)
         widths = sorted({*range(step * math.ceil(lowest / step), group.width, step), group.width})
         if len(widths) > max_options:
             chosen = np.linspace(0, len(widths) - 1, max_options).round().astype(int)

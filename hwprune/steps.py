@@ -126,6 +126,8 @@ def prune_step(job: Job) -> None:
         max_macs=recipe.max_macs or None,
         max_params=recipe.max_params or None,
         min_fraction=recipe.min_fraction,
+        min_width=max(1, recipe.min_width),
+        multiple=recipe.multiple or None,
         report=tell,
     )
     if fitted.remark:

@@ -7,9 +7,11 @@ the same pattern are a group. Nothing here knows a model family.
 
 from __future__ import annotations
 
+import difflib
+import fnmatch
 import operator
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -19,22 +21,27 @@ from torch.export.graph_signature import InputKind
 from torch.fx import Node
 
 from hwprune.capture import batch_of_two, capture
+from hwprune.errors import InputError
 from hwprune.graph import ChannelGraph, Channels, Group, Layer, ParameterShape, Slice, Tap
 from hwprune.labels import CONSTANT, Labels, LabelSet, Shape
 from hwprune.prove import unsound_groups
-from hwprune.rules import RULES, Refused, rule_name, tensors
+from hwprune.rule import Refused, rule_name, tensors
+from hwprune.rules import RULES
 from hwprune.taps import find_taps
 
 _GENERIC_LIMIT = 1 << 20  # elements of a parameter that is labelled element by element
 
 
-def trace(model: nn.Module, example_inputs: Tensor | tuple[Any, ...]) -> ChannelGraph:
+def trace(
+    model: nn.Module, example_inputs: Tensor | tuple[Any, ...], *, keep: Sequence[str] = ()
+) -> ChannelGraph:
     """Find the groups of channels of ``model`` that must be pruned together.
 
     Args:
         model: any network that ``torch.export`` can export; it is left as it was.
         example_inputs: a tensor [batch, channels, ...] or a tuple of them. A batch of one is
             repeated to two, because sizes of one cannot be told from broadcasts.
+        keep: patterns such as ``layer4.*``; layers whose name matches one keep all their outputs.
 
     Returns:
         The channel graph: groups, layers, and for all that stays the reason.
@@ -42,10 +49,12 @@ def trace(model: nn.Module, example_inputs: Tensor | tuple[Any, ...]) -> Channel
     Raises:
         TraceError: ``torch.export`` failed, and the message names the line of the model; or the
             model gives no finite outputs.
+        InputError: a pattern of ``keep`` matches no layer.
     """
     inputs = batch_of_two(example_inputs)
     walk = _Walk(capture(model, inputs), model)
     walk.run()
+    walk.keep(keep)
     graph = walk.graph()
     unsound = unsound_groups(graph, walk.sized_groups(), model, inputs)
     for name, reason in unsound.items():
@@ -90,6 +99,20 @@ class _Walk:
                     for labels in _each(self._values.get(result, [])):
                         self.labels.pin(labels, "model output")
 
+    def keep(self, patterns: Sequence[str]) -> None:
+        """Forbid pruning of the outputs of layers that a pattern names."""
+        names = [name for name, *_ in self._layers]
+        for pattern in patterns:
+            if not fnmatch.filter(names, pattern):
+                near = difflib.get_close_matches(pattern.rstrip(".*"), names, n=3, cutoff=0.3)
+                raise InputError(
+                    f"No layer is called {pattern!r}, which was to be kept. Layers are called "
+                    f"{', '.join(near or names[:3])}, ...; list them with `hwprune trace`."
+                )
+            for name, _, _, _, outputs, _ in self._layers:
+                if fnmatch.fnmatchcase(name, pattern):
+                    self.labels.pin(outputs, f"kept as asked: {pattern}")
+
     def of(self, node: object) -> Labels:
         """Labels of an activation, or of a parameter used like one."""
         assert isinstance(node, Node)
@@ -126,14 +149,10 @@ class _Walk:
                 self.labels.pin(self._dims[key, dim], f"tied to {self._tied[key]}")
         return self._dims[key, dim]
 
-    def layer(self, node: Node, weight: Node, kind: str, inputs: Labels, outputs: Labels) -> None:
-        """Note a layer; its MACs are counted for one sample."""
+    def layer(self, weight: Node, kind: str, inputs: Labels, outputs: Labels, macs: int) -> None:
+        """Note a layer; its MACs are those of one sample."""
         key = self._keys[weight]
-        shape = self.shape(node)
-        channel_dim = len(shape) - 1 if kind == "linear" else 1
-        positions = int(np.prod([s for d, s in enumerate(shape) if d not in (0, channel_dim)]))
-        per_output = int(np.prod(self.shape(weight)[1:]))
-        macs_per_pair = positions * per_output / len(inputs)
+        macs_per_pair = macs / (len(inputs) * len(outputs))
         self._layers.append(
             (key.rpartition(".")[0] or key, key, kind, inputs, outputs, macs_per_pair)
         )
@@ -200,7 +219,9 @@ class _Walk:
         for key, dim, roots in self.occurrences():
             for index, root in enumerate(roots.tolist()):
                 places[root][key, dim].append(index)
-        order = {key: rank for rank, (_, key, *_) in enumerate(self._layers)}
+        order: dict[tuple[str, int], int] = {}  # where a layer's outputs lie -> when it runs
+        for rank, (_, key, kind, *_) in enumerate(self._layers):
+            order.setdefault((key, int(kind == "conv_transpose")), rank)
         classes: dict[tuple[tuple[str, int, int], ...], list[int]] = defaultdict(list)
         for root, places_of in places.items():
             if root != CONSTANT and self.labels.reason(root) is None:
@@ -234,20 +255,22 @@ class _Walk:
         self,
         classes: dict[tuple[tuple[str, int, int], ...], list[int]],
         places: dict[int, dict[tuple[str, int], list[int]]],
-        order: dict[str, int],
+        order: dict[tuple[str, int], int],
     ) -> tuple[tuple[Group, ...], dict[int, str]]:
         found = []
         for pattern, roots in classes.items():
-            producers = [key for key, dim, _ in pattern if dim == 0 and key in order]
+            if len(roots) == 1:  # it could not be removed
+                continue
+            producers = [(key, dim) for key, dim, _ in pattern if (key, dim) in order]
             if not producers:  # channels that no layer makes, such as a parameter added to itself
                 continue
             first = min(producers, key=order.__getitem__)
-            roots.sort(key=lambda root: places[root][first, 0])
+            roots.sort(key=lambda root: places[root][first])
             slices = tuple(
                 Slice(key, dim, tuple(tuple(places[root][key, dim]) for root in roots))
                 for key, dim, _ in pattern
             )
-            found.append((order[first], places[roots[0]][first, 0], first, slices, roots))
+            found.append((order[first], places[roots[0]][first], first[0], slices, roots))
         found.sort(key=lambda entry: (entry[0], entry[1]))
         groups: list[Group] = []
         owner: dict[int, str] = {}
@@ -292,7 +315,7 @@ class _Walk:
             for root in self.labels.roots(outputs).tolist():
                 reason = self.labels.reason(root)
                 if reason is None and root not in owner:
-                    reason = "its channels form no group"
+                    reason = "a single channel, or one with no equal"
                 if reason is not None:
                     reasons.setdefault(name, reason)
         return reasons

@@ -382,20 +382,313 @@ def three_dimensions() -> nn.Module:
     )  # fmt: skip
 
 
-@case({"b": 6}, OUTPUT | {"a": "no rule for the operator conv_transpose2d"})
+@case({"a": 8, "t": 5, "b": 6}, OUTPUT)
 def transposed_convolution() -> nn.Module:
     return Net(
-        lambda m, x: m.fc(pooled(m.b(m.t(m.a(x))))),
-        a=conv(3, 8), t=nn.ConvTranspose2d(8, 8, 2, 2), b=conv(8, 6), fc=nn.Linear(6, 4),
+        lambda m, x: m.fc(pooled(m.b(m.n(m.t(m.a(x)))))),
+        a=conv(3, 8), t=nn.ConvTranspose2d(8, 5, 2, 2), n=bn(5), b=conv(5, 6), fc=nn.Linear(6, 4),
     )  # fmt: skip
 
 
-@case({"b": 6}, OUTPUT | {"a": "no rule for the operator group_norm"})
+@case({"a": 4, "t": 3, "b": 6}, OUTPUT)
+def grouped_transposed_convolution() -> nn.Module:
+    """Two groups, both with the same columns of the weight: they go in pairs on both sides."""
+    return Net(
+        lambda m, x: m.fc(pooled(m.b(m.t(m.a(x))))),
+        a=conv(3, 8), t=nn.ConvTranspose2d(8, 6, 2, 2, groups=2), b=conv(6, 6),
+        fc=nn.Linear(6, 4),
+    )  # fmt: skip
+
+
+@case({"a": 8, "b": 6}, OUTPUT)
+def depthwise_transposed_convolution() -> nn.Module:
+    """Two outputs for each of eight channels."""
+    return Net(
+        lambda m, x: m.fc(pooled(m.b(m.t(m.a(x))))),
+        a=conv(3, 8), t=nn.ConvTranspose2d(8, 16, 2, 2, groups=8), b=conv(16, 6),
+        fc=nn.Linear(6, 4),
+    )  # fmt: skip
+
+
+@case({"a": 8, "b": 6, "u": 8}, {"o": "model output"})
+def u_net() -> nn.Module:
+    def forward(m: Any, x: Tensor) -> Any:
+        x = F.relu(m.a(x))
+        low = F.relu(m.b(F.max_pool2d(x, 2)))
+        return m.o(torch.cat([x, m.u(low)], 1))
+
+    return Net(
+        forward, a=conv(3, 8), b=conv(8, 6), u=nn.ConvTranspose2d(6, 8, 2, 2), o=conv(16, 2)
+    )  # fmt: skip
+
+
+@case({"a": 2, "b": 6}, OUTPUT)
 def group_norm() -> nn.Module:
+    """Four channels share statistics and go together."""
     return Net(
         lambda m, x: m.fc(pooled(m.b(m.n(m.a(x))))),
         a=conv(3, 8), n=nn.GroupNorm(2, 8), b=conv(8, 6), fc=nn.Linear(6, 4),
     )  # fmt: skip
+
+
+@case({"b": 6}, OUTPUT | {"a": "statistics run over the channels"})
+def group_norm_of_one_group() -> nn.Module:
+    return Net(
+        lambda m, x: m.fc(pooled(m.b(m.n(m.a(x))))),
+        a=conv(3, 8), n=nn.GroupNorm(1, 8), b=conv(8, 6), fc=nn.Linear(6, 4),
+    )  # fmt: skip
+
+
+@case({"b": 6}, OUTPUT | {"a": "holds sizes"})
+def group_norm_of_a_literal_number() -> nn.Module:
+    return Net(
+        lambda m, x: m.fc(pooled(m.b(F.group_norm(m.a(x), 4)))),
+        a=conv(3, 8), b=conv(8, 6), fc=nn.Linear(6, 4),
+    )  # fmt: skip
+
+
+@case({"a": 8, "b": 6}, OUTPUT)
+def instance_norm() -> nn.Module:
+    return Net(
+        lambda m, x: m.fc(F.adaptive_max_pool2d(m.k(m.b(m.n(m.a(x)))), 1).flatten(1)),
+        a=conv(3, 8), n=nn.InstanceNorm2d(8, affine=True), b=conv(8, 6),
+        k=nn.InstanceNorm2d(6, affine=True, track_running_stats=True), fc=nn.Linear(6, 4),
+    )  # fmt: skip
+
+
+@case({"b": 6}, OUTPUT | {"a": "warns of another number of channels"})
+def instance_norm_without_parameters() -> nn.Module:
+    return Net(
+        lambda m, x: m.fc(pooled(m.b(m.n(m.a(x))))),
+        a=conv(3, 8), n=nn.InstanceNorm2d(8), b=conv(8, 6), fc=nn.Linear(6, 4),
+    )  # fmt: skip
+
+
+@case({"a": 8, "b": 6}, OUTPUT)
+def a_slope_for_each_channel() -> nn.Module:
+    return Net(
+        lambda m, x: m.fc(pooled(m.q(m.b(m.p(m.a(x)))))),
+        a=conv(3, 8), p=nn.PReLU(8), b=conv(8, 6), q=nn.PReLU(), fc=nn.Linear(6, 4),
+    )  # fmt: skip
+
+
+@case({"a": 4, "b": 6}, OUTPUT)
+def pixel_shuffle() -> nn.Module:
+    """Four channels become one of four times the pixels."""
+    return Net(
+        lambda m, x: m.fc(pooled(m.b(F.pixel_shuffle(m.a(x), 2)))),
+        a=conv(3, 16), b=conv(4, 6), fc=nn.Linear(6, 4),
+    )  # fmt: skip
+
+
+@case({"a": 4, "b": 6}, OUTPUT)
+def pixel_unshuffle() -> nn.Module:
+    return Net(
+        lambda m, x: m.fc(pooled(m.b(F.pixel_unshuffle(m.a(x), 2)))),
+        a=conv(3, 4), b=conv(16, 6), fc=nn.Linear(6, 4),
+    )  # fmt: skip
+
+
+@case({"a": 4, "b": 6}, {"o": "model input"})
+def super_resolution() -> nn.Module:
+    """The outputs are pixels: shuffled channels of the last layer."""
+
+    def forward(m: Any, x: Tensor) -> Any:
+        y = m.a(x)
+        y = y + m.c(F.relu(m.b(y)))
+        return F.pixel_shuffle(m.o(y), 2) + F.interpolate(x, scale_factor=2, mode="nearest")
+
+    return Net(forward, a=conv(3, 4), b=conv(4, 6), c=conv(6, 4), o=conv(4, 12))
+
+
+@case({"a": 8, "s": 4, "b": 6}, OUTPUT)
+def paths_chosen_by_attention() -> nn.Module:
+    """Selective kernels: paths are stacked, weighed and added, so their channels are one."""
+
+    def forward(m: Any, x: Tensor) -> Any:
+        paths = torch.stack([m.a(x), m.c(x)], dim=1)
+        gate = F.relu(m.s(paths.sum(1).mean((2, 3), keepdim=True)))
+        gate = torch.stack([m.e(gate), m.g(gate)], dim=1).softmax(1)
+        return m.fc(pooled(m.b((paths * gate).sum(1))))
+
+    return Net(
+        forward, a=conv(3, 8), c=conv(3, 8, 5), s=conv(8, 4, 1), e=conv(4, 8, 1), g=conv(4, 8, 1),
+        b=conv(8, 6), fc=nn.Linear(6, 4),
+    )  # fmt: skip
+
+
+@case({"a": 4, "b": 6}, OUTPUT)
+def repeated_channels() -> nn.Module:
+    return Net(
+        lambda m, x: m.fc(pooled(m.b(m.a(x).repeat(1, 2, 1, 1)))),
+        a=conv(3, 4), b=conv(8, 6), fc=nn.Linear(6, 4),
+    )  # fmt: skip
+
+
+@case({"a": 8, "b": 6}, OUTPUT)
+def one_pixel_selected() -> nn.Module:
+    return Net(
+        lambda m, x: m.fc(m.b(m.a(x))[:, :, 2, -1]),
+        a=conv(3, 8), b=conv(8, 6), fc=nn.Linear(6, 4),
+    )  # fmt: skip
+
+
+@case({"a": 8}, OUTPUT | {"b": "holds sizes"})
+def one_channel_selected() -> nn.Module:
+    def forward(m: Any, x: Tensor) -> Any:
+        x = m.b(m.a(x))
+        return m.fc(x[:, 3].mean((1, 2))[:, None])
+
+    return Net(forward, a=conv(3, 8), b=conv(8, 6), fc=nn.Linear(1, 4))
+
+
+@case({"b": 6}, OUTPUT | {"a": "reduced over the channels"})
+def mean_over_channels() -> nn.Module:
+    """A mean of eight channels of which four are zero is not the mean of the other four."""
+
+    def forward(m: Any, x: Tensor) -> Any:
+        x = m.a(x)
+        return m.fc(pooled(m.b(x * x.mean(1, keepdim=True).sigmoid())))
+
+    return Net(forward, a=conv(3, 8), b=conv(8, 6), fc=nn.Linear(6, 4))
+
+
+@case({"a": 8, "b": 6}, OUTPUT)
+def sum_over_channels() -> nn.Module:
+    """A sum does not see what is zero."""
+
+    def forward(m: Any, x: Tensor) -> Any:
+        x = m.a(x)
+        return m.fc(pooled(m.b(x * x.sum(1, keepdim=True).sigmoid())))
+
+    return Net(forward, a=conv(3, 8), b=conv(8, 6), fc=nn.Linear(6, 4))
+
+
+@case({"b": 6}, OUTPUT | {"a": "more than one dimension"})
+def convolution_along_channels() -> nn.Module:
+    """Efficient channel attention: neighbours matter, which removing changes."""
+
+    def forward(m: Any, x: Tensor) -> Any:
+        x = m.a(x)
+        gate = m.k(pooled(x)[:, None]).sigmoid()
+        return m.fc(pooled(m.b(x * gate.transpose(1, 2)[..., None])))
+
+    return Net(
+        forward, a=conv(3, 8), k=nn.Conv1d(1, 1, 3, padding=1, bias=False), b=conv(8, 6),
+        fc=nn.Linear(6, 4),
+    )  # fmt: skip
+
+
+@case({"a": 8, "q": 4, "v": 5}, OUTPUT)
+def attention_over_pixels() -> nn.Module:
+    """Non-local means: queries meet keys channel by channel; values go their own way."""
+
+    def forward(m: Any, x: Tensor) -> Any:
+        x = m.a(x)
+        q, k, v = (f(x).flatten(2) for f in (m.q, m.k, m.v))
+        y = v @ (q.transpose(1, 2) @ k).softmax(1)
+        return m.fc(pooled(x + m.o(y.unflatten(2, (8, 8)))))
+
+    return Net(
+        forward, a=conv(3, 8), q=conv(8, 4, 1), k=conv(8, 4, 1), v=conv(8, 5, 1), o=conv(5, 8, 1),
+        fc=nn.Linear(8, 4),
+    )  # fmt: skip
+
+
+@case({"b": 6}, OUTPUT | {"a": "more than one dimension"})
+def attention_over_channels() -> nn.Module:
+    """Each channel is compared with each: a matrix of channels by channels."""
+
+    def forward(m: Any, x: Tensor) -> Any:
+        x = m.a(x).flatten(2)
+        x = (x @ x.transpose(1, 2)).softmax(-1) @ x
+        return m.fc(pooled(m.b(x.unflatten(2, (8, 8)))))
+
+    return Net(forward, a=conv(3, 8), b=conv(8, 6), fc=nn.Linear(6, 4))
+
+
+@case({"a": 8, "b": 6, "c": 8, "d": 6}, OUTPUT)
+def two_resolutions_that_meet() -> nn.Module:
+    """As in HRNet: each resolution gets the sum of both, so each is one group through time."""
+
+    def forward(m: Any, x: Tensor) -> Any:
+        high, low = m.a(x), m.b(F.avg_pool2d(x, 2))
+        high, low = (
+            high + F.interpolate(m.u(low), scale_factor=2.0, mode="bilinear"),
+            low + m.s(high),
+        )
+        high, low = F.relu(m.c(high)), F.relu(m.d(low))
+        return m.fc(torch.cat([pooled(high), pooled(low)], 1))
+
+    return Net(
+        forward, a=conv(3, 8), b=conv(3, 6), u=conv(6, 8, 1), s=nn.Conv2d(8, 6, 3, 2, 1),
+        c=conv(8, 8), d=conv(6, 6), fc=nn.Linear(14, 4),
+    )  # fmt: skip
+
+
+@case({"a": 4, "b": 5, "c": 6}, OUTPUT)
+def a_cell_of_sums_laid_end_to_end() -> nn.Module:
+    """As in NASNet: sums of pairs of branches, concatenated."""
+
+    def forward(m: Any, x: Tensor) -> Any:
+        left = m.a(x) + m.d(x)
+        right = m.b(x) + m.e(F.relu(left))
+        return m.fc(pooled(m.c(m.n(torch.cat([left, right, F.max_pool2d(left, 3, 1, 1)], 1)))))
+
+    return Net(
+        forward, a=conv(3, 4), d=conv(3, 4, 5), b=conv(3, 5), e=conv(4, 5), n=bn(13),
+        c=conv(13, 6), fc=nn.Linear(6, 4),
+    )  # fmt: skip
+
+
+@case({"a": 8, "b": 6, "c": 5}, OUTPUT)
+def a_residual_in_a_residual() -> nn.Module:
+    def forward(m: Any, x: Tensor) -> Any:
+        x = m.a(x)
+        inner = m.b(x)
+        inner = inner + m.d(F.relu(m.c(inner)))
+        return m.fc(pooled(x + m.e(inner)))
+
+    return Net(
+        forward, a=conv(3, 8), b=conv(8, 6), c=conv(6, 5), d=conv(5, 6), e=conv(6, 8),
+        fc=nn.Linear(8, 4),
+    )  # fmt: skip
+
+
+@case({"a": 8, "b": 6}, OUTPUT | {"lost": "model output"}, ((2, 3, 8, 8), (2, 3, 8, 8)))
+def parts_that_never_meet() -> nn.Module:
+    return Net(
+        lambda m, x, y: (m.fc(pooled(m.b(F.relu(m.a(x))))), m.lost(y)),
+        a=conv(3, 8), b=conv(8, 6), lost=conv(3, 2), fc=nn.Linear(6, 4),
+    )  # fmt: skip
+
+
+@case({"b": 6}, OUTPUT | {"a": "computed in the forward"})
+def a_parametrised_weight() -> nn.Module:
+    from torch.nn.utils.parametrizations import spectral_norm
+
+    return Net(
+        lambda m, x: m.fc(pooled(m.b(F.relu(m.s(m.a(x)))))),
+        a=conv(3, 8), s=spectral_norm(conv(8, 8)), b=conv(8, 6), fc=nn.Linear(6, 4),
+    )  # fmt: skip
+
+
+@case({"a": 8, "b": 6}, OUTPUT)
+def rolled_and_flipped_pixels() -> nn.Module:
+    return Net(
+        lambda m, x: m.fc(pooled(m.b(m.a(x).roll((1, 2), (2, 3)).flip(-1)))),
+        a=conv(3, 8), b=conv(8, 6), fc=nn.Linear(6, 4),
+    )  # fmt: skip
+
+
+@case({"a": 8, "b": 6}, OUTPUT)
+def a_frozen_convolution() -> nn.Module:
+    model = Net(
+        lambda m, x: m.fc(pooled(m.b(F.relu(m.a(x))))),
+        a=conv(3, 8), b=conv(8, 6), fc=nn.Linear(6, 4),
+    )  # fmt: skip
+    model.a.requires_grad_(False)
+    return model
 
 
 @case({"b": 6, "c": 5}, OUTPUT | {"a": "layer_norm"})

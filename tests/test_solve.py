@@ -32,7 +32,7 @@ class Instance:
 
     def choices(self):
         """All widths that the solver may choose."""
-        options = width_options(self.graph, self.table, 0.25, 12)
+        options = width_options(self.graph, self.table, 0.25, max_options=12)
         for widths in itertools.product(*options.values()):
             yield dict(zip(options, widths, strict=True))
 
@@ -180,7 +180,7 @@ def test_no_budget_is_ever_exceeded(seed, names, share) -> None:
 @settings(max_examples=40, deadline=None)
 def test_costs_are_those_of_the_graph_and_the_table(seed) -> None:
     made = instance(seed)
-    options = width_options(made.graph, made.table, 0.25, 12)
+    options = width_options(made.graph, made.table, 0.25, max_options=12)
     exact = all(len(k.inputs.groups) < 2 for k in made.table.network(made.graph).kernels)
     costs = [
         latency_cost(made.graph, made.table, options),
@@ -209,15 +209,15 @@ def test_the_kept_channels_are_those_of_the_greatest_scores() -> None:
 
 def test_widths_lie_on_the_step_or_are_dense() -> None:
     made = instance(5)
-    for name, widths in width_options(made.graph, made.table, 0.25, 12).items():
+    for name, widths in width_options(made.graph, made.table, 0.25, max_options=12).items():
         dense = made.graph.widths[name]
         assert widths == sorted(set(widths))
         assert widths[-1] == dense
         assert all(width % STEP == 0 or width == dense for width in widths)
         assert min(widths) >= 0.25 * dense
-    few = width_options(made.graph, None, 0.25, 3)
+    few = width_options(made.graph, None, 0.25, max_options=3)
     assert all(len(widths) <= 3 for widths in few.values())
-    whole = width_options(made.graph, made.table, 1.0, 12)
+    whole = width_options(made.graph, made.table, 1.0, max_options=12)
     assert whole == {name: [width] for name, width in made.graph.widths.items()}
 
 
@@ -232,7 +232,10 @@ def test_a_budget_that_the_dense_network_meets_keeps_it_whole() -> None:
 
 def test_an_unreachable_budget_says_what_can_be_reached() -> None:
     made = instance(4, concatenations=False)
-    narrow = {name: w[0] for name, w in width_options(made.graph, made.table, 0.25, 12).items()}
+    narrow = {
+        name: w[0]
+        for name, w in width_options(made.graph, made.table, 0.25, max_options=12).items()
+    }
     least_ms, least_macs, least_params = made.costs(narrow)
     with pytest.raises(BudgetError, match=r"latency: .* ms wanted, at least .* ms reach") as caught:
         solve(made.graph, made.scores, made.table, budget_ms=0.5 * least_ms)

@@ -19,7 +19,7 @@ from hwprune.demo import digits_resnet
 from hwprune.errors import HwpruneError, InputError, TraceError
 from hwprune.graph import ChannelGraph, Group, Slice
 from hwprune.prune import oracle_error
-from hwprune.rules import rule_name
+from hwprune.rule import rule_name
 
 # name -> pixels, the number of groups
 ZOO: dict[str, tuple[int, int]] = {

@@ -1,0 +1,340 @@
+#!/usr/bin/env python3
+"""Hold the channel graph's promises over the CNNs of torchvision and timm, and print a table.
+
+Every network gets random weights, norm statistics and biases, is traced, and must then pass: random
+channels of random groups zeroed == removed (three draws); one training step; saved and loaded in a
+clean process; exported to ONNX with the same numbers; traced and pruned again. Each network runs in
+a process of its own and is a line of RESULTS, written when done and skipped when there.
+
+    python scripts/zoo.py --suite torchvision
+    python scripts/zoo.py --suite timm --count 150 --seed 0
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import random
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from hwprune.export.to_onnx import to_onnx
+from hwprune.export.verify import onnx_runner
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+import hwprune
+from hwprune.capture import capture
+from hwprune.errors import HwpruneError, TraceError
+from hwprune.graph import ChannelGraph
+from hwprune.models import build_model
+from hwprune.prune import oracle_error, output_tensors, relative_difference
+
+TOLERANCE = 1e-4
+MOST_PARAMETERS = 100e6  # larger networks add minutes, not operators
+TRANSFORMERS = ("swin", "vit_", "maxvit")  # of torchvision: they pass for what is channel-like
+
+# The modules of timm whose networks are convolutional throughout; hybrids with attention over
+# tokens are left out.
+TIMM_MODULES = """
+    byobnet convnext cspnet densenet dla dpn efficientnet fasternet ghostnet hardcorenas hgnet hrnet
+    inception_next inception_resnet_v2 inception_v3 inception_v4 mobilenetv3 mobilenetv5 nasnet
+    nfnet pnasnet regnet repghost repvit res2net resnest resnet resnetv2 rexnet selecsls senet sknet
+    starnet tresnet vgg vovnet xception xception_aligned
+"""
+
+LOAD = """
+import sys, torch, hwprune
+from hwprune.prune import output_tensors, relative_difference
+folder = sys.argv[1]
+x, wanted = torch.load(f"{folder}/example.pt", weights_only=True)
+with torch.no_grad():
+    got = output_tensors(hwprune.load(folder)(x))
+print(relative_difference(wanted, got))
+"""
+
+
+def main() -> None:
+    """Run what is not in the results yet, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--suite", choices=("torchvision", "timm"), required=True)
+    parser.add_argument("--only", nargs="+", help="names instead of the suite's sample")
+    parser.add_argument("--count", type=int, default=150, help="networks of timm")
+    parser.add_argument("--seed", type=int, default=0, help="of the sample")
+    parser.add_argument("--pixels", type=int, default=96)
+    parser.add_argument("--minutes", type=float, default=8, help="for one network")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--results", type=Path, default=Path("runs/zoo.jsonl"))
+    given = parser.parse_args()
+    names = given.only or _names(given.suite, given.count, given.seed)
+    sources = [f"{given.suite}:{name}" for name in names]
+    given.results.parent.mkdir(parents=True, exist_ok=True)
+    done = {row["source"]: row for row in _read(given.results)}
+    for row in _run([s for s in sources if s not in done], given):
+        done[row["source"]] = row
+        with given.results.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        print(f"{row['source']}: {row['status']} {row['why']} ({row['seconds']:.0f} s)", flush=True)
+    _print([done[source] for source in sources])
+
+
+def _names(suite: str, count: int, seed: int) -> list[str]:
+    if suite == "torchvision":
+        import torchvision
+
+        return list(torchvision.models.list_models(module=torchvision.models))
+    import timm
+
+    draw = random.Random(seed)
+    families = [sorted(timm.list_models(module=module)) for module in TIMM_MODULES.split()]
+    families = [draw.sample(names, len(names)) for names in families if names]
+    chosen: list[str] = []
+    while len(chosen) < count and any(families):  # one of each module in turn
+        for names in families:
+            while names:
+                name = names.pop()
+                if _parameters(name) <= MOST_PARAMETERS:
+                    chosen.append(name)
+                    break
+    return chosen[:count]
+
+
+def _parameters(name: str) -> int:
+    import timm
+
+    with torch.device("meta"):
+        return sum(p.numel() for p in timm.create_model(name, pretrained=False).parameters())
+
+
+def _run(sources: list[str], given: argparse.Namespace) -> Any:
+    """Check each network in a process forked from this one; yield the rows as they come."""
+    context = multiprocessing.get_context("fork")
+    running: dict[Any, tuple[str, Any, float]] = {}
+    waiting = list(sources)
+    while waiting or running:
+        while waiting and len(running) < given.processes:
+            source = waiting.pop(0)
+            receiver, sender = context.Pipe(duplex=False)
+            process = context.Process(target=_child, args=(source, given.pixels, sender))
+            process.start()
+            sender.close()
+            running[process] = source, receiver, time.monotonic()
+        time.sleep(0.1)
+        for process, (source, receiver, begun) in list(running.items()):
+            row = None
+            if receiver.poll():
+                try:
+                    row = receiver.recv()
+                except EOFError:
+                    row = _row(source, "crash", f"exit status {process.exitcode}")
+            elif not process.is_alive():
+                row = _row(source, "crash", f"exit status {process.exitcode}")
+            elif time.monotonic() - begun > 60 * given.minutes:
+                process.kill()
+                row = _row(source, "timeout", f"{given.minutes} minutes")
+            if row is not None:
+                process.join()
+                del running[process]
+                yield row | {"seconds": time.monotonic() - begun}
+
+
+def _child(source: str, pixels: int, sender: Any) -> None:
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    row = _row(source, "", "")
+    try:
+        _check(source, pixels, row)
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{Path(last.filename).name}:{last.lineno}"
+        row |= {"status": f"failed: {row['step']}", "why": f"{_line(error)} ({place})"}
+    sender.send(row)
+    sender.close()
+
+
+def _row(source: str, status: str, why: str) -> dict[str, Any]:
+    return {"source": source, "status": status, "why": why, "step": "build", "reasons": {}}
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def _check(source: str, pixels: int, row: dict[str, Any]) -> None:
+    """Take one network through all promises; ``row`` says how far it got."""
+    torch.manual_seed(0)
+    model = _shaken(build_model(source, num_classes=10))
+    x = _example(model, source, pixels)
+    row |= {"step": "export", "pixels": x.shape[-1]}
+    row["parameters"] = sum(p.numel() for p in model.parameters())
+    try:
+        row["nodes"] = len(capture(model, (x,)).graph.nodes)
+    except TraceError as error:
+        row |= {"status": "not exportable", "why": _line(error)}
+        return
+    row["step"] = "trace"
+    start = time.monotonic()
+    graph = hwprune.trace(model, x)
+    row |= {"trace_s": time.monotonic() - start, "groups": len(graph.groups)}
+    row |= {"share": _share(graph), "reasons": dict(_reasons(graph))}
+    if not graph.groups:
+        row |= {"status": "refused", "why": row_reason(row)}
+        return
+    row["step"] = "oracle"
+    for seed in range(3):
+        error = oracle_error(model, graph, _plan(graph, seed, some=seed > 0), (x,))
+        row["oracle"] = max(row.get("oracle", 0.0), error)
+        if not error <= TOLERANCE:
+            row |= {"status": "violation", "why": f"relative error {error:.1e}"}
+            return
+    plan = _plan(graph, 0).with_source(model=source, num_classes=10)
+    small = hwprune.prune(model, graph, plan)
+    row["step"] = "train"
+    _train_one_step(small, x)
+    with tempfile.TemporaryDirectory() as folder:
+        row["step"] = "load"
+        small.eval()
+        with torch.no_grad():
+            outputs = output_tensors(small(x))
+        hwprune.save(small, plan, folder)
+        torch.save((x, outputs), f"{folder}/example.pt")
+        _same("loaded", _loaded_difference(folder))
+    row["step"] = "onnx"
+    run = onnx_runner(to_onnx(small, x))
+    _same("exported", relative_difference(outputs[:1], [run(x)]))
+    row["step"] = "again"
+    second = hwprune.trace(small, x)
+    if [group.name for group in second.groups] != [group.name for group in graph.groups]:
+        raise HwpruneError(f"{len(graph.groups)} groups, {len(second.groups)} after pruning")
+    _same("pruned again", oracle_error(small, second, _plan(second, 1), (x,)))
+    row |= {"status": "pass", "step": "done"}
+
+
+def row_reason(row: dict[str, Any]) -> str:
+    """The most frequent reason for which layers stay."""
+    reasons = Counter(row["reasons"])
+    reasons.pop("model output", None)
+    return reasons.most_common(1)[0][0] if reasons else "only outputs"
+
+
+def _same(what: str, difference: float) -> None:
+    if not difference <= TOLERANCE:
+        raise HwpruneError(f"{what}: relative difference {difference:.1e}")
+
+
+def _shaken(model: nn.Module) -> nn.Module:
+    """Random norm statistics, scales and shifts: defaults would hide what is removed wrongly."""
+    draw = torch.Generator().manual_seed(0)
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if not tensor.is_floating_point():
+            continue
+        normal = torch.randn(tensor.shape, generator=draw)
+        uniform = torch.rand(tensor.shape, generator=draw) + 0.5
+        if name.endswith(("running_mean", "bias")):
+            tensor.data.add_(0.3 * normal)
+        elif name.endswith("running_var"):
+            tensor.data.copy_(uniform)
+        elif isinstance(tensor, nn.Parameter) and (tensor == tensor.flatten()[0]).all():
+            tensor.data.copy_(0.5 * uniform)  # scales of norms and layers
+    return model.eval()
+
+
+def _example(model: nn.Module, source: str, pixels: int) -> Tensor:
+    """A batch of two at the wanted size, or at the size that the network was made for."""
+    native = getattr(model, "default_cfg", {}).get("input_size", (3, 224, 224))
+    draw = torch.Generator().manual_seed(0)
+    for height, width in ((pixels, pixels), (128, 128), native[1:], (299, 299)):
+        x = torch.randn(2, native[0], height, width, generator=draw)
+        try:
+            with torch.no_grad():
+                model(x)
+            return x
+        except Exception as error:  # whatever the network's own code raises
+            failed = error
+    raise failed
+
+
+def _share(graph: ChannelGraph) -> float:
+    """The share of all layers' output channels that can be pruned; depthwise ones not counted."""
+    layers = [layer for layer in graph.layers if layer.kind != "depthwise"]
+    fixed = sum(layer.outputs.fixed for layer in layers)
+    return 1 - fixed / sum(layer.outputs.count(graph.widths) for layer in layers)
+
+
+def _reasons(graph: ChannelGraph) -> Counter[str]:
+    return Counter(reason[:90] for reason in graph.unprunable.values())
+
+
+def _plan(graph: ChannelGraph, seed: int, some: bool = False) -> hwprune.Plan:
+    """Random 40 to 60 % of the channels of all groups, or of a random half of them."""
+    draw = random.Random(seed)
+    kept = {
+        name: draw.sample(range(width), max(1, round(width * draw.uniform(0.4, 0.6))))
+        for name, width in graph.widths.items()
+        if not some or draw.random() < 0.5
+    }
+    return hwprune.Plan.from_kept(graph, kept)
+
+
+def _train_one_step(model: nn.Module, x: Tensor) -> None:
+    model.train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
+    loss = sum(t.float().square().mean() for t in output_tensors(model(x)))
+    assert isinstance(loss, Tensor)
+    loss.backward()
+    optimizer.step()
+    if not loss.isfinite():
+        raise HwpruneError("the loss of one training step is not finite")
+
+
+def _loaded_difference(folder: str) -> float:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", LOAD, folder], capture_output=True, text=True
+    )
+    if done.returncode:
+        raise HwpruneError((done.stderr.strip().splitlines() or ["no output"])[-1])
+    return float(done.stdout.split()[-1])
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _print(rows: list[dict[str, Any]]) -> None:
+    console = Console()
+    table = Table("network", "status", "groups", "channels", "trace, s", "oracle", "why")
+    for row in rows:
+        table.add_row(
+            row["source"], row["status"], str(row.get("groups", "")),
+            f"{row['share']:.0%}" if "share" in row else "",
+            f"{row['trace_s']:.1f}" if "trace_s" in row else "",
+            f"{row['oracle']:.0e}" if "oracle" in row else "", row["why"],
+        )  # fmt: skip
+    console.print(table)
+    counts = Counter(row["status"] for row in rows)
+    console.print(", ".join(f"{count} {status}" for status, count in counts.most_common()))
+    able = [row for row in rows if row["status"] != "not exportable"]
+    passed = sum(row["status"] == "pass" for row in able)
+    console.print(f"{passed} of {len(able)} exportable networks pass: {passed / len(able):.1%}")
+    reasons: dict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        for reason in row["reasons"]:
+            reasons[reason].add(row["source"])
+    for reason, sources in sorted(reasons.items(), key=lambda item: -len(item[1])):
+        console.print(f"{len(sources):4} networks have layers that stay: {reason}")
+
+
+if __name__ == "__main__":
+    main()
