@@ -76,8 +76,11 @@ def _step_command(name: str, about: str) -> None:
 @commands.command("trace")
 @click.argument("model_name", metavar="[MODEL]", required=False)
 @click.option("--json", "as_json", is_flag=True, help="print the graph as JSON")
+@click.option("--picture", type=click.Path(path_type=Path), help="draw it: .svg, .png, .pdf, .dot")
 @recipe_options
-def trace_command(model_name: str | None, as_json: bool, **options: Any) -> None:
+def trace_command(
+    model_name: str | None, as_json: bool, picture: Path | None, **options: Any
+) -> None:
     """Show the channel groups of a network, and why other channels stay.
 
     MODEL is short for --model MODEL.
@@ -88,6 +91,10 @@ def trace_command(model_name: str | None, as_json: bool, **options: Any) -> None
     options["model"] = model_name or options["model"]
     job = Job(_recipe_of_folder(options), Console(quiet=as_json))
     graph = job.graph
+    if picture is not None:
+        from hwprune.picture import draw_graph
+
+        draw_graph(graph, picture)
     if as_json:
         click.echo(json.dumps(graph_facts(graph), indent=1))
     else:

@@ -108,6 +108,25 @@ class Tap:
 
 
 @dataclass(frozen=True)
+class FlowNode:
+    """A layer, or a place where activations meet.
+
+    Attributes:
+        name: path of the layer (with ``#2`` where it runs again), or the operator's own name.
+        operator: ``conv2d``, ``add``, ...
+        is_layer: whether it has weights.
+        reads: names of the nodes whose outputs it reads, through operators that change no group.
+        groups: the groups that its output channels are.
+    """
+
+    name: str
+    operator: str
+    is_layer: bool
+    reads: tuple[str, ...]
+    groups: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class ChannelGraph:
     """What can be pruned in a model, what cannot, and what it costs.
 
@@ -117,6 +136,7 @@ class ChannelGraph:
         layers: all convolutions and linear layers, in order of execution.
         parameters: the size of every parameter as a function of the widths.
         taps: modules whose outputs inner distillation compares, in order of execution.
+        flow: inputs, layers and joins in order of execution: what a picture shows.
     """
 
     groups: tuple[Group, ...]
@@ -124,6 +144,7 @@ class ChannelGraph:
     layers: tuple[Layer, ...]
     parameters: tuple[ParameterShape, ...] = ()
     taps: tuple[Tap, ...] = field(default=())
+    flow: tuple[FlowNode, ...] = field(default=())
 
     @cached_property
     def widths(self) -> dict[str, int]:

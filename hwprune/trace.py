@@ -12,6 +12,7 @@ import fnmatch
 import operator
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -22,7 +23,16 @@ from torch.fx import Node
 
 from hwprune.capture import batch_of_two, capture
 from hwprune.errors import InputError
-from hwprune.graph import ChannelGraph, Channels, Group, Layer, ParameterShape, Slice, Tap
+from hwprune.graph import (
+    ChannelGraph,
+    Channels,
+    FlowNode,
+    Group,
+    Layer,
+    ParameterShape,
+    Slice,
+    Tap,
+)
 from hwprune.labels import CONSTANT, Labels, LabelSet, Shape
 from hwprune.prove import unsound_groups
 from hwprune.rule import Refused, rule_name, tensors
@@ -79,6 +89,8 @@ class _Walk:
         self._tied = _tied_keys(self._state)
         self._owner: dict[int, str] = {}  # root of a prunable label -> its group
         self._width: Counter[str] = Counter()
+        self._sources: dict[Node, tuple[str, ...]] = {}  # nearest layers and joins before a node
+        self._flow: list[tuple[Node, FlowNode]] = []
 
     def run(self) -> None:
         """Give every node its labels, in order of execution."""
@@ -91,9 +103,13 @@ class _Walk:
                 self._keys[node] = spec.target
             elif hasattr(node.meta.get("val"), "shape"):
                 self._values[node] = self.labels.pinned("model input", len(self.shape(node)))
+                if spec.kind is InputKind.USER_INPUT:
+                    self._note_flow(node, node.name, "input", is_layer=False)
         for node in self._program.graph.nodes:
             if node.op == "call_function":
+                layers = len(self._layers)
                 self._step(node)
+                self._follow(node, self._layers[layers][0] if len(self._layers) > layers else None)
             elif node.op == "output":
                 for result in node.all_input_nodes:
                     for labels in _each(self._values.get(result, [])):
@@ -174,6 +190,26 @@ class _Walk:
         except (AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
             self._refuse(node, f"{name}: used in a form without a rule ({error})")
 
+    def _follow(self, node: Node, layer: str | None) -> None:
+        """Note layers and joins; other operators pass on where their input came from."""
+        reads = {source for n in node.all_input_nodes for source in self._sources.get(n, ())}
+        if layer is not None:
+            runs = sum(flow.name.partition("#")[0] == layer for _, flow in self._flow)
+            self._note_flow(node, f"{layer}#{runs + 1}" if runs else layer, is_layer=True)
+        elif len(reads) > 1:
+            self._note_flow(node, node.name, is_layer=False)
+        elif reads:
+            self._sources[node] = tuple(reads)
+
+    def _note_flow(
+        self, node: Node, name: str, operator: str | None = None, *, is_layer: bool
+    ) -> None:
+        sources = [self._sources.get(n, ()) for n in node.all_input_nodes]
+        reads = tuple(dict.fromkeys(source for each in sources for source in each))
+        operator = operator or rule_name(node.target)
+        self._flow.append((node, FlowNode(name, operator, is_layer, reads, ())))
+        self._sources[node] = (name,)
+
     def _refuse(self, node: Node, reason: str) -> None:
         """Pin all that the operator reads, and what it returns."""
         for argument in tensors(node):
@@ -237,7 +273,18 @@ class _Walk:
             Tap(path, self._single_group(node, owner))
             for path, node in find_taps(self._program).items()
         )
-        return ChannelGraph(groups, self._unprunable(owner), layers, self._parameters(owner), taps)
+        flow = tuple(
+            replace(flow, groups=self._groups_of(node, owner)) for node, flow in self._flow
+        )
+        return ChannelGraph(
+            groups, self._unprunable(owner), layers, self._parameters(owner), taps, flow
+        )
+
+    def _groups_of(self, node: Node, owner: dict[int, str]) -> tuple[str, ...]:
+        """The groups of an activation's channels, in order."""
+        labels = np.concatenate([part.ravel() for part in _each(self._values[node])])
+        roots = self.labels.roots(labels).tolist()
+        return tuple(dict.fromkeys(owner[root] for root in roots if root in owner))
 
     def _single_group(self, node: Node, owner: dict[int, str]) -> str | None:
         """The group that an activation's channels are, one for one; None if they are not."""

@@ -187,6 +187,19 @@ def test_a_table_of_another_device_is_refused(
     assert "elsewhere" in capsys.readouterr().err
 
 
+def test_trace_takes_the_model_alone_and_draws_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = tmp_path / "groups.dot"
+    main(["trace", "hwprune.demo:digits_resnet", "--data", "digits", "--keep", "stages.0.*",
+          "--picture", str(picture)])  # fmt: skip
+    assert "kept as asked: stages.0.*" in " ".join(capsys.readouterr().out.split())
+    assert picture.read_text(encoding="utf-8").startswith("digraph")
+    status = status_of(["trace", "hwprune.demo:digits_resnet", "--data", "digits", "--keep", "no"])
+    assert status == 2
+    assert "No layer is called 'no'" in capsys.readouterr().err
+
+
 def test_the_commands_of_the_readme_exist() -> None:
     blocks = re.findall(r"```bash\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
     lines = "".join(blocks).replace("\\\n", " ").splitlines()

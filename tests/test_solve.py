@@ -221,6 +221,17 @@ def test_widths_lie_on_the_step_or_are_dense() -> None:
     assert whole == {name: [width] for name, width in made.graph.widths.items()}
 
 
+def test_widths_that_a_user_insists_on() -> None:
+    made = instance(5)
+    dense = made.graph.widths
+    for name, widths in width_options(made.graph, None, 0.1, min_width=7, multiple=3).items():
+        assert all(width % 3 == 0 or width == dense[name] for width in widths)
+        assert min(widths) >= min(7, dense[name])
+    macs = 0.5 * made.graph.macs()
+    plan = solve(made.graph, made.scores, max_macs=macs, min_fraction=0.01, min_width=4, multiple=2)
+    assert all(w >= 4 and (w % 2 == 0 or w == dense[name]) for name, w in plan.widths.items())
+
+
 def test_a_budget_that_the_dense_network_meets_keeps_it_whole() -> None:
     made = instance(1)
     macs = made.graph.macs()

@@ -203,6 +203,18 @@ def test_a_model_without_finite_outputs_is_refused() -> None:
         hwprune.trace(model, torch.rand(2, 3, 8, 8))
 
 
+def test_layers_that_were_asked_for_keep_their_outputs() -> None:
+    case = CASES["residual"]
+    x = torch.rand(case.shapes[0])
+    model = case.build()
+    graph = hwprune.trace(model, x, keep=["c"])  # shares its channels with a
+    assert graph.widths == {"b": 6}
+    assert graph.unprunable["a"] == graph.unprunable["c"] == "kept as asked: c"
+    assert hwprune.trace(model, x, keep=["[ab]"]).widths == {}
+    with pytest.raises(InputError, match=r"No layer is called 'layer4\.\*'.*Layers are called a"):
+        hwprune.trace(model, x, keep=["a", "layer4.*"])
+
+
 def test_taps_of_the_demo_end_the_stages() -> None:
     graph = hwprune.trace(digits_resnet(), torch.rand(2, 1, 32, 32))
     assert [(tap.name, tap.group) for tap in graph.taps] == [
