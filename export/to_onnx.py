@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from hwprune.errors import TraceError
 from hwprune.files import write_atomically
+from hwprune.modes import evaluating
 
 from .keep_names import keep_names, uses_by_place
 
@@ -42,10 +43,8 @@ def to_onnx(
     if dynamic_batch:
         batch = torch.export.Dim("batch")
         shapes = tuple({0: batch} if isinstance(x, Tensor) else None for x in inputs)
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
     try:
-        with _quiet():
+        with evaluating(model), _quiet():
             program = torch.onnx.export(
                 model, inputs, dynamo=True, verbose=False, dynamic_shapes=shapes, optimize=False
             )
@@ -58,9 +57,6 @@ def to_onnx(
             f"{type(model).__name__} cannot be exported to ONNX: {_first_line(error)}. "
             "`torch.onnx.export(model, inputs, dynamo=True, report=True)` writes the details."
         ) from error
-    finally:
-        for module, training in modes.items():
-            module.training = training
     proto: onnx.ModelProto = program.model_proto
     keep_names(proto, state, uses)
     return proto

@@ -13,7 +13,7 @@ import onnxruntime as ort
 import torch
 from torch import Tensor, nn
 
-from hwprune.budget import Budget
+from hwprune.budget import ERROR, Budget
 from hwprune.errors import AccuracyMiss, HwpruneError, InputError, LatencyMiss, OutputMismatch
 from hwprune.evaluate import Accuracy, accuracy, predictions
 from hwprune.measure import Measurement, interleave
@@ -88,7 +88,7 @@ def verify(
     budget: Budget,
     batches: Iterable[tuple[Tensor, Tensor]],
     *,
-    seconds: float = 30.0,
+    seconds: float = 60.0,
 ) -> Verification:
     """Measure an exported file; it is read back from disk.
 
@@ -99,7 +99,7 @@ def verify(
         target: where to measure latency.
         budget: what was promised.
         batches: real images and labels.
-        seconds: how long to measure latency.
+        seconds: how long to measure latency at most.
 
     Raises:
         InputError: the file is missing or is no valid ONNX model.
@@ -111,7 +111,7 @@ def verify(
     wanted, _ = predictions(student.eval(), real)
     difference = float((got - wanted).abs().max())
     runs = [target.load(dense), target.load(exported)]
-    dense_ms, pruned_ms = interleave(runs, rounds=2000, seconds=seconds)
+    dense_ms, pruned_ms = interleave(runs, seconds=seconds, error=ERROR)
     return Verification(
         difference,
         difference / max(float(wanted.abs().max()), 1e-12),

@@ -1,5 +1,6 @@
 """hwprune: channel pruning to a latency that was measured on the device."""
 
+from hwprune import _checkout as _checkout
 from hwprune.budget import Budget, fit_budget
 from hwprune.checkpoint import load, save
 from hwprune.distill import Distillation

@@ -10,20 +10,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypedDict
 
-import onnx
 from torch import Tensor
 
 from hwprune.errors import BudgetError, InputError
+from hwprune.export.planned import PlannedNetworks
 from hwprune.graph import ChannelGraph
-from hwprune.measure import Measurement, interleave
+from hwprune.measure import Measurement, interleave, ratio_error
 from hwprune.plan import Plan
 from hwprune.profile import check_batch
 from hwprune.solve import solve
 from hwprune.table import LatencyTable
 from hwprune.targets import Target
 
-AIM = 0.975  # of the budget: a second measurement of the same network differs by a percent
-WINDOW = (0.96, 0.985)  # of the budget: good enough to stop correcting
+AIM = 0.98  # of the budget, before anything was measured
+FLOOR = 0.965  # of the budget: a plan above it uses what there is
+ROOM = 0.01  # of the budget: below it, beside two standard errors, so that measuring again is met
+ERROR = 0.004  # of a ratio, at which measuring stops
 
 
 @dataclass(frozen=True)
@@ -70,17 +72,26 @@ class Budget:
 
 @dataclass(frozen=True)
 class Round:
-    """One turn of the loop: what was asked of the solver, predicted, and measured."""
+    """One turn of the loop: what was asked of the solver, predicted, and measured.
+
+    ``error`` is the relative standard error of the ratio.
+    """
 
     budget_ms: float
     predicted_ms: float
     measured_ms: float
     dense_ms: float
+    error: float = 0.0
 
     @property
     def ratio(self) -> float:
         """Measured latency as a fraction of the dense one of the same interleaved run."""
         return self.measured_ms / self.dense_ms
+
+    @property
+    def most(self) -> float:
+        """The share of the budget up to which a second measurement will find it met as well."""
+        return 1 - ROOM - 2 * min(self.error, 0.01)
 
 
 @dataclass(frozen=True)
@@ -106,7 +117,7 @@ def fit_budget(
     scores: Mapping[str, Tensor],
     table: LatencyTable,
     target: Target,
-    dense: onnx.ModelProto,
+    networks: PlannedNetworks,
     budget: Budget,
     *,
     max_macs: float | None = None,
@@ -124,7 +135,7 @@ def fit_budget(
         scores: importance of every channel.
         table: latency table of the target, with this network in it.
         target: where to measure.
-        dense: the dense network as ONNX; its weights are cut, not trained.
+        networks: the dense network as ONNX, and any planned one.
         budget: milliseconds or a fraction of the dense latency.
         max_macs: a second budget, for one sample.
         max_params: a third.
@@ -147,7 +158,7 @@ def fit_budget(
         min_width=min_width,
         multiple=multiple,
     )
-    bench = _Bench(graph, table, target, dense)
+    bench = _Bench(graph, table, target, networks)
     wanted = budget.ratio_to(bench.dense_ms)
     asked = wanted * bench.dense_predicted_ms * AIM
     tried: list[FittedPlan] = []
@@ -164,10 +175,11 @@ def fit_budget(
         tried.append(bench.measure(plan, asked))
         if report is not None:
             report(tried[-1].rounds[0])
-        if WINDOW[0] * wanted <= tried[-1].rounds[0].ratio <= WINDOW[1] * wanted:
+        turn = tried[-1].rounds[0]
+        if FLOOR * wanted <= turn.ratio <= turn.most * wanted:
             break
-        over = [r.predicted_ms for t in tried for r in t.rounds if r.ratio > WINDOW[1] * wanted]
-        asked = _corrected(tried[-1].rounds[0], bench.dense_predicted_ms, wanted)
+        over = [r.predicted_ms for t in tried for r in t.rounds if r.ratio > r.most * wanted]
+        asked = _corrected(turn, bench.dense_predicted_ms, wanted)
         asked = max(1e-9, min([asked, *(0.9999 * predicted_ms for predicted_ms in over)]))
     return _best(tried, wanted, stopped or f"Not nearer within {rounds} rounds.")
 
@@ -184,22 +196,25 @@ class _Bench:
     """Builds planned networks untrained, and measures them beside the dense one."""
 
     def __init__(
-        self, graph: ChannelGraph, table: LatencyTable, target: Target, dense: onnx.ModelProto
+        self, graph: ChannelGraph, table: LatencyTable, target: Target, networks: PlannedNetworks
     ) -> None:
-        check_batch(table, dense)
-        self.graph, self.target, self.dense = graph, target, dense
+        check_batch(table, networks.dense)
+        self.target, self.networks = target, networks
         self.dense_predicted_ms = table.predict_ms(graph, graph.widths)
-        self.dense_run = target.load(dense)
-        self.dense_ms = interleave([self.dense_run], seconds=4)[0].latency_ms
+        self.dense_run = target.load(networks.dense)
+        self.dense_ms = interleave([self.dense_run], rounds=1000, seconds=4)[0].latency_ms
 
     def measure(self, plan: Plan, asked_ms: float) -> FittedPlan:
         """The plan with its measured latency."""
-        from hwprune.export.resize import keep_first, resize
-
-        resized = resize(self.dense, self.graph, keep_first(self.graph, plan.widths))
-        run = self.target.load(resized)
-        dense, pruned = interleave([self.dense_run, run], rounds=2000, seconds=20)
-        turn = Round(asked_ms, plan.predicted_ms or 0.0, pruned.latency_ms, dense.latency_ms)
+        run = self.target.load(self.networks.at(plan.widths))
+        dense, pruned = interleave([self.dense_run, run], seconds=40, error=ERROR)
+        turn = Round(
+            asked_ms,
+            plan.predicted_ms or 0.0,
+            pruned.latency_ms,
+            dense.latency_ms,
+            min(1.0, ratio_error(dense, pruned)),
+        )
         plan = replace(plan, measured_ms=pruned.latency_ms, measured_ratio=turn.ratio)
         return FittedPlan(plan, dense, pruned, (turn,))
 
@@ -209,10 +224,11 @@ def _corrected(turn: Round, dense_ms: float, wanted: float) -> float:
 
     Exact where the truth is the table times a factor plus an offset.
     """
+    aim = (turn.most - 0.005) * wanted
     if turn.ratio >= 1 or turn.predicted_ms >= dense_ms:
-        return turn.predicted_ms * AIM * wanted / turn.ratio
+        return turn.predicted_ms * aim / turn.ratio
     slope = (dense_ms - turn.predicted_ms) / (1 - turn.ratio)
-    return dense_ms - slope * (1 - AIM * wanted)
+    return dense_ms - slope * (1 - aim)
 
 
 def _best(tried: Sequence[FittedPlan], wanted: float, stopped: str) -> FittedPlan:
@@ -226,8 +242,8 @@ def _best(tried: Sequence[FittedPlan], wanted: float, stopped: str) -> FittedPla
             "give a larger --budget. "
         )
         raise BudgetError((measured if tried else "") + stopped)
-    roomy = [each for each in met if each.rounds[0].ratio <= WINDOW[1] * wanted]
+    roomy = [each for each in met if each.rounds[0].ratio <= each.rounds[0].most * wanted]
     best = max(roomy or met, key=lambda each: each.plan.value or 0.0)
-    near = best.rounds[0].ratio >= WINDOW[0] * wanted
+    near = best.rounds[0].ratio >= FLOOR * wanted
     turns = tuple(each.rounds[0] for each in tried)
     return replace(best, rounds=turns, remark="" if near else stopped)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from hwprune.errors import TraceError
+from hwprune.modes import evaluating
 
 _LIBRARIES = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
 
@@ -30,19 +31,15 @@ def capture(model: nn.Module, inputs: tuple[Any, ...]) -> ExportedProgram:
     Raises:
         TraceError: ``torch.export`` failed; the message names the line of the model.
     """
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
     try:
-        return torch.export.export(model, inputs)
+        with evaluating(model):
+            return torch.export.export(model, inputs)
     except Exception as error:
         raise TraceError(
             f"{type(model).__name__} cannot be exported by torch.export: {_first_line(error)}"
             f"{_place(error)}. Change that line so that it does not depend on the values of "
             "tensors; check with `torch.export.export(model.eval(), (example,))`."
         ) from error
-    finally:
-        for module, training in modes.items():
-            module.training = training
 
 
 def _first_line(error: BaseException) -> str:

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hwprune.modes import evaluating
+
 
 @dataclass(frozen=True)
 class Accuracy:
@@ -45,13 +47,8 @@ def accuracy(logits: Tensor, labels: Tensor) -> Accuracy:
 def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Accuracy:
     """The accuracy of ``model`` in evaluation mode; its mode is restored."""
     device = next(model.parameters()).device
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
+    with evaluating(model):
         return accuracy(*predictions(lambda images: model(images.to(device)), batches))
-    finally:
-        for module, training in modes.items():
-            module.training = training
 
 
 def reestimate_norms(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
@@ -62,20 +59,16 @@ def reestimate_norms(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]])
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     if not norms:
         return
-    modes = {module: module.training for module in model.modules()}
     momenta = {norm: norm.momentum for norm in norms}
-    model.eval()
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a cumulative average
-        norm.train()
     device = next(model.parameters()).device
-    try:
-        with torch.no_grad():
+    with evaluating(model), torch.no_grad():
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # a cumulative average
+            norm.train()
+        try:
             for images, _ in batches:
                 model(images.to(device))
-    finally:
-        for norm, momentum in momenta.items():
-            norm.momentum = momentum
-        for module, training in modes.items():
-            module.training = training
+        finally:
+            for norm, momentum in momenta.items():
+                norm.momentum = momentum

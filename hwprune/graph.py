@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -37,6 +38,14 @@ class Group:
     name: str
     width: int
     slices: tuple[Slice, ...]
+
+    def step(self, channels: int) -> int:
+        """How many of the group's channels fill a step of so many channels of its layers.
+
+        Fewer where one of its channels is several of a layer's, as behind a group norm.
+        """
+        places = max((len(s.positions[0]) for s in self.slices if s.dim == 0), default=1)
+        return channels // math.gcd(channels, places)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import onnx
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
@@ -17,6 +16,7 @@ from hwprune.budget import Budget
 from hwprune.checkpoint import load
 from hwprune.data import Data, balanced_indices, batches, load_data
 from hwprune.errors import InputError
+from hwprune.export.planned import PlannedNetworks
 from hwprune.files import write_text
 from hwprune.graph import ChannelGraph
 from hwprune.models import LoadedModel, load_model
@@ -98,11 +98,9 @@ class Job:
         return trace(self.loaded.model, self.example, keep=[p for p in patterns if p])
 
     @cached_property
-    def dense_onnx(self) -> onnx.ModelProto:
-        """The dense network as ONNX."""
-        from hwprune.export.to_onnx import to_onnx
-
-        return to_onnx(self.dense, self.example)
+    def networks(self) -> PlannedNetworks:
+        """The dense network as ONNX, and any planned one."""
+        return PlannedNetworks(self.dense, self.example, self.graph)
 
     @property
     def table_path(self) -> Path:

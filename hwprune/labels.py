@@ -24,11 +24,13 @@ class LabelSet:
 
     def __init__(self) -> None:
         self._parent: list[int] = []
+        self._flat: Labels | None = None  # the root of every label, while nothing is merged
         self._reason: dict[int, str] = {}
         self.sized: set[int] = set()  # labels that went through a cut whose size may be a literal
 
     def fresh(self, *shape: int) -> Labels:
         """New labels, all different, in an array of the given shape."""
+        self._flat = None
         start = len(self._parent)
         count = int(np.prod(shape))
         self._parent.extend(range(start, start + count))
@@ -44,10 +46,13 @@ class LabelSet:
 
     def roots(self, labels: Labels) -> Labels:
         """``root`` of each label; constants stay constants."""
-        known = {int(x): self.root(int(x)) for x in np.unique(labels) if x != CONSTANT}
-        known[CONSTANT] = CONSTANT
-        found: Labels = np.vectorize(known.__getitem__, otypes=[np.int64])(labels)
-        return found
+        if self._flat is None:
+            flat = np.array([*self._parent, 0], dtype=np.int64)  # the last stands for no label
+            while not np.array_equal(flat, nearer := flat[flat]):
+                flat = nearer
+            flat[-1] = CONSTANT
+            self._flat = flat
+        return self._flat[labels]
 
     def merge(self, first: Labels, second: Labels) -> Labels:
         """Merge label by label, with broadcasting; a constant gives way to a label."""
@@ -82,6 +87,7 @@ class LabelSet:
         if one == other:
             return
         self._parent[other] = one
+        self._flat = None
         reason = self._reason.pop(other, None)
         if reason is not None:
             self._reason.setdefault(one, reason)

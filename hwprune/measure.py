@@ -9,6 +9,8 @@ probe, and again where the probe was slow.
 
 from __future__ import annotations
 
+import itertools
+import math
 import random
 import statistics
 import time
@@ -25,6 +27,8 @@ PROBE_TOLERANCE = 1.10  # a probe slower than this times its best marks a slow w
 QUANTILE = 0.10  # of the samples is the latency; repeats to 0.5 % where medians do to 2 %
 QUIET = 1.10  # samples up to this times the latency were taken on a quiet machine
 LEAST_ROUNDS = 5  # however slow the networks
+BLOCKS = 8  # of consecutive samples, whose spread tells the error of a ratio
+ROUNDS_FOR_ERROR = 25 * BLOCKS
 SAMPLE_MS = 2.0  # faster networks are run several times a sample
 
 
@@ -101,15 +105,34 @@ class Probe:
         return now / self.best_ms
 
 
+def ratio_error(first: Measurement, other: Measurement) -> float:
+    """Relative standard error of ``other.latency_ms / first.latency_ms``, from blocks in time.
+
+    Both must come from the same interleaved run. Infinite for fewer than two samples a block.
+    """
+    if len(first.times_ms) < 2 * BLOCKS:
+        return math.inf
+    blocks = [np.array_split(m.times_ms, BLOCKS) for m in (first, other)]
+    lows = [[float(np.quantile(block, QUANTILE)) for block in each] for each in blocks]
+    ratios = [b / a for a, b in zip(*lows, strict=True)]
+    return statistics.stdev(ratios) / math.sqrt(BLOCKS) / statistics.fmean(ratios)
+
+
 def interleave(
-    runnables: Sequence[Runnable], *, rounds: int = 300, seconds: float = 20.0
+    runnables: Sequence[Runnable],
+    *,
+    rounds: int | None = None,
+    seconds: float = 20.0,
+    error: float | None = None,
 ) -> list[Measurement]:
-    """Measure networks in turn, round after round.
+    """Measure networks in turn, round after round, until one of the limits is reached.
 
     Args:
         runnables: networks on the same target.
         rounds: samples of each network.
         seconds: after which to stop, though not before five rounds.
+        error: stop when the ratio of every network's latency to the first one's is known to this
+            relative standard error.
 
     Returns:
         A measurement of each network, in order.
@@ -118,13 +141,22 @@ def interleave(
     taken: list[list[float]] = [[] for _ in runnables]
     end = time.monotonic() + seconds
     order = random.Random(0)  # a fixed order would give each network the same predecessor
-    for done in range(rounds):
-        if done >= LEAST_ROUNDS and time.monotonic() > end:
+    for done in itertools.count():
+        late = done >= LEAST_ROUNDS and time.monotonic() > end
+        if late or done == rounds or _known_to(error, taken):
             break
         for index in order.sample(range(len(runnables)), len(runnables)):
             runnables[index].run_ms()  # the others have emptied the caches
             taken[index].append(statistics.fmean(runnables[index].run_ms() for _ in range(runs)))
     return [Measurement(tuple(times)) for times in taken]
+
+
+def _known_to(error: float | None, taken: Sequence[Sequence[float]]) -> bool:
+    done = len(taken[0])
+    if error is None or done < ROUNDS_FOR_ERROR or done % (5 * BLOCKS):
+        return False
+    first, *others = (Measurement(tuple(times)) for times in taken)
+    return all(ratio_error(first, other) <= error for other in others)
 
 
 def _runs_per_sample(runnables: Sequence[Runnable]) -> int:

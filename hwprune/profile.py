@@ -14,6 +14,7 @@ from scipy.optimize import lsq_linear
 from torch import Tensor, nn
 
 from hwprune.errors import TableError
+from hwprune.export.planned import PlannedNetworks
 from hwprune.graph import ChannelGraph
 from hwprune.kernels import Kernel, describe
 from hwprune.measure import PROBE_TOLERANCE, Probe, interleave, probe_model
@@ -58,21 +59,19 @@ def profile(
     Raises:
         TableError: ``path`` holds a table of another device, runtime or version.
     """
-    from hwprune.export.to_onnx import to_onnx
-
     tell = progress or (lambda what, share: None)
     device = load_target(target) if isinstance(target, str) else target
     tell("tracing and exporting", 0.0)
     graph = graph or trace(model, example_inputs)
-    dense = to_onnx(model, example_inputs)
-    table = _open(device, dense, path, tell)
+    networks = PlannedNetworks(model, example_inputs, graph)
+    table = _open(device, networks.dense, path, tell)
     if graph.fingerprint in table.networks:
         return table
     _forget_last(table, graph, path)
     probe = Probe(device.load(probe_model()))
-    _sample_kernels(table, device, dense, graph, probe, path, tell)
+    _sample_kernels(table, device, networks, graph, probe, path, tell)
     tell("calibrating on whole networks", 0.75)
-    network = _calibrate(table, device, dense, graph)
+    network = _calibrate(table, device, networks, graph)
     table.add(network=network)
     if path is not None:
         append(path, samples=[], network=network)
@@ -191,7 +190,7 @@ def _convolution(width: int) -> onnx.ModelProto:
 def _sample_kernels(
     table: LatencyTable,
     device: Target,
-    dense: onnx.ModelProto,
+    networks: PlannedNetworks,
     graph: ChannelGraph,
     probe: Probe,
     path: Path | None,
@@ -199,36 +198,25 @@ def _sample_kernels(
 ) -> None:
     """Profile whole networks with crossed widths; those already in the table are skipped."""
     done = {sample.origin for sample in table.samples}
-    networks = [graph.widths, *crossed_widths(graph, table.step)]
-    for index, widths in enumerate(networks):
+    sampled = [graph.widths, *crossed_widths(graph, table.step)]
+    for index, widths in enumerate(sampled):
         origin = f"{graph.fingerprint}/{index}"
-        tell(
-            f"profiling network {index + 1} of {len(networks)}", 0.05 + 0.7 * index / len(networks)
-        )
+        tell(f"profiling network {index + 1} of {len(sampled)}", 0.05 + 0.7 * index / len(sampled))
         if origin in done:
             continue
-        resized, times = _profile_one(device, dense, graph, widths, probe)
+        planned = networks.at(widths)
+        times = _profile_one(device.load(planned), probe)
         samples = [
             Sample(k.kind, k.inputs.count(widths), k.outputs.count(widths), t.times_ms, origin)
-            for k, t in zip(describe(times, resized, graph), times, strict=True)
+            for k, t in zip(describe(times, planned, graph), times, strict=True)
         ]
         table.add(samples=samples)
         if path is not None:
             append(path, samples=samples)
 
 
-def _profile_one(
-    device: Target,
-    dense: onnx.ModelProto,
-    graph: ChannelGraph,
-    widths: Mapping[str, int],
-    probe: Probe,
-) -> tuple[onnx.ModelProto, list[KernelTime]]:
+def _profile_one(runnable: Runnable, probe: Probe) -> list[KernelTime]:
     """Kernel times of one network, taken again while the machine is slow."""
-    from hwprune.export.resize import keep_first, resize
-
-    resized = resize(dense, graph, keep_first(graph, widths))
-    runnable = device.load(resized)
     best: tuple[float, list[KernelTime]] | None = None
     for _ in range(_ATTEMPTS):
         before = probe.slowdown()
@@ -239,7 +227,7 @@ def _profile_one(
         if slowdown <= PROBE_TOLERANCE:
             break
     assert best is not None
-    return resized, best[1]
+    return best[1]
 
 
 def _runs(runnable: Runnable) -> int:
@@ -248,20 +236,17 @@ def _runs(runnable: Runnable) -> int:
 
 
 def _calibrate(
-    table: LatencyTable, device: Target, dense: onnx.ModelProto, graph: ChannelGraph
+    table: LatencyTable, device: Target, networks: PlannedNetworks, graph: ChannelGraph
 ) -> Network:
     """Fit how sums of kernels become latencies; measure the error on networks left out of it."""
-    from hwprune.export.resize import keep_first, resize
-
-    kernels = tuple(_kernels_of_dense(device, dense, graph))
+    kernels = tuple(_kernels_of_dense(device, networks.dense, graph))
     fitted = calibration_widths(graph, table.step)
     held_out = held_out_widths(graph, table.step, _HELD_OUT, seed=1)
-    plans = [keep_first(graph, widths) for widths in (*fitted, *held_out)]
-    runnables = [device.load(resize(dense, graph, plan)) for plan in plans]
+    sampled = (*fitted, *held_out)
+    runnables = [device.load(networks.at(widths)) for widths in sampled]
     measured = [m.latency_ms for m in interleave(runnables, rounds=100, seconds=60)]
     table.add(network=Network(graph.fingerprint, kernels, 1.0, 0.0, 0.0, measured[0]))
-    sums = [table.predict_ms(graph, plan.widths) for plan in plans]
-    features = np.array([[s, 1.0, plan.params / 1e6] for s, plan in zip(sums, plans, strict=True)])
+    features = np.array([[table.predict_ms(graph, w), 1.0, graph.params(w) / 1e6] for w in sampled])
     fit = _fit_calibration(features[: len(fitted)], np.array(measured[: len(fitted)]))
     pairs = list(zip((features @ fit).tolist(), measured, strict=True))
     scale, offset_ms, ms_per_mparam = map(float, fit)

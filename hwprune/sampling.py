@@ -27,7 +27,7 @@ def crossed_widths(graph: ChannelGraph, step: int) -> list[dict[str, int]]:
             for group in graph.groups:
                 c = column[group.name]
                 level = shuffles[group.name][(i + c * j) % LEVELS if c < LEVELS else j]
-                options = anchors(group.width, step, LEVELS)
+                options = anchors(group.width, group.step(step), LEVELS)
                 widths[group.name] = options[round(level * (len(options) - 1) / (LEVELS - 1))]
             networks.append(widths)
     return networks
@@ -67,8 +67,9 @@ def _ramp(
         fraction = first + (last - first) * index / count
         if draw is not None:
             fraction *= 1 + draw.uniform(-jitter, jitter)
-        lowest = anchors(group.width, step)[0]
-        wanted = step * round(fraction * group.width / step)
+        own_step = group.step(step)
+        lowest = anchors(group.width, own_step)[0]
+        wanted = own_step * round(fraction * group.width / own_step)
         widths[group.name] = min(group.width, max(lowest, wanted))
     return widths
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from hwprune.errors import InputError
 from hwprune.graph import ChannelGraph, Group
+from hwprune.modes import evaluating
 
 
 @dataclass(frozen=True)
@@ -119,20 +120,16 @@ def score(
         )
     parameters = {k: p for k, p in model.named_parameters() if p.is_floating_point()}
     before = {key: (p.requires_grad, p.grad) for key, p in parameters.items()}
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
     for parameter in parameters.values():
         parameter.requires_grad_(True)
         parameter.grad = None
     try:
-        with torch.enable_grad():
+        with evaluating(model), torch.enable_grad():
             return _accumulate(model, graph, batches, criterion)
     finally:
         for key, (wanted, grad) in before.items():
             parameters[key].requires_grad_(wanted)
             parameters[key].grad = grad
-        for module, training in modes.items():
-            module.training = training
 
 
 def _accumulate(

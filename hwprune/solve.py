@@ -111,12 +111,12 @@ def width_options(
     max_options: int = 12,
 ) -> dict[str, list[int]]:
     """Widths to choose from: multiples of the device's step, and the dense width, ascending."""
-    step = multiple or (table.step if table is not None else 1)
+    of_layers = multiple or (table.step if table is not None else 1)
     narrowest = table.narrowest(graph) if table is not None else {}
     options = {}
     for group in graph.groups:
         floor = max(math.ceil(min_fraction * group.width), narrowest.get(group.name, 1), min_width)
-        lowest = min(floor, group.width)
+        lowest, step = min(floor, group.width), group.step(of_layers)
         widths = sorted({*range(step * math.ceil(lowest / step), group.width, step), group.width})
         if len(widths) > max_options:
             chosen = np.linspace(0, len(widths) - 1, max_options).round().astype(int)

@@ -121,7 +121,7 @@ def prune_step(job: Job) -> None:
         scores,
         job.table,
         job.target,
-        job.dense_onnx,
+        job.networks,
         job.budget,
         max_macs=recipe.max_macs or None,
         max_params=recipe.max_params or None,
@@ -181,7 +181,7 @@ def export_step(job: Job) -> None:
     from hwprune.export.to_onnx import save_onnx, to_onnx
 
     student = job.student()
-    save_onnx(job.dense_onnx, job.folder / "dense.onnx")
+    save_onnx(to_onnx(job.dense, job.example), job.folder / "dense.onnx")
     save_onnx(to_onnx(student, job.example), job.folder / "model.onnx")
     files = {name: (job.folder / f"{name}.onnx").stat().st_size for name in ("dense", "model")}
     job.console.print(f"{job.folder / 'model.onnx'}: {files['model'] / 1e6:.2f} MB")

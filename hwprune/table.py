@@ -163,7 +163,7 @@ class LatencyTable:
 
     def narrowest(self, graph: ChannelGraph) -> dict[str, int]:
         """The smallest width of every group that lies within the measured range."""
-        return {g.name: anchors(g.width, self.step)[0] for g in graph.groups}
+        return {g.name: anchors(g.width, g.step(self.step))[0] for g in graph.groups}
 
     @cached_property
     def surfaces(self) -> dict[str, Surface]:

@@ -34,7 +34,6 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import hwprune
-from hwprune.capture import capture
 from hwprune.errors import HwpruneError, TraceError
 from hwprune.graph import ChannelGraph
 from hwprune.models import build_model
@@ -177,14 +176,13 @@ def _check(source: str, pixels: int, row: dict[str, Any]) -> None:
     x = _example(model, source, pixels)
     row |= {"step": "export", "pixels": x.shape[-1]}
     row["parameters"] = sum(p.numel() for p in model.parameters())
+    row["step"] = "trace"
+    start = time.monotonic()
     try:
-        row["nodes"] = len(capture(model, (x,)).graph.nodes)
+        graph = hwprune.trace(model, x)
     except TraceError as error:
         row |= {"status": "not exportable", "why": _line(error)}
         return
-    row["step"] = "trace"
-    start = time.monotonic()
-    graph = hwprune.trace(model, x)
     row |= {"trace_s": time.monotonic() - start, "groups": len(graph.groups)}
     row |= {"share": _share(graph), "reasons": dict(_reasons(graph))}
     if not graph.groups:

@@ -6,11 +6,10 @@ import itertools
 
 import pytest
 import torch
-from hwprune.export.resize import keep_first, resize
-from hwprune.export.to_onnx import to_onnx
+from hwprune.export.planned import PlannedNetworks
 from torch import nn
 
-from hwprune.budget import WINDOW, Budget, fit_budget
+from hwprune.budget import FLOOR, ROOM, Budget, fit_budget
 from hwprune.errors import BudgetError, InputError, TableError
 from hwprune.profile import profile
 from hwprune.targets.fake import FakeTarget
@@ -42,17 +41,24 @@ class Bench:
         torch.manual_seed(0)
         model = Chain().eval()
         self.graph = trace(model, EXAMPLE)
-        self.dense = to_onnx(model, EXAMPLE)
+        self.networks = PlannedNetworks(model, EXAMPLE, self.graph)
+        self.dense = self.networks.dense
         self.table = profile(model, EXAMPLE, FakeTarget(8), graph=self.graph)
         self.scores = {g.name: torch.rand(g.width) for g in self.graph.groups}
 
     def fit(self, target, budget, **options):
         return fit_budget(
-            self.graph, self.scores, self.table, target, self.dense, Budget.parse(budget), **options
+            self.graph,
+            self.scores,
+            self.table,
+            target,
+            self.networks,
+            Budget.parse(budget),
+            **options,
         )
 
     def ratio(self, target, plan) -> float:
-        pruned = target.load(resize(self.dense, self.graph, keep_first(self.graph, plan.widths)))
+        pruned = target.load(self.networks.at(plan.widths))
         return pruned.run_ms() / target.load(self.dense).run_ms()
 
 
@@ -95,7 +101,7 @@ def test_the_loop_ends_within_the_budget_and_near_it(bench, truth, budget) -> No
     assert fitted.plan.measured_ratio <= wanted
     if not truth.noise and truth.step == 8:
         assert not fitted.remark
-        assert WINDOW[0] * wanted <= ratio <= WINDOW[1] * wanted
+        assert FLOOR * wanted <= ratio <= (1 - ROOM) * wanted
         assert len(fitted.rounds) <= 3
 
 
@@ -136,7 +142,7 @@ def test_another_budget_that_binds_stops_the_loop_and_is_named(bench, name) -> N
     dense = {"max_macs": bench.graph.macs(), "max_params": bench.graph.params()}[name]
     fitted = bench.fit(FakeTarget(8), "0.9x", **{name: 0.4 * dense})
     assert {"max_macs": fitted.plan.macs, "max_params": fitted.plan.params}[name] <= 0.4 * dense
-    assert fitted.plan.measured_ratio < WINDOW[0] * 0.9
+    assert fitted.plan.measured_ratio < FLOOR * 0.9
     assert len(fitted.rounds) == 1
     assert "another budget binds" in fitted.remark
 
@@ -147,7 +153,7 @@ def test_too_few_rounds_are_an_error_that_lists_them(bench) -> None:
 
 
 def test_a_table_of_another_batch_is_refused(bench) -> None:
-    two = to_onnx(Chain().eval(), torch.zeros(2, 3, 16, 16))
+    two = PlannedNetworks(Chain().eval(), torch.zeros(2, 3, 16, 16), bench.graph)
     with pytest.raises(TableError, match="batch is '1' there and '2' here"):
         fit_budget(bench.graph, bench.scores, bench.table, FakeTarget(8), two, Budget(ratio=0.5))
 

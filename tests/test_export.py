@@ -14,10 +14,11 @@ import onnxruntime as ort
 import pytest
 import torch
 import torchvision
+from hwprune.export.planned import PlannedNetworks
 from hwprune.export.resize import keep_first, resize
 from hwprune.export.to_onnx import save_onnx, to_onnx
 from hwprune.export.verify import onnx_runner, read_onnx, verify
-from nets import Net, conv, pooled
+from nets import CASES, Net, conv, pooled
 from torch import Tensor, nn
 
 import hwprune
@@ -74,6 +75,20 @@ def test_cutting_the_dense_file_equals_exporting_the_pruned_network(name: str) -
     scale = float(wanted.abs().max())
     assert float((exported - wanted).abs().max()) < 1e-5 * scale
     assert float((cut - wanted).abs().max()) < 1e-5 * scale
+
+
+@pytest.mark.parametrize(("name", "cuts"), [("residual", True), ("group_norm", False)])
+def test_planned_networks_are_cut_or_exported(name: str, cuts: bool) -> None:
+    """A group norm's file holds its number of groups, so that it cannot be cut."""
+    model, x = CASES[name].build().eval(), torch.randn(2, 3, 8, 8)
+    graph = hwprune.trace(model, x)
+    networks = PlannedNetworks(model, x, graph)
+    assert networks.cuts is cuts
+    widths = {group.name: max(1, group.width // 2) for group in graph.groups}
+    with torch.no_grad():
+        wanted = hwprune.prune(model, graph, keep_first(graph, widths))(x)
+    got = onnx_runner(networks.at(widths))(x)
+    assert float((got - wanted).abs().max()) < 1e-5 * float(wanted.abs().max())
 
 
 def events(model: onnx.ModelProto) -> dict[str, dict[str, Any]]:

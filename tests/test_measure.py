@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+import random
 from collections.abc import Iterator
 
 import onnx
@@ -10,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from hwprune.measure import Measurement, Probe, interleave, probe_model
+from hwprune.measure import Measurement, Probe, interleave, probe_model, ratio_error
 from hwprune.sampling import calibration_widths, crossed_widths, held_out_widths
 from hwprune.table import anchors
 from hwprune.targets.fake import FakeTarget
@@ -75,6 +77,25 @@ def test_all_networks_are_run_as_often_a_sample_as_the_fastest_needs() -> None:
     found = interleave([fast, slow], rounds=5)
     assert fast.runs == slow.runs == 4 + 5 * (1 + 20)
     assert found[0].latency_ms == pytest.approx(0.1)
+
+
+def test_measuring_stops_when_the_ratio_is_known() -> None:
+    found = interleave([constant(5.0), constant(7.0)], error=0.01)
+    assert len(found[0].times_ms) == 200
+    draw = random.Random(0)
+    noisy = Scripted(draw.uniform(5.0, 15.0) for _ in itertools.count())
+    longer = interleave([constant(5.0), noisy], error=0.005)
+    assert len(longer[0].times_ms) > 200
+    assert ratio_error(*longer) <= 0.005
+
+
+def test_the_error_of_a_ratio_is_the_spread_of_its_blocks() -> None:
+    first = Measurement((2.0,) * 80)
+    other = Measurement((1.0,) * 40 + (1.5,) * 40)
+    # eight ratios, four of 0.5 and four of 0.75
+    assert ratio_error(first, other) == pytest.approx(0.125 * math.sqrt(1 / 7) / 0.625)
+    assert ratio_error(first, Measurement((1.0,) * 80)) == 0.0
+    assert ratio_error(Measurement((1.0,) * 9), Measurement((1.0,) * 9)) == math.inf
 
 
 def test_the_order_changes_from_round_to_round() -> None:
