@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import operator
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -105,11 +106,15 @@ class _Walk:
                 self._values[node] = self.labels.pinned("model input", len(self.shape(node)))
                 if spec.kind is InputKind.USER_INPUT:
                     self._note_flow(node, node.name, "input", is_layer=False)
+        live = _live(self._program)
         for node in self._program.graph.nodes:
             if node.op == "call_function":
-                layers = len(self._layers)
+                before = len(self._layers)
                 self._step(node)
-                self._follow(node, self._layers[layers][0] if len(self._layers) > layers else None)
+                if node in live:
+                    self._follow(node, next((name for name, *_ in self._layers[before:]), None))
+                else:  # nothing that it computes is ever used: no runtime will run it
+                    del self._layers[before:]
             elif node.op == "output":
                 for result in node.all_input_nodes:
                     for labels in _each(self._values.get(result, [])):
@@ -378,6 +383,16 @@ class _Walk:
             if (key, dim) in self._dims:
                 indices = [index for channel in positions for index in channel]
                 self.labels.pin(self._dims[key, dim][indices], reason)
+
+
+def _live(program: ExportedProgram) -> set[Node]:
+    """The nodes that an output depends on, and those that write in place."""
+    writes = re.compile(r"aten\.[a-z]\w*_\.")  # aten.add_.Tensor
+    live = {n for n in program.graph.nodes if n.op == "output" or writes.match(str(n.target))}
+    for node in reversed(program.graph.nodes):
+        if node in live:
+            live.update(node.all_input_nodes)
+    return live
 
 
 def _tied_keys(state: dict[str, Any]) -> dict[str, str]:

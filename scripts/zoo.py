@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hwprune.export.planned import PlannedNetworks
 from hwprune.export.to_onnx import to_onnx
 from hwprune.export.verify import onnx_runner
 from rich.console import Console
@@ -41,7 +42,6 @@ from hwprune.prune import oracle_error, output_tensors, relative_difference
 
 TOLERANCE = 1e-4
 MOST_PARAMETERS = 100e6  # larger networks add minutes, not operators
-TRANSFORMERS = ("swin", "vit_", "maxvit")  # of torchvision: they pass for what is channel-like
 
 # The modules of timm whose networks are convolutional throughout; hybrids with attention over
 # tokens are left out.
@@ -195,6 +195,10 @@ def _check(source: str, pixels: int, row: dict[str, Any]) -> None:
         if not error <= TOLERANCE:
             row |= {"status": "violation", "why": f"relative error {error:.1e}"}
             return
+    row["step"] = "score"
+    scores = hwprune.score(model, graph, [(x, torch.tensor([0, 1]))])
+    if not all(bool(s.isfinite().all()) for s in scores.values()):
+        raise HwpruneError("scores are not finite")
     plan = _plan(graph, 0).with_source(model=source, num_classes=10)
     small = hwprune.prune(model, graph, plan)
     row["step"] = "train"
@@ -210,6 +214,7 @@ def _check(source: str, pixels: int, row: dict[str, Any]) -> None:
     row["step"] = "onnx"
     run = onnx_runner(to_onnx(small, x))
     _same("exported", relative_difference(outputs[:1], [run(x)]))
+    row["cuts"] = PlannedNetworks(model, x, graph).cuts
     row["step"] = "again"
     second = hwprune.trace(small, x)
     if [group.name for group in second.groups] != [group.name for group in graph.groups]:

@@ -12,12 +12,12 @@ import torch
 from nets import CASES, Net, conv, pooled
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision import models
 
 import hwprune
 from hwprune.demo import digits_resnet
 from hwprune.errors import HwpruneError, InputError, TraceError
 from hwprune.graph import ChannelGraph, Group, Slice
+from hwprune.models import build_model
 from hwprune.prune import oracle_error
 from hwprune.rule import rule_name
 
@@ -34,6 +34,7 @@ ZOO: dict[str, tuple[int, int]] = {
     "squeezenet1_1": (32, 20),
     "shufflenet_v2_x0_5": (32, 15),
     "convnext_tiny": (32, 15),
+    "lraspp_mobilenet_v3_large": (64, 30),
 }
 
 
@@ -88,7 +89,7 @@ def test_small_networks_have_the_groups_written_by_hand(name: str) -> None:
 def test_torchvision_networks_pass_the_oracle(name: str) -> None:
     pixels, groups = ZOO[name]
     torch.manual_seed(0)
-    model = shaken(models.get_model(name, weights=None, num_classes=10))
+    model = shaken(build_model(f"torchvision:{name}", num_classes=10))
     x = torch.randn(2, 3, pixels, pixels)
     graph = hwprune.trace(model, x)
     assert len(graph.groups) >= groups
