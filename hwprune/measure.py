@@ -115,7 +115,7 @@ def ratio_error(first: Measurement, other: Measurement) -> float:
     blocks = [np.array_split(m.times_ms, BLOCKS) for m in (first, other)]
     lows = [[float(np.quantile(block, QUANTILE)) for block in each] for each in blocks]
     ratios = [b / a for a, b in zip(*lows, strict=True)]
-    return statistics.stdev(ratios) / math.sqrt(BLOCKS) / statistics.fmean(ratios)
+    return float(statistics.stdev(ratios) / math.sqrt(BLOCKS) / statistics.fmean(ratios))
 
 
 def interleave(

@@ -165,7 +165,7 @@ def select(walk: Walk, node: Node) -> Labels:
     """One position of a dimension, which goes."""
     labels, dim = walk.of(node.args[0]), int(as_any(node.args[1]))
     if labels.shape[dim] == 1:
-        return np.take(labels, 0, axis=dim)
+        return np.squeeze(labels, dim)
     walk.labels.mark_sized(labels)
     return compress(np.take(labels, int(as_any(node.args[2])), axis=dim))
 

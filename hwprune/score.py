@@ -180,7 +180,7 @@ def members(model: nn.Module, graph: ChannelGraph, group: Group) -> list[Member]
         shift, shift_gradient = zero, zero
         bias = f"{path}.bias".removeprefix(".")
         if name == "weight" and (bias, 0) in places:
-            shift, shift_gradient = _rows(module.bias, 0, places[bias, 0])
+            shift, shift_gradient = _rows(model.get_parameter(bias), 0, places[bias, 0])
         found.append(Member(is_norm, weight, gradient, shift, shift_gradient))
     return found
 

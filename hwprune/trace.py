@@ -326,8 +326,8 @@ class _Walk:
         found.sort(key=lambda entry: (entry[0], entry[1]))
         groups: list[Group] = []
         owner: dict[int, str] = {}
-        for _, _, first, slices, roots in found:
-            name = base = first.rpartition(".")[0] or first
+        for _, _, key, slices, roots in found:
+            name = base = key.rpartition(".")[0] or key
             taken = {group.name for group in groups}
             while name in taken:
                 name = f"{base}#{int(name.rpartition('#')[2] if '#' in name else 1) + 1}"
