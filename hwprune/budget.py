@@ -22,9 +22,9 @@ from hwprune.solve import solve
 from hwprune.table import LatencyTable
 from hwprune.targets import Target
 
-AIM = 0.98  # of the budget, before anything was measured
-FLOOR = 0.965  # of the budget: a plan above it uses what there is
-ROOM = 0.01  # of the budget: below it, beside two standard errors, so that measuring again is met
+AIM = 0.975  # of the budget, before anything was measured
+ROOM = 0.015  # of the budget: kept below it beside two standard errors, for other minutes
+WIDTH = 0.015  # of the budget: how far below that a plan uses what there is
 ERROR = 0.004  # of a ratio, at which measuring stops
 
 
@@ -92,6 +92,10 @@ class Round:
     def most(self) -> float:
         """The share of the budget up to which a second measurement will find it met as well."""
         return 1 - ROOM - 2 * min(self.error, 0.01)
+
+    def uses(self, wanted: float) -> bool:
+        """Whether it is within the budget with that room, and not far below."""
+        return (self.most - WIDTH) * wanted <= self.ratio <= self.most * wanted
 
 
 @dataclass(frozen=True)
@@ -176,7 +180,7 @@ def fit_budget(
         if report is not None:
             report(tried[-1].rounds[0])
         turn = tried[-1].rounds[0]
-        if FLOOR * wanted <= turn.ratio <= turn.most * wanted:
+        if turn.uses(wanted):
             break
         over = [r.predicted_ms for t in tried for r in t.rounds if r.ratio > r.most * wanted]
         asked = _corrected(turn, bench.dense_predicted_ms, wanted)
@@ -224,7 +228,7 @@ def _corrected(turn: Round, dense_ms: float, wanted: float) -> float:
 
     Exact where the truth is the table times a factor plus an offset.
     """
-    aim = (turn.most - 0.005) * wanted
+    aim = (turn.most - WIDTH / 3) * wanted
     if turn.ratio >= 1 or turn.predicted_ms >= dense_ms:
         return turn.predicted_ms * aim / turn.ratio
     slope = (dense_ms - turn.predicted_ms) / (1 - turn.ratio)
@@ -244,6 +248,6 @@ def _best(tried: Sequence[FittedPlan], wanted: float, stopped: str) -> FittedPla
         raise BudgetError((measured if tried else "") + stopped)
     roomy = [each for each in met if each.rounds[0].ratio <= each.rounds[0].most * wanted]
     best = max(roomy or met, key=lambda each: each.plan.value or 0.0)
-    near = best.rounds[0].ratio >= FLOOR * wanted
+    near = best.rounds[0].ratio >= (best.rounds[0].most - WIDTH) * wanted
     turns = tuple(each.rounds[0] for each in tried)
     return replace(best, rounds=turns, remark="" if near else stopped)

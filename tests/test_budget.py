@@ -9,7 +9,7 @@ import torch
 from hwprune.export.planned import PlannedNetworks
 from torch import nn
 
-from hwprune.budget import FLOOR, ROOM, Budget, fit_budget
+from hwprune.budget import ROOM, WIDTH, Budget, fit_budget
 from hwprune.errors import BudgetError, InputError, TableError
 from hwprune.profile import profile
 from hwprune.targets.fake import FakeTarget
@@ -101,7 +101,7 @@ def test_the_loop_ends_within_the_budget_and_near_it(bench, truth, budget) -> No
     assert fitted.plan.measured_ratio <= wanted
     if not truth.noise and truth.step == 8:
         assert not fitted.remark
-        assert FLOOR * wanted <= ratio <= (1 - ROOM) * wanted
+        assert (1 - ROOM - WIDTH) * wanted <= ratio <= (1 - ROOM) * wanted
         assert len(fitted.rounds) <= 3
 
 
@@ -142,7 +142,7 @@ def test_another_budget_that_binds_stops_the_loop_and_is_named(bench, name) -> N
     dense = {"max_macs": bench.graph.macs(), "max_params": bench.graph.params()}[name]
     fitted = bench.fit(FakeTarget(8), "0.9x", **{name: 0.4 * dense})
     assert {"max_macs": fitted.plan.macs, "max_params": fitted.plan.params}[name] <= 0.4 * dense
-    assert fitted.plan.measured_ratio < FLOOR * 0.9
+    assert fitted.plan.measured_ratio < 0.9 * 0.9
     assert len(fitted.rounds) == 1
     assert "another budget binds" in fitted.remark
 
