@@ -88,7 +88,7 @@ def verify(
     budget: Budget,
     batches: Iterable[tuple[Tensor, Tensor]],
     *,
-    seconds: float = 60.0,
+    seconds: float = 40.0,
 ) -> Verification:
     """Measure an exported file; it is read back from disk.
 

@@ -211,7 +211,7 @@ class _Bench:
     def measure(self, plan: Plan, asked_ms: float) -> FittedPlan:
         """The plan with its measured latency."""
         run = self.target.load(self.networks.at(plan.widths))
-        dense, pruned = interleave([self.dense_run, run], seconds=40, error=ERROR)
+        dense, pruned = interleave([self.dense_run, run], seconds=20, error=ERROR)
         turn = Round(
             asked_ms,
             plan.predicted_ms or 0.0,
