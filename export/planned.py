@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from hwprune.graph import ChannelGraph
 from hwprune.modes import evaluating
+from hwprune.oracle import output_tensors, relative_difference
 from hwprune.plan import Plan
-from hwprune.prune import output_tensors, prune, relative_difference
+from hwprune.prune import prune
 
 from .resize import keep_first, resize
 from .to_onnx import to_onnx

@@ -16,7 +16,7 @@ from hwprune.errors import InputError
 from hwprune.files import write_atomically
 from hwprune.models import build_model
 from hwprune.plan import Plan
-from hwprune.prune import fit_attributes
+from hwprune.prune import fit_attributes, set_numbers
 
 WEIGHTS, PLAN = "model.safetensors", "plan.json"
 
@@ -74,7 +74,10 @@ def load(directory: Path | str, model: nn.Module | None = None) -> nn.Module:
         state = load_file(folder / WEIGHTS)
     except SafetensorError as error:
         raise InputError(f"{folder / WEIGHTS} cannot be read: {error}.") from error
-    return shaped_like(copy.deepcopy(model) if model is not None else _build(plan, folder), state)
+    dense = copy.deepcopy(model) if model is not None else _build(plan, folder)
+    pruned = shaped_like(dense, state)
+    set_numbers(pruned, plan.numbers)
+    return pruned
 
 
 def shaped_like(model: nn.Module, state: dict[str, Tensor]) -> nn.Module:

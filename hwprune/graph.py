@@ -117,6 +117,39 @@ class Tap:
 
 
 @dataclass(frozen=True)
+class Norm:
+    """A layer or RMS norm whose statistics run over channels that can be pruned.
+
+    After pruning they are the statistics of the channels that are left: removing such a channel is
+    zeroing it and leaving it out of the norm.
+
+    Attributes:
+        module: path of the norm.
+        weight: key of its scale, or another tensor of one number for each channel.
+        dim: the dimension of its input along which the channels lie.
+    """
+
+    module: str
+    weight: str
+    dim: int
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """A number of channels that a module holds beside its tensors, such as its number of heads.
+
+    Attributes:
+        module: path of the module.
+        name: of its attribute, an integer or a sequence of them.
+        sizes: what the integers are at given widths; one for an integer that is no sequence.
+    """
+
+    module: str
+    name: str
+    sizes: tuple[Channels, ...]
+
+
+@dataclass(frozen=True)
 class FlowNode:
     """A layer, or a place where activations meet.
 
@@ -146,6 +179,8 @@ class ChannelGraph:
         parameters: the size of every parameter as a function of the widths.
         taps: modules whose outputs inner distillation compares, in order of execution.
         flow: inputs, layers and joins in order of execution: what a picture shows.
+        norms: layer and RMS norms whose statistics run over prunable channels.
+        attributes: numbers of channels that modules hold, and their code counts on.
     """
 
     groups: tuple[Group, ...]
@@ -154,6 +189,8 @@ class ChannelGraph:
     parameters: tuple[ParameterShape, ...] = ()
     taps: tuple[Tap, ...] = field(default=())
     flow: tuple[FlowNode, ...] = field(default=())
+    norms: tuple[Norm, ...] = field(default=())
+    attributes: tuple[Attribute, ...] = field(default=())
 
     @cached_property
     def widths(self) -> dict[str, int]:
@@ -181,6 +218,11 @@ class ChannelGraph:
             "List them with `hwprune trace`."
         )
 
+    def norms_of(self, group: Group) -> list[str]:
+        """The names of the norms whose statistics run over the group's channels."""
+        keys = {piece.key for piece in group.slices}
+        return [norm.module for norm in self.norms if norm.weight in keys]
+
     def macs(self, widths: Mapping[str, int] | None = None) -> int:
         """Multiply-accumulates of all layers for one sample; dense without ``widths``."""
         chosen = self.widths if widths is None else widths
@@ -190,6 +232,13 @@ class ChannelGraph:
         """The number of parameters; dense without ``widths``."""
         chosen = self.widths if widths is None else widths
         return sum(parameter.count(chosen) for parameter in self.parameters)
+
+    def numbers(self, widths: Mapping[str, int]) -> tuple[tuple[str, str, tuple[int, ...]], ...]:
+        """What the modules' attributes are at the given widths: (module, name, values)."""
+        return tuple(
+            (each.module, each.name, tuple(size.count(widths) for size in each.sizes))
+            for each in self.attributes
+        )
 
     def lint(self) -> None:
         """Check the graph against itself.

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 Labels: TypeAlias = NDArray[np.int64]
 Shape: TypeAlias = tuple[int, ...]
 
+_MANY = 4096  # labels that are worth a look at which of them are already merged
 CONSTANT = -1  # a position that holds the same number whatever is pruned
 
 
@@ -26,7 +27,6 @@ class LabelSet:
         self._parent: list[int] = []
         self._flat: Labels | None = None  # the root of every label, while nothing is merged
         self._reason: dict[int, str] = {}
-        self.sized: set[int] = set()  # labels that went through a cut whose size may be a literal
 
     def fresh(self, *shape: int) -> Labels:
         """New labels, all different, in an array of the given shape."""
@@ -56,6 +56,8 @@ class LabelSet:
 
     def merge(self, first: Labels, second: Labels) -> Labels:
         """Merge label by label, with broadcasting; a constant gives way to a label."""
+        if max(first.size, second.size) > _MANY:
+            first, second = compress(self.roots(first)), compress(self.roots(second))
         first, second = np.broadcast_arrays(first, second)
         pairs = np.unique(np.stack([first.ravel(), second.ravel()]), axis=1)
         for one, other in pairs.T.tolist():
@@ -71,12 +73,8 @@ class LabelSet:
 
     def pin(self, labels: Labels, reason: str) -> None:
         """Forbid pruning of the given labels, for a reason that users will read."""
-        for label in self._distinct(labels):
+        for label in distinct(labels):
             self._reason.setdefault(self.root(label), reason)
-
-    def mark_sized(self, labels: Labels) -> None:
-        """Remember that the model's code may hold the number of these labels as a literal."""
-        self.sized.update(self._distinct(labels))
 
     def reason(self, label: int) -> str | None:
         """Why the label cannot be pruned; None when it can."""
@@ -92,9 +90,10 @@ class LabelSet:
         if reason is not None:
             self._reason.setdefault(one, reason)
 
-    @staticmethod
-    def _distinct(labels: Labels) -> Iterable[int]:
-        return [int(x) for x in np.unique(labels) if x != CONSTANT]
+
+def distinct(labels: Labels) -> Iterable[int]:
+    """Every label once; constants are none."""
+    return [int(x) for x in np.unique(labels) if x != CONSTANT]
 
 
 def full(labels: Labels, shape: Shape) -> Labels:
@@ -109,6 +108,12 @@ def compress(labels: Labels) -> Labels:
         if labels.shape[dim] > 1 and bool((labels == first).all()):
             labels = first
     return np.ascontiguousarray(labels)
+
+
+def line(labels: Labels, dim: int, shape: Shape) -> Labels:
+    """The labels [size] along ``dim`` at the first position of all others."""
+    first = np.moveaxis(full(labels, shape), dim, 0)
+    return first.reshape(shape[dim], -1)[:, 0]
 
 
 def only_along(labels: Labels, dim: int) -> bool:

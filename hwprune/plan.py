@@ -32,6 +32,8 @@ class Plan:
         measured_ratio: the same divided by the dense network's, from interleaved runs.
         budgets: the constraints it was solved under.
         source: where the dense architecture comes from, for loading.
+        numbers: of channels that the pruned network's modules hold, for loading:
+            ``(path of the module, name of its attribute, values)``.
     """
 
     kept: dict[str, tuple[int, ...]]
@@ -46,6 +48,7 @@ class Plan:
     measured_ratio: float | None = None
     budgets: dict[str, float] = field(default_factory=dict)
     source: dict[str, Any] = field(default_factory=dict)
+    numbers: tuple[tuple[str, str, tuple[int, ...]], ...] = ()
 
     @property
     def widths(self) -> dict[str, int]:
@@ -74,7 +77,8 @@ class Plan:
             for group in graph.groups
         }
         widths = {name: len(indices) for name, indices in full.items()}
-        return cls(full, graph.fingerprint, graph.macs(widths), graph.params(widths))
+        macs, params, numbers = graph.macs(widths), graph.params(widths), graph.numbers(widths)
+        return cls(full, graph.fingerprint, macs, params, numbers=numbers)
 
     def check(self, graph: ChannelGraph) -> None:
         """Refuse a graph other than the one that the plan was made for.
@@ -124,6 +128,10 @@ class Plan:
                     "again with `hwprune prune`."
                 )
             content["kept"] = {name: tuple(map(int, ix)) for name, ix in content["kept"].items()}
+            content["numbers"] = tuple(
+                (str(module), str(name), tuple(map(int, values)))
+                for module, name, values in content.get("numbers", ())
+            )
             plan = cls(**content)
         except FileNotFoundError as error:
             raise InputError(f"No plan at {path}. Make one with `hwprune prune`.") from error

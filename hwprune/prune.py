@@ -1,11 +1,9 @@
-"""Remove channels from a copy of a model, and prove that removing equals zeroing."""
+"""Remove channels from a copy of a model."""
 
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +18,8 @@ def prune(model: nn.Module, graph: ChannelGraph, plan: Plan) -> nn.Module:
     """A copy of ``model`` without the channels that the plan removes; ``model`` is untouched.
 
     The copy consists of the same plain modules with smaller parameters and matching attributes
-    (``out_channels``, ``num_features``, ...).
+    (``out_channels``, ``num_features``, ...), those of the model's own modules too where its code
+    counts on them (``graph.attributes``).
 
     Args:
         model: the network that ``graph`` was traced from.
@@ -40,6 +39,7 @@ def prune(model: nn.Module, graph: ChannelGraph, plan: Plan) -> nn.Module:
             _remove(student, key, dim, gone)
     for module in student.modules():
         fit_attributes(module)
+    set_numbers(student, graph.numbers(plan.widths))
     return student
 
 
@@ -56,52 +56,37 @@ def removed_indices(
     return {key: {dim: sorted(s) for dim, s in dims.items()} for key, dims in removed.items()}
 
 
-def zeroed(model: nn.Module, graph: ChannelGraph, plan: Plan) -> nn.Module:
-    """A copy of ``model`` of full size in which every removed channel is zero everywhere.
-
-    Its outputs must equal those of ``prune(model, graph, plan)``: the oracle of the channel graph.
-    """
-    copied = copy.deepcopy(model)
-    state = copied.state_dict(keep_vars=True)
-    for key, by_dim in removed_indices(graph, plan.kept).items():
-        for dim, gone in by_dim.items():
-            state[key].data.index_fill_(dim, torch.tensor(gone, device=state[key].device), 0)
-    return copied
-
-
-def oracle_error(
-    model: nn.Module, graph: ChannelGraph, plan: Plan, inputs: tuple[Any, ...]
-) -> float:
-    """Largest difference between zeroed and removed, relative to the largest output.
-
-    Both networks run in evaluation mode on ``inputs``. At most 1e-4 in float32 if the graph is
-    right.
-    """
-    with torch.no_grad():
-        expected = output_tensors(zeroed(model, graph, plan).eval()(*inputs))
-        got = output_tensors(prune(model, graph, plan).eval()(*inputs))
-    return relative_difference(expected, got)
-
-
 def _remove(model: nn.Module, key: str, dim: int, gone: list[int]) -> None:
     path, _, name = key.rpartition(".")
     module = model.get_submodule(path)
     tensor = getattr(module, name)
-    stay = torch.ones(tensor.shape[dim], dtype=torch.bool)
-    stay[gone] = False
-    indices = stay.nonzero().flatten().to(tensor.device)
-    smaller = tensor.detach().index_select(dim, indices).clone()
+    smaller = tensor.detach().index_select(dim, kept_indices(tensor, dim, gone)).clone()
     if isinstance(tensor, nn.Parameter):
         setattr(module, name, nn.Parameter(smaller, requires_grad=tensor.requires_grad))
     else:
         setattr(module, name, smaller)
 
 
+def kept_indices(tensor: Tensor, dim: int, gone: list[int]) -> Tensor:
+    """The indices along ``dim`` that stay, on the tensor's device."""
+    stay = torch.ones(tensor.shape[dim], dtype=torch.bool)
+    stay[gone] = False
+    return stay.nonzero().flatten().to(tensor.device)
+
+
+def set_numbers(model: nn.Module, numbers: Iterable[tuple[str, str, tuple[int, ...]]]) -> None:
+    """Give modules the numbers of channels that they hold: (module, name, values)."""
+    for path, name, values in numbers:
+        module = model.get_submodule(path)
+        old = getattr(module, name)
+        setattr(module, name, type(old)(values) if isinstance(old, Sequence) else values[0])
+
+
 def fit_attributes(module: nn.Module) -> None:
     """Make a module's own account of its size agree with its parameters."""
     weight = getattr(module, "weight", None)
     if isinstance(module, _ConvNd):
-        fit_convolution(module)
+        _fit_convolution(module)
     elif isinstance(module, nn.Linear):
         module.out_features, module.in_features = module.weight.shape
     elif isinstance(module, _NormBase) and isinstance(weight, Tensor):
@@ -112,11 +97,13 @@ def fit_attributes(module: nn.Module) -> None:
         together = module.num_channels // module.num_groups
         module.num_channels = len(weight)
         module.num_groups = len(weight) // together
+    elif len(getattr(module, "normalized_shape", ())) == 1 and isinstance(weight, Tensor):
+        module.normalized_shape = (len(weight),)  # layer and RMS norms
     elif isinstance(module, nn.PReLU):
         module.num_parameters = module.weight.numel()
 
 
-def fit_convolution(module: _ConvNd) -> None:
+def _fit_convolution(module: _ConvNd) -> None:
     """Depthwise convolutions have as many groups as channels; others keep their number."""
     if module.transposed:
         if module.groups == module.in_channels > 1:
@@ -129,19 +116,3 @@ def fit_convolution(module: _ConvNd) -> None:
         module.groups = module.weight.shape[0] // multiplier
     module.out_channels = module.weight.shape[0]
     module.in_channels = module.weight.shape[1] * module.groups
-
-
-def output_tensors(output: object) -> list[Tensor]:
-    """All tensors in a model's output, whatever it is nested in."""
-    leaves, _ = torch.utils._pytree.tree_flatten(output)
-    return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-
-
-def relative_difference(expected: Sequence[Tensor], got: Sequence[Tensor]) -> float:
-    """Largest difference relative to the largest expected number; infinite if shapes differ."""
-    if [t.shape for t in expected] != [t.shape for t in got]:
-        return math.inf
-    scale = max((float(t.abs().max()) for t in expected if t.numel()), default=0.0)
-    pairs = [(a, b) for a, b in zip(expected, got, strict=True) if a.numel()]
-    differences = [float((a.double() - b.double()).abs().max()) for a, b in pairs]
-    return math.nan if any(map(math.isnan, differences)) else max(differences) / max(scale, 1e-12)

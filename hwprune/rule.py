@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeAlias
 
 from torch.fx import Node
 
-from hwprune.labels import Labels, LabelSet, Shape, full, only_along
+from hwprune.labels import Labels, LabelSet, Shape, full, line, only_along
 
 
 class Refused(Exception):
@@ -36,6 +36,12 @@ class Walk(Protocol):
     def layer(self, weight: Node, kind: str, inputs: Labels, outputs: Labels, macs: int) -> None:
         """Note a convolution or linear layer, its labels [in] and [out], MACs of one sample."""
 
+    def sized(self, node: Node, labels: Labels, parts: Sequence[Labels] = ()) -> None:
+        """Note that the code may hold numbers of these labels: how many lie in each part."""
+
+    def norm(self, node: Node) -> bool:
+        """Whether the operator's module is a norm of each position over its channels; noted."""
+
 
 Rule: TypeAlias = Callable[[Walk, Node], "Labels | list[Labels]"]
 
@@ -53,11 +59,23 @@ def tensors(node: Node) -> list[Node]:
 
 
 def channels_of(walk: Walk, node: Node, dim: int) -> Labels:
-    """The labels [size] of an activation that may change along ``dim`` only."""
-    labels = walk.of(node)
-    if not only_along(labels, dim):
+    """The labels [size] along ``dim``, where every position of the other dimensions is treated
+    alike: what lies at the same place along ``dim`` goes together.
+    """
+    labels, size = walk.of(node), walk.shape(node)[dim]
+    if only_along(labels, dim):
+        return full(labels.reshape(-1), (size,))
+    first = line(labels, dim, walk.shape(node))
+    walk.labels.merge(along(first, dim, labels.ndim), labels)
+    if len(set(walk.labels.roots(first).tolist())) == 1:
         raise Refused("channels lie in more than one dimension")
-    return full(labels.reshape(-1), (walk.shape(node)[dim],))
+    return first
+
+
+def module_of(node: Node) -> str:
+    """Path of the module whose forward calls the operator; empty for the model itself."""
+    stack = list(node.meta.get("nn_module_stack", {}).values())
+    return str(stack[-1][0]) if stack else ""
 
 
 def along(labels: Labels, dim: int, dims: int) -> Labels:

@@ -102,21 +102,31 @@ def group_norm(walk: Walk, node: Node) -> Labels:
             inputs = walk.labels.merge(inputs, walk.parameter(parameter, 0))
     by_group = inputs.reshape(groups, -1)
     walk.labels.merge(by_group, by_group[:, :1])
-    walk.labels.mark_sized(inputs)
+    walk.sized(node, inputs)
     return along(inputs, 1, len(walk.shape(x)))
 
 
 def layer_norm(walk: Walk, node: Node) -> Labels:
-    """Statistics over the channels change when channels go: such channels stay."""
-    x = node.args[0]
+    """Statistics over the channels are, after pruning, those of the channels that are left.
+
+    Such channels are not merely zeroed by removing them; the walk notes the norm.
+    """
+    x = as_node(node.args[0])
     labels = walk.of(x)
     normalised = len(argument(node, 1, "normalized_shape", ()))
-    if any(size > 1 for size in labels.shape[-normalised:]):
-        raise Refused("the norm's statistics run over the channels")
-    for parameter in node.args[2:4]:
-        if isinstance(parameter, Node):
-            walk.labels.pin(walk.of(parameter), "layer norm over space")
-    return labels
+    parameters = [parameter for parameter in node.args[2:4] if isinstance(parameter, Node)]
+    if all(size == 1 for size in labels.shape[-normalised:]):
+        for parameter in parameters:
+            walk.labels.pin(walk.of(parameter), "a norm over space")
+        return labels
+    if normalised > 1:
+        raise Refused("the norm's statistics run over the channels and over space")
+    inputs = channels_of(walk, x, labels.ndim - 1)
+    if not walk.norm(node):
+        raise Refused("the norm's statistics run over the channels, and it is no module of its own")
+    for parameter in parameters:
+        inputs = walk.labels.merge(inputs, walk.parameter(parameter, 0))
+    return along(inputs, labels.ndim - 1, labels.ndim)
 
 
 def prelu(walk: Walk, node: Node) -> Labels:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from torch.fx import Node
 
-from hwprune.labels import CONSTANT, Labels, compress, full
+from hwprune.labels import CONSTANT, Labels, compress, full, line, only_along
 from hwprune.rule import (
     Refused,
     Walk,
@@ -63,16 +63,23 @@ def view(walk: Walk, node: Node) -> Labels:
     result = flatten(walk, node)
     literal = as_list(argument(node, 1, "size" if "view" in str(node.target) else "shape"))
     if any(size > 1 and wanted != -1 for size, wanted in zip(result.shape, literal, strict=True)):
-        walk.labels.mark_sized(walk.of(node.args[0]))
+        walk.sized(node, result, _lines(walk, node, result))
     return result
 
 
 def unflatten(walk: Walk, node: Node) -> Labels:
     """One dimension becomes several, whose sizes in the code may be literals."""
-    labels = walk.of(node.args[0])
-    if labels.shape[int(as_any(node.args[1]))] > 1:
-        walk.labels.mark_sized(labels)
-    return flatten(walk, node)
+    result = flatten(walk, node)
+    dim = int(as_any(node.args[1])) % len(walk.shape(node.args[0]))
+    if walk.of(node.args[0]).shape[dim] > 1:
+        parts = _lines(walk, node, result)[dim:]
+        walk.sized(node, result, parts[: len(as_list(argument(node, 2, "sizes")))])
+    return result
+
+
+def _lines(walk: Walk, node: Node, labels: Labels) -> list[Labels]:
+    shape = walk.shape(node)
+    return [line(labels, dim, shape) for dim in range(len(shape))]
 
 
 def pixel_shuffle(walk: Walk, node: Node) -> Labels:
@@ -95,7 +102,7 @@ def channel_shuffle(walk: Walk, node: Node) -> Labels:
     """Channel c of each of the groups lies beside channel c of the others."""
     x, groups = as_node(node.args[0]), int(as_any(node.args[1]))
     inputs = channels_of(walk, x, 1)
-    walk.labels.mark_sized(inputs)
+    walk.sized(node, inputs)
     return along(inputs.reshape(groups, -1).T.ravel(), 1, len(walk.shape(x)))
 
 
@@ -131,12 +138,16 @@ def expand(walk: Walk, node: Node) -> Labels:
     if isinstance(wanted, Sequence) and any(
         size > 1 and literal != -1 for size, literal in zip(labels.shape, wanted, strict=True)
     ):
-        walk.labels.mark_sized(labels)
+        walk.sized(node, labels, _lines(walk, node, labels))
     return labels
 
 
 def cut(walk: Walk, node: Node) -> list[Labels]:
-    """Chunk and split: the code may hold the sizes, so such channels must be proven."""
+    """Chunk and split: the code may hold the sizes, so such channels must be proven.
+
+    Parts of which the code says only how many, or how large all are, stay equally large: the
+    channels at the same place of each go together.
+    """
     x = node.args[0]
     dims = len(walk.shape(x))
     dim = int(argument(node, 2, "dim", 0)) % dims
@@ -144,8 +155,15 @@ def cut(walk: Walk, node: Node) -> list[Labels]:
     sizes = [int(part.shape[dim]) for part in node.meta["val"]]
     if labels.shape[dim] == 1:
         return [labels] * len(sizes)
-    walk.labels.mark_sized(labels)
-    return [compress(a) for a in np.split(labels, np.cumsum(sizes)[:-1].tolist(), axis=dim)]
+    parts = np.split(labels, np.cumsum(sizes)[:-1].tolist(), axis=dim)
+    if len(set(sizes)) == 1 and not isinstance(node.args[1], Sequence):
+        for part in parts[1:]:
+            walk.labels.merge(parts[0], part)
+    shapes = [(*walk.shape(x)[:dim], size, *walk.shape(x)[dim + 1 :]) for size in sizes]
+    lines = [line(part, dim, shape) for part, shape in zip(parts, shapes, strict=True)]
+    walk.sized(node, labels, lines)
+    walk.sized(node, labels, [np.concatenate(lines)])
+    return [compress(part) for part in parts]
 
 
 def take(walk: Walk, node: Node) -> Labels:
@@ -154,8 +172,10 @@ def take(walk: Walk, node: Node) -> Labels:
     dim = int(argument(node, 1, "dim", 0)) % labels.ndim
     if labels.shape[dim] == 1 or walk.shape(node)[dim] == walk.shape(node.args[0])[dim]:
         return labels
-    walk.labels.mark_sized(labels)
     start, end = argument(node, 2, "start"), argument(node, 3, "end")
+    before = line(labels, dim, walk.shape(node.args[0]))
+    for number in (start, end):
+        walk.sized(node, labels, [before[:number], before[number:]])
     chosen: list[slice] = [slice(None)] * labels.ndim
     chosen[dim] = slice(start, end, int(argument(node, 4, "step", 1)))
     return compress(labels[tuple(chosen)])
@@ -166,15 +186,40 @@ def select(walk: Walk, node: Node) -> Labels:
     labels, dim = walk.of(node.args[0]), int(as_any(node.args[1]))
     if labels.shape[dim] == 1:
         return np.squeeze(labels, dim)
-    walk.labels.mark_sized(labels)
+    walk.sized(node, labels)
     return compress(np.take(labels, int(as_any(node.args[2])), axis=dim))
+
+
+def index(walk: Walk, node: Node) -> Labels:
+    """Positions chosen by tensors of indices: they are treated alike, and must hold no channels."""
+    labels, indices = walk.of(node.args[0]), list(as_any(node.args[1]))
+    chosen = [d for d, entry in enumerate(indices) if entry is not None]
+    for d in chosen:
+        labels = _alike(walk, labels, d)
+    zero = np.zeros((1,) * max(len(walk.shape(indices[d])) for d in chosen), np.int64)
+    return labels[tuple(slice(None) if entry is None else zero for entry in indices)]
+
+
+def index_select(walk: Walk, node: Node) -> Labels:
+    """As ``index``, along one dimension."""
+    labels = walk.of(node.args[0])
+    return _alike(walk, labels, int(as_any(node.args[1])) % labels.ndim)
+
+
+def _alike(walk: Walk, labels: Labels, dim: int) -> Labels:
+    """Labels whose positions along ``dim``, which anything may choose from, go together."""
+    if labels.shape[dim] == 1:
+        return labels
+    if only_along(labels, dim):
+        raise Refused("channels are chosen by a tensor of indices")
+    return np.take(walk.labels.merge(np.take(labels, [0], axis=dim), labels), [0], axis=dim)
 
 
 def unbind(walk: Walk, node: Node) -> list[Labels]:
     """Every position of a dimension, which goes."""
     labels, dim = walk.of(node.args[0]), int(argument(node, 1, "dim", 0))
     if labels.shape[dim] > 1:
-        walk.labels.mark_sized(labels)
+        walk.sized(node, labels)
     first = np.take(labels, 0, axis=dim)
     spread = full(np.moveaxis(labels, dim, 0), (len(node.meta["val"]), *first.shape))
     return [compress(part) for part in spread]
@@ -206,5 +251,5 @@ def pad(walk: Walk, node: Node) -> Labels:
     padded = np.pad(labels, widths, constant_values=CONSTANT)
     new = padded == CONSTANT
     padded[new] = walk.labels.fresh(int(new.sum()))
-    walk.labels.mark_sized(padded)
+    walk.sized(node, padded)
     return padded

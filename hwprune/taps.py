@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch.export import ExportedProgram
 from torch.fx import Node
 
-from hwprune.rule import rule_name, tensors
+from hwprune.rule import module_of, rule_name, tensors
 
 
 def find_taps(program: ExportedProgram) -> dict[str, Node]:
@@ -21,7 +21,7 @@ def find_taps(program: ExportedProgram) -> dict[str, Node]:
     plain: dict[tuple[int, ...], tuple[int, Node]] = {}
     for node in program.graph.nodes:
         shape = _activation_shape(node)
-        if shape is None or not _owner(node):
+        if shape is None or not module_of(node):
             continue
         name = rule_name(node.target)
         if name == "add" and all(_activation_shape(n) == shape for n in tensors(node)):
@@ -30,7 +30,7 @@ def find_taps(program: ExportedProgram) -> dict[str, Node]:
         if rank and rank >= plain.get(shape[1:], (0, node))[0]:
             plain[shape[1:]] = (rank, node)
     chosen = set(joins.values()) or {node for _, node in plain.values()}
-    return {_owner(node): node for node in program.graph.nodes if node in chosen}
+    return {module_of(node): node for node in program.graph.nodes if node in chosen}
 
 
 def _activation_shape(node: Node) -> tuple[int, ...] | None:
@@ -39,8 +39,3 @@ def _activation_shape(node: Node) -> tuple[int, ...] | None:
     if node.op != "call_function" or len(shape) != 4 or shape[2] * shape[3] == 1:
         return None
     return tuple(int(size) for size in shape[1:])
-
-
-def _owner(node: Node) -> str:
-    stack = list(node.meta.get("nn_module_stack", {}).values())
-    return str(stack[-1][0]) if stack else ""

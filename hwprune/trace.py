@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import math
 import operator
 import re
 from collections import Counter, defaultdict
@@ -22,6 +23,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.fx import Node
 
+from hwprune.attributes import find_attributes
 from hwprune.capture import batch_of_two, capture
 from hwprune.errors import InputError
 from hwprune.graph import (
@@ -30,17 +32,19 @@ from hwprune.graph import (
     FlowNode,
     Group,
     Layer,
+    Norm,
     ParameterShape,
     Slice,
     Tap,
 )
-from hwprune.labels import CONSTANT, Labels, LabelSet, Shape
+from hwprune.labels import CONSTANT, Labels, LabelSet, Shape, compress, distinct, only_along
 from hwprune.prove import unsound_groups
-from hwprune.rule import Refused, rule_name, tensors
+from hwprune.rule import Refused, as_node, module_of, rule_name, tensors
 from hwprune.rules import RULES
 from hwprune.taps import find_taps
 
 _GENERIC_LIMIT = 1 << 20  # elements of a parameter that is labelled element by element
+_WEIGHT_LIMIT = 1 << 12  # the same where it looks like a convolution's weight, to be computed with
 
 
 def trace(
@@ -87,6 +91,12 @@ class _Walk:
         self._dims: dict[tuple[str, int], Labels] = {}
         self._elements: dict[str, Labels] = {}
         self._layers: list[tuple[str, str, str, Labels, Labels, float]] = []
+        self._model = model
+        self._sized: list[tuple[str, Sequence[Labels]]] = []  # module -> parts it may know sizes of
+        self._doubtful: set[int] = set()  # labels whose number the model's code may hold
+        self._entered: dict[str, Node] = {}  # module -> the first activation that it reads
+        self._norms: dict[str, Norm] = {}
+        self._no_layers: dict[str, str] = {}  # convolutions that no rule could follow -> why
         self._tied = _tied_keys(self._state)
         self._owner: dict[int, str] = {}  # root of a prunable label -> its group
         self._width: Counter[str] = Counter()
@@ -150,7 +160,7 @@ class _Walk:
             return np.full((1,) * len(shape), CONSTANT)
         if key in self._tied:
             return self.labels.pinned(f"tied to {self._tied[key]}", len(shape))
-        if count > _GENERIC_LIMIT:
+        if count > _GENERIC_LIMIT or (count > _WEIGHT_LIMIT and len(shape) > 2 and shape[0] > 1):
             return self.labels.pinned("a parameter too large to follow", len(shape))
         return self.labels.fresh(*shape)
 
@@ -178,6 +188,28 @@ class _Walk:
             (key.rpartition(".")[0] or key, key, kind, inputs, outputs, macs_per_pair)
         )
 
+    def sized(self, node: Node, labels: Labels, parts: Sequence[Labels] = ()) -> None:
+        """Note labels whose number the code may hold, and in which parts."""
+        self._doubtful.update(distinct(labels))
+        self._sized.append((module_of(node), parts))
+
+    def norm(self, node: Node) -> bool:
+        """Note a norm over channels: a module that holds one number a channel, and no more."""
+        path = module_of(node)
+        x, read = self._entered[path], as_node(node.args[0])
+        labels = compress(self.labels.roots(self.of(x)))
+        keys = [key for key in self._state if key.startswith(f"{path.partition('@')[0]}.")]
+        dim = int(np.argmax(labels.shape))
+        if (
+            not keys
+            or not only_along(labels, dim)
+            or any(self._state[key].shape != (labels.shape[dim],) for key in keys)
+            or math.prod(self.shape(read)) != math.prod(self.shape(x))
+        ):
+            return False
+        self._norms[path] = Norm(path.partition("@")[0], keys[0], dim)
+        return True
+
     def _step(self, node: Node) -> None:
         if node.target is operator.getitem:
             source = self._values[cast(Node, node.args[0])]
@@ -186,6 +218,9 @@ class _Walk:
         name = rule_name(node.target)
         if name.startswith("_assert") and node.meta.get("val") is None:
             return  # checks types or sizes, returns nothing
+        for source in tensors(node):
+            if source not in self._keys:
+                self._entered.setdefault(module_of(node), source)
         try:
             if name not in RULES:
                 raise Refused(f"no rule for the operator {name}")
@@ -223,6 +258,8 @@ class _Walk:
             else:
                 for labels in _each(self._values[argument]):
                     self.labels.pin(labels, reason)
+        if re.match("conv|linear", rule_name(node.target)):
+            self._no_layers.setdefault(module_of(node) or node.name, reason)
         value = node.meta.get("val")
         parts = value if isinstance(value, list | tuple) else [value]
         pinned = [self.labels.pinned(reason, getattr(part, "ndim", 1)) for part in parts]
@@ -281,9 +318,12 @@ class _Walk:
         flow = tuple(
             replace(flow, groups=self._groups_of(node, owner)) for node, flow in self._flow
         )
+        cut = {piece.key for group in groups for piece in group.slices}
         return ChannelGraph(
-            groups, self._unprunable(owner), layers, self._parameters(owner), taps, flow
-        )
+            groups, self._unprunable(owner), layers, self._parameters(owner), taps, flow,
+            norms=tuple(norm for norm in self._norms.values() if norm.weight in cut),
+            attributes=find_attributes(self._model, self._sized_channels(owner), self._width),
+        )  # fmt: skip
 
     def _groups_of(self, node: Node, owner: dict[int, str]) -> tuple[str, ...]:
         """The groups of an activation's channels, in order."""
@@ -346,6 +386,26 @@ class _Walk:
         times = ((name, count // self._width[name]) for name, count in counts.items())
         return Channels(fixed, tuple(times))
 
+    def _sized_channels(
+        self, owner: dict[int, str]
+    ) -> Iterable[tuple[str, tuple[Channels | None, ...]]]:
+        """Modules whose code may hold sizes, with those parts that hold groups as wholes."""
+        for module, parts in self._sized:
+            yield module, tuple(self._whole_groups(part, owner) for part in parts)
+
+    def _whole_groups(self, labels: Labels, owner: dict[int, str]) -> Channels | None:
+        """The size of a part; None where it holds some of a group's channels, or more often."""
+        count = Counter(self.labels.roots(labels).tolist())
+        times: dict[str, set[int]] = defaultdict(set)
+        seen: Counter[str] = Counter()
+        for root, often in count.items():
+            if root in owner:
+                times[owner[root]].add(often)
+                seen[owner[root]] += 1
+        if any(len(t) > 1 or seen[name] < self._width[name] for name, t in times.items()):
+            return None
+        return self._channels(labels, owner)
+
     def _parameters(self, owner: dict[int, str]) -> tuple[ParameterShape, ...]:
         lines = {(key, dim): roots for key, dim, roots in self.occurrences()}
         shapes = []
@@ -362,7 +422,7 @@ class _Walk:
         return tuple(shapes)
 
     def _unprunable(self, owner: dict[int, str]) -> dict[str, str]:
-        reasons: dict[str, str] = {}
+        reasons = dict(self._no_layers)
         for name, _, _, _, outputs, _ in self._layers:
             for root in self.labels.roots(outputs).tolist():
                 reason = self.labels.reason(root)
@@ -374,7 +434,7 @@ class _Walk:
 
     def sized_groups(self) -> list[str]:
         """Groups whose number of channels the model's code may hold as a literal."""
-        roots = {self.labels.root(label) for label in self.labels.sized}
+        roots = {self.labels.root(label) for label in self._doubtful}
         return sorted({self._owner[root] for root in roots if root in self._owner})
 
     def pin_group(self, group: Group, reason: str) -> None:

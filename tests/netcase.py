@@ -13,15 +13,15 @@ torch.set_num_threads(1)  # more are slower for networks as small as these
 
 
 class Net(nn.Module):
-    """A network of the given parts (modules, parameters, buffers) and a forward function."""
+    """A network of the given parts (modules, parameters, buffers, numbers) and a forward."""
 
-    def __init__(self, forward: Callable[..., Any], **parts: nn.Module | Tensor) -> None:
+    def __init__(self, forward: Callable[..., Any], **parts: Any) -> None:
         super().__init__()
         for name, part in parts.items():
-            if isinstance(part, nn.Module | nn.Parameter):
-                setattr(self, name, part)
-            else:
+            if isinstance(part, Tensor) and not isinstance(part, nn.Parameter):
                 self.register_buffer(name, part)
+            else:
+                setattr(self, name, part)
         self.forward_of = forward
 
     def forward(self, *inputs: Any) -> Any:

@@ -135,7 +135,7 @@ def paths_chosen_by_attention() -> nn.Module:
     )  # fmt: skip
 
 
-@case({"b": 6}, OUTPUT | {"a": "more than one dimension"})
+@case({"b": 6}, OUTPUT | dict.fromkeys("ak", "more than one dimension"))
 def convolution_along_channels() -> nn.Module:
     """Efficient channel attention: neighbours matter, which removing changes."""
 

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from nets import conv
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.models.convnext import LayerNorm2d
 
 import hwprune
-from hwprune.prune import oracle_error
+from hwprune.oracle import oracle_error
 
 SIZE = 8  # pixels of the input
 
@@ -199,17 +200,71 @@ def attended(x: Tensor, y: Tensor, number: int) -> Step:
     return conv(x.shape[1], x.shape[1], 1), run
 
 
+def layer_norm(x: Tensor, y: Tensor, number: int) -> Step:
+    return LayerNorm2d(x.shape[1]), alone
+
+
+class Halves(nn.Module):
+    """Sends the first channels through a convolution; it holds how many."""
+
+    def __init__(self, channels: int, first: int) -> None:
+        super().__init__()
+        self.sizes = (first, channels - first)
+        self.inner = conv(first, first)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = x.split(self.sizes, 1)
+        return torch.cat([self.inner(first), second], 1)
+
+
+def held_sizes(x: Tensor, y: Tensor, number: int) -> Step:
+    return Halves(x.shape[1], min(number, x.shape[1] - 1)) if x.shape[1] > 1 else nn.ReLU(), alone
+
+
+class Heads(nn.Module):
+    """Attention between pixels, whose heads it counts."""
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv, self.out = nn.Linear(channels, 3 * heads * 2), nn.Linear(heads * 2, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = x.flatten(2).transpose(1, 2)
+        q, k, v = self.qkv(tokens).unflatten(2, (3, self.heads, 2)).permute(2, 0, 3, 1, 4)
+        y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        return x + self.out(y).transpose(1, 2).unflatten(2, x.shape[2:])
+
+
+def heads(x: Tensor, y: Tensor, number: int) -> Step:
+    return Heads(x.shape[1], number), alone
+
+
+def end_to_end_in_space(x: Tensor, y: Tensor, number: int) -> Step:
+    if x.shape[1] != y.shape[1] or x.shape[3] != y.shape[3] or x.shape[2] + y.shape[2] > 2 * SIZE:
+        return None, unchanged
+    return None, lambda part, x, y: F.adaptive_avg_pool2d(torch.cat([x, y], 2), x.shape[2:])
+
+
+def weighted(x: Tensor, y: Tensor, number: int) -> Step:
+    def run(part: Any, x: Tensor, y: Tensor) -> Tensor:
+        return torch.einsum("bchw,bc->bchw", x, part(x.mean((2, 3))).sigmoid())
+
+    return nn.Linear(x.shape[1], x.shape[1]), run
+
+
 OPERATORS = [
     convolution, depthwise, grouped, transposed, batch_norm, group_norm, activation, slope, joined,
     concatenated, halves, gated, residual, smaller, shuffled_pixels, shuffled_channels, padded,
-    linear_over_pixels, stacked, repeated, attended,
+    linear_over_pixels, stacked, repeated, attended, layer_norm, held_sizes, heads,
+    end_to_end_in_space, weighted,
 ]  # fmt: skip
 
 
 def shaken(model: nn.Module) -> nn.Module:
     draw = torch.Generator().manual_seed(1)
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d | nn.GroupNorm):
+        if isinstance(module, nn.BatchNorm2d | nn.GroupNorm | LayerNorm2d):
             module.weight.data.uniform_(0.5, 1.5, generator=draw)
             module.bias.data.normal_(0, 0.3, generator=draw)
         if isinstance(module, nn.BatchNorm2d):
@@ -221,7 +276,7 @@ def shaken(model: nn.Module) -> nn.Module:
 
 
 @settings(
-    max_examples=60,
+    max_examples=120,
     deadline=None,
     derandomize=True,
     database=None,

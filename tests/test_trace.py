@@ -18,7 +18,7 @@ from hwprune.demo import digits_resnet
 from hwprune.errors import HwpruneError, InputError, TraceError
 from hwprune.graph import ChannelGraph, Group, Slice
 from hwprune.models import build_model
-from hwprune.prune import oracle_error
+from hwprune.oracle import oracle_error
 from hwprune.rule import rule_name
 
 # name -> pixels, the number of groups
