@@ -7,7 +7,6 @@ Positions whose labels are merged must be pruned together.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TypeAlias
 
 import numpy as np
@@ -16,84 +15,73 @@ from numpy.typing import NDArray
 Labels: TypeAlias = NDArray[np.int64]
 Shape: TypeAlias = tuple[int, ...]
 
-_MANY = 4096  # labels that are worth a look at which of them are already merged
 CONSTANT = -1  # a position that holds the same number whatever is pruned
+MODEL_INPUT = "model input"
+_MANY = 4096  # labels that are worth a look at which of them are already merged
 
 
 class LabelSet:
     """A union-find over labels; a pinned label, and all merged with it, cannot be pruned."""
 
     def __init__(self) -> None:
-        self._parent: list[int] = []
-        self._flat: Labels | None = None  # the root of every label, while nothing is merged
-        self._reason: dict[int, str] = {}
+        self._count = 0
+        self._parent = np.full(1, CONSTANT)  # its last place is that of the label CONSTANT
+        self._pins: list[tuple[Labels, str]] = []
 
     def fresh(self, *shape: int) -> Labels:
         """New labels, all different, in an array of the given shape."""
-        self._flat = None
-        start = len(self._parent)
-        count = int(np.prod(shape))
-        self._parent.extend(range(start, start + count))
-        return np.arange(start, start + count, dtype=np.int64).reshape(shape)
-
-    def root(self, label: int) -> int:
-        """The representative of all labels merged with ``label``."""
-        parent = self._parent
-        while parent[label] != label:
-            parent[label] = parent[parent[label]]
-            label = parent[label]
-        return label
+        start = self._count
+        self._count += int(np.prod(shape))
+        if self._count >= len(self._parent):
+            grown = np.full(2 * self._count + 1, CONSTANT)
+            grown[:start] = self._parent[:start]
+            self._parent = grown
+        new = np.arange(start, self._count, dtype=np.int64)
+        self._parent[start : self._count] = new
+        return new.reshape(shape)
 
     def roots(self, labels: Labels) -> Labels:
-        """``root`` of each label; constants stay constants."""
-        if self._flat is None:
-            flat = np.array([*self._parent, 0], dtype=np.int64)  # the last stands for no label
-            while not np.array_equal(flat, nearer := flat[flat]):
-                flat = nearer
-            flat[-1] = CONSTANT
-            self._flat = flat
-        return self._flat[labels]
+        """One label for all that are merged with each other; constants stay constants."""
+        roots = self._parent[labels]
+        while not np.array_equal(roots, above := self._parent[roots]):
+            roots = above
+        self._parent[labels] = roots
+        return roots
 
     def merge(self, first: Labels, second: Labels) -> Labels:
         """Merge label by label, with broadcasting; a constant gives way to a label."""
         if max(first.size, second.size) > _MANY:
             first, second = compress(self.roots(first)), compress(self.roots(second))
         first, second = np.broadcast_arrays(first, second)
-        pairs = np.unique(np.stack([first.ravel(), second.ravel()]), axis=1)
-        for one, other in pairs.T.tolist():
-            if one != CONSTANT and other != CONSTANT:
-                self._union(one, other)
+        both = (first != CONSTANT) & (second != CONSTANT)
+        one, other = self.roots(first[both]), self.roots(second[both])
+        while (differ := one != other).any():  # a root that meets several takes one at a time
+            one, other = one[differ], other[differ]
+            self._parent[np.maximum(one, other)] = np.minimum(one, other)
+            one, other = self.roots(one), self.roots(other)
         return np.where(first == CONSTANT, second, first)
 
     def pinned(self, reason: str, dims: int) -> Labels:
         """A label that cannot be pruned, for a whole activation of ``dims`` dimensions."""
         label = self.fresh(1)
-        self._reason[int(label[0])] = reason
+        self.pin(label, reason)
         return label.reshape((1,) * dims)
 
     def pin(self, labels: Labels, reason: str) -> None:
         """Forbid pruning of the given labels, for a reason that users will read."""
-        for label in distinct(labels):
-            self._reason.setdefault(self.root(label), reason)
+        self._pins.append((np.unique(labels), reason))
 
-    def reason(self, label: int) -> str | None:
-        """Why the label cannot be pruned; None when it can."""
-        return self._reason.get(self.root(label))
+    def reasons(self) -> dict[int, str]:
+        """Root -> why it, and all that is merged with it, cannot be pruned: what came first.
 
-    def _union(self, one: int, other: int) -> None:
-        one, other = self.root(one), self.root(other)
-        if one == other:
-            return
-        self._parent[other] = one
-        self._flat = None
-        reason = self._reason.pop(other, None)
-        if reason is not None:
-            self._reason.setdefault(one, reason)
-
-
-def distinct(labels: Labels) -> Iterable[int]:
-    """Every label once; constants are none."""
-    return [int(x) for x in np.unique(labels) if x != CONSTANT]
+        That something meets the model's input says least, and is given where nothing else is known.
+        """
+        reasons: dict[int, str] = {}
+        for labels, reason in sorted(self._pins, key=lambda pin: pin[1] == MODEL_INPUT):
+            for root in self.roots(labels).tolist():
+                reasons.setdefault(root, reason)
+        reasons.pop(CONSTANT, None)
+        return reasons
 
 
 def full(labels: Labels, shape: Shape) -> Labels:

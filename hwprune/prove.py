@@ -11,7 +11,6 @@ import random
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import product
 from typing import Any
 
 import torch
@@ -72,17 +71,18 @@ def make_bench(model: nn.Module, inputs: tuple[Any, ...]) -> Bench:
 
     Where those give no finite outputs, the model or the inputs as they are.
     """
-    plain = copy.deepcopy(model).eval()
-    if any(p.dtype in (torch.float16, torch.bfloat16) for p in plain.parameters()):
-        plain, inputs = plain.float(), tree_map(_float, inputs)
+    half = any(p.dtype in (torch.float16, torch.bfloat16) for p in model.parameters())
+    inputs = tree_map(_float, inputs) if half else inputs
     draw = torch.Generator().manual_seed(0)
     noise = tree_map(lambda x: _noise(x, draw), inputs)
-    for candidate, given in product((_shaken(plain, draw), plain), (noise, inputs)):
-        with torch.no_grad():
+    for prepare in (_shake, _leave):
+        candidate = copy.deepcopy(model).eval()
+        prepare(candidate.float() if half else candidate, draw)
+        for given in (noise, inputs):
             outputs = _attempt(candidate, given)
-        if isinstance(outputs, list) and all(bool(t.isfinite().all()) for t in outputs):
-            trains = isinstance(_attempt(copy.deepcopy(candidate).train(), given), list)
-            return Bench(candidate, given, trains)
+            if isinstance(outputs, list) and all(bool(t.isfinite().all()) for t in outputs):
+                trains = isinstance(_attempt_to_train(candidate, given), list)
+                return Bench(candidate, given, trains)
     raise TraceError(
         f"{type(model).__name__} gives no finite outputs in evaluation mode, so that no pruning of "
         "it can be proven right. Load its weights, or give an example input that it takes."
@@ -145,13 +145,28 @@ def _attempt(model: nn.Module, inputs: tuple[Any, ...]) -> list[Tensor] | str:
         return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
-def _shaken(model: nn.Module, draw: torch.Generator) -> nn.Module:
-    """A copy in which no channel is hidden by a zero scale, or equal to another by its bias."""
-    shaken = copy.deepcopy(model)
-    for key, tensor in shaken.state_dict(keep_vars=True).items():
+def _attempt_to_train(model: nn.Module, inputs: tuple[Any, ...]) -> list[Tensor] | str:
+    """The same in training mode; the model is left as it was, in evaluation mode."""
+    before = {key: buffer.clone() for key, buffer in model.named_buffers()}
+    result = _attempt(model.train(), inputs)
+    model.eval()
+    for key, buffer in model.named_buffers():
+        buffer.copy_(before[key])
+    return result
+
+
+def _leave(model: nn.Module, draw: torch.Generator) -> None:
+    """The model as it is, where shaken it gives no numbers."""
+
+
+def _shake(model: nn.Module, draw: torch.Generator) -> None:
+    """Let no channel be hidden by a zero scale, or be equal to another by its bias."""
+    for key, tensor in model.state_dict(keep_vars=True).items():
         name = key.rpartition(".")[2]
         vector = tensor.numel() == max(tensor.shape, default=1)
         if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+            continue
+        if not vector and bool(tensor.any()):
             continue
         factor = torch.rand(tensor.shape, generator=draw).add(0.5).to(tensor)  # 0.5 to 1.5
         if name in ("bias", "running_mean"):
@@ -160,9 +175,8 @@ def _shaken(model: nn.Module, draw: torch.Generator) -> nn.Module:
             tensor.data.mul_(factor)
         elif isinstance(tensor, nn.Parameter) and vector:
             tensor.data.copy_(torch.where(tensor.data.abs() < 0.01, factor, tensor.data * factor))
-        elif isinstance(tensor, nn.Parameter) and not bool(tensor.data.any()):
+        elif isinstance(tensor, nn.Parameter):
             tensor.data.copy_((factor - 1) / tensor[0].numel() ** 0.5)
-    return shaken
 
 
 def _noise(value: Any, draw: torch.Generator) -> Any:

@@ -33,10 +33,12 @@ def prune(model: nn.Module, graph: ChannelGraph, plan: Plan) -> nn.Module:
         InputError: the plan was made for another graph.
     """
     plan.check(graph)
-    student = copy.deepcopy(model)
-    for key, by_dim in removed_indices(graph, plan.kept).items():
-        for dim, gone in by_dim.items():
-            _remove(student, key, dim, gone)
+    state = model.state_dict(keep_vars=True)
+    smaller = {
+        id(state[key]): _without(state[key], by_dim)
+        for key, by_dim in removed_indices(graph, plan.kept).items()
+    }
+    student = copy.deepcopy(model, smaller)  # which takes these where it would copy a tensor
     for module in student.modules():
         fit_attributes(module)
     set_numbers(student, graph.numbers(plan.widths))
@@ -56,15 +58,14 @@ def removed_indices(
     return {key: {dim: sorted(s) for dim, s in dims.items()} for key, dims in removed.items()}
 
 
-def _remove(model: nn.Module, key: str, dim: int, gone: list[int]) -> None:
-    path, _, name = key.rpartition(".")
-    module = model.get_submodule(path)
-    tensor = getattr(module, name)
-    smaller = tensor.detach().index_select(dim, kept_indices(tensor, dim, gone)).clone()
+def _without(tensor: Tensor, removed: Mapping[int, list[int]]) -> Tensor:
+    """A copy of a parameter or buffer without some indices of its dimensions."""
+    smaller = tensor.detach()
+    for dim, gone in removed.items():
+        smaller = smaller.index_select(dim, kept_indices(tensor, dim, gone))
     if isinstance(tensor, nn.Parameter):
-        setattr(module, name, nn.Parameter(smaller, requires_grad=tensor.requires_grad))
-    else:
-        setattr(module, name, smaller)
+        return nn.Parameter(smaller, requires_grad=tensor.requires_grad)
+    return smaller
 
 
 def kept_indices(tensor: Tensor, dim: int, gone: list[int]) -> Tensor:

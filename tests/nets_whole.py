@@ -107,7 +107,7 @@ def u_net() -> nn.Module:
     )  # fmt: skip
 
 
-@case({"a": 4, "b": 6}, {"o": "model input"})
+@case({"a": 4, "b": 6}, {"o": "model output"})
 def super_resolution() -> nn.Module:
     """The outputs are pixels: shuffled channels of the last layer."""
 
