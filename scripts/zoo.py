@@ -8,12 +8,12 @@ a process of its own and is a line of RESULTS, written when done and skipped whe
 
     python scripts/zoo.py --suite torchvision
     python scripts/zoo.py --suite timm --count 150 --seed 0
+    python scripts/zoo.py --suite others
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import multiprocessing
 import random
@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torchvision
 from hwprune.export.to_onnx import to_onnx
 from hwprune.export.verify import onnx_runner
 from rich.console import Console
@@ -52,6 +53,15 @@ TIMM_MODULES = """
     starnet tresnet vgg vovnet xception xception_aligned
 """
 
+VIDEO = ("r3d_18", "mc3_18", "r2plus1d_18", "s3d")
+OWN = [
+    f"{Path(__file__).with_name('zoo_others.py')}:{name}"
+    for name in (
+        "fasterrcnn_resnet50_fpn", "fasterrcnn_mobilenet_v3_large_fpn", "ssd300_vgg16",
+        "ssdlite320_mobilenet_v3_large", "UNet", "SuperResolution",
+    )
+]  # fmt: skip
+
 LOAD = """
 import sys, torch, hwprune
 from hwprune.oracle import output_tensors, relative_difference
@@ -66,8 +76,8 @@ print(relative_difference(wanted, got))
 def main() -> None:
     """Run what is not in the results yet, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--suite", choices=("torchvision", "timm"), required=True)
-    parser.add_argument("--only", nargs="+", help="names instead of the suite's sample")
+    parser.add_argument("--suite", choices=("torchvision", "timm", "others"), required=True)
+    parser.add_argument("--only", nargs="+", help="networks instead of the suite's")
     parser.add_argument("--count", type=int, default=150, help="networks of timm")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
     parser.add_argument("--pixels", type=int, default=96)
@@ -75,9 +85,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--results", type=Path, default=Path("runs/zoo.jsonl"))
     given = parser.parse_args()
-    importlib.import_module(given.suite)  # once, not in every process
-    names = given.only or _names(given.suite, given.count, given.seed)
-    sources = [f"{given.suite}:{name}" for name in names]
+    sources = given.only or _sources(given.suite, given.count, given.seed)
     given.results.parent.mkdir(parents=True, exist_ok=True)
     done = {row["source"]: row for row in _read(given.results)}
     for row in _run([s for s in sources if s not in done], given):
@@ -88,11 +96,18 @@ def main() -> None:
     _print([done[source] for source in sources])
 
 
-def _names(suite: str, count: int, seed: int) -> list[str]:
+def _sources(suite: str, count: int, seed: int) -> list[str]:
+    models = torchvision.models
     if suite == "torchvision":
-        import torchvision
+        return [f"torchvision:{name}" for name in models.list_models(module=models)]
+    if suite == "others":
+        names = models.list_models(module=models.segmentation)
+        return [f"torchvision:{name}" for name in [*names, *VIDEO]] + OWN
+    return [f"timm:{name}" for name in _stratified(count, seed)]
 
-        return list(torchvision.models.list_models(module=torchvision.models))
+
+def _stratified(count: int, seed: int) -> list[str]:
+    """Names of timm's networks, one of each module in turn, in an order drawn by the seed."""
     import timm
 
     draw = random.Random(seed)
@@ -173,7 +188,8 @@ def _line(error: Exception) -> str:
 def _check(source: str, pixels: int, row: dict[str, Any]) -> None:
     """Take one network through all promises; ``row`` says how far it got."""
     torch.manual_seed(0)
-    model = _shaken(build_model(source, num_classes=10))
+    classes = None if source in OWN else 10
+    model = _shaken(build_model(source, num_classes=classes))
     x = _example(model, source, pixels)
     row |= {"step": "export", "pixels": x.shape[-1]}
     row["parameters"] = sum(p.numel() for p in model.parameters())
@@ -196,11 +212,14 @@ def _check(source: str, pixels: int, row: dict[str, Any]) -> None:
         if not error <= TOLERANCE:
             row |= {"status": "violation", "why": f"relative error {error:.1e}"}
             return
-    row["step"] = "score"
-    scores = hwprune.score(model, graph, [(x, torch.tensor([0, 1]))])
-    if not all(bool(s.isfinite().all()) for s in scores.values()):
-        raise HwpruneError("scores are not finite")
-    plan = _plan(graph, 0).with_source(model=source, num_classes=10)
+    with torch.no_grad():
+        logits = model(x)
+    if isinstance(logits, Tensor) and logits.ndim == 2:
+        row["step"] = "score"
+        scores = hwprune.score(model, graph, [(x, torch.tensor([0, 1]))])
+        if not all(bool(s.isfinite().all()) for s in scores.values()):
+            raise HwpruneError("scores are not finite")
+    plan = _plan(graph, 0).with_source(model=source, num_classes=classes)
     small = hwprune.prune(model, graph, plan)
     row["step"] = "train"
     _train_one_step(small, x)
@@ -256,9 +275,10 @@ def _shaken(model: nn.Module) -> nn.Module:
 def _example(model: nn.Module, source: str, pixels: int) -> Tensor:
     """A batch of two at the wanted size, or at the size that the network was made for."""
     native = getattr(model, "default_cfg", {}).get("input_size", (3, 224, 224))
+    frames = (16,) if source.removeprefix("torchvision:") in VIDEO else ()
     draw = torch.Generator().manual_seed(0)
     for height, width in ((pixels, pixels), (128, 128), native[1:], (299, 299)):
-        x = torch.randn(2, native[0], height, width, generator=draw)
+        x = torch.randn(2, native[0], *frames, height, width, generator=draw)
         try:
             with torch.no_grad():
                 model(x)
@@ -321,7 +341,7 @@ def _print(rows: list[dict[str, Any]]) -> None:
     table = Table("network", "status", "groups", "channels", "trace, s", "oracle", "why")
     for row in rows:
         table.add_row(
-            row["source"], row["status"], str(row.get("groups", "")),
+            row["source"].rpartition("/")[2], row["status"], str(row.get("groups", "")),
             f"{row['share']:.0%}" if "share" in row else "",
             f"{row['trace_s']:.1f}" if "trace_s" in row else "",
             f"{row['oracle']:.0e}" if "oracle" in row else "", row["why"],
