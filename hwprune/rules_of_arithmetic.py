@@ -110,19 +110,23 @@ def _met(walk: Walk, operands: Sequence[Labels], sizes: Sequence[Shape]) -> Labe
     """The labels of an elementwise result; all operands have its number of dimensions.
 
     An operand of size 1 where others hold channels is broadcast: it stays; but where it holds
-    channels in another dimension, whole rows of the others go with each of them.
+    channels in another dimension, whole rows of the others go with each of them. Where each has
+    channels in a dimension of its own (channels compared with channels), they go by what all share.
     """
-    dims = range(len(sizes[0]))
-    varying = {d for d in dims if any(labels.shape[d] > 1 for labels in operands)}
-    result = np.full((1,) * len(dims), CONSTANT)
-    for labels, size in zip(operands, sizes, strict=True):
-        over = {d for d in varying if size[d] == 1}
-        if over and not any(size[d] > 1 for d in varying):
-            walk.labels.pin(labels, "broadcast over channels")
-            continue
-        if over and not any(_varies(other) == varying for other in operands):
+    channels = [labels for labels in operands if labels.size > 1]
+    varying = set().union(*map(_varies, channels))
+    if not any(_varies(labels) == varying for labels in channels):
+        shared = varying.intersection(*map(_varies, channels))
+        if varying and not shared:
             raise Refused("channels lie in more than one dimension")
-        result = walk.labels.merge(result, labels)
+        operands = [_summed(walk, labels, varying - shared) for labels in operands]
+        varying = shared
+    result = np.full((1,) * len(sizes[0]), CONSTANT)
+    for labels, size in zip(operands, sizes, strict=True):
+        if varying and not any(size[d] > 1 for d in varying):
+            walk.labels.pin(labels, "broadcast over channels")
+        else:
+            result = walk.labels.merge(result, labels)
     return result
 
 

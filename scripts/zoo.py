@@ -84,6 +84,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=8, help="for one network")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--results", type=Path, default=Path("runs/zoo.jsonl"))
+    parser.add_argument("--markdown", type=Path, help="write the table as Markdown too")
     given = parser.parse_args()
     sources = given.only or _sources(given.suite, given.count, given.seed)
     given.results.parent.mkdir(parents=True, exist_ok=True)
@@ -94,6 +95,8 @@ def main() -> None:
             file.write(json.dumps(row) + "\n")
         print(f"{row['source']}: {row['status']} {row['why']} ({row['seconds']:.0f} s)", flush=True)
     _print([done[source] for source in sources])
+    if given.markdown:
+        given.markdown.write_text(_markdown([done[source] for source in sources]))
 
 
 def _sources(suite: str, count: int, seed: int) -> list[str]:
@@ -336,28 +339,64 @@ def _read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def _print(rows: list[dict[str, Any]]) -> None:
-    console = Console()
-    table = Table("network", "status", "groups", "channels", "trace, s", "oracle", "why")
-    for row in rows:
-        table.add_row(
-            row["source"].rpartition("/")[2], row["status"], str(row.get("groups", "")),
-            f"{row['share']:.0%}" if "share" in row else "",
-            f"{row['trace_s']:.1f}" if "trace_s" in row else "",
-            f"{row['oracle']:.0e}" if "oracle" in row else "", row["why"],
-        )  # fmt: skip
-    console.print(table)
+def _summary(rows: list[dict[str, Any]]) -> list[str]:
+    """Counts of outcomes, and for how many networks layers stay for which reason."""
     counts = Counter(row["status"] for row in rows)
-    console.print(", ".join(f"{count} {status}" for status, count in counts.most_common()))
     able = [row for row in rows if row["status"] != "not exportable"]
     passed = sum(row["status"] == "pass" for row in able)
-    console.print(f"{passed} of {len(able)} exportable networks pass: {passed / len(able):.1%}")
+    shares = sorted(row["share"] for row in able if "share" in row)
     reasons: dict[str, set[str]] = defaultdict(set)
     for row in rows:
         for reason in row["reasons"]:
-            reasons[reason].add(row["source"])
-    for reason, sources in sorted(reasons.items(), key=lambda item: -len(item[1])):
-        console.print(f"{len(sources):4} networks have layers that stay: {reason}")
+            reasons[_kind(reason)].add(row["source"])
+    ordered = sorted(reasons.items(), key=lambda item: -len(item[1]))
+    return [
+        ", ".join(f"{count} {status}" for status, count in counts.most_common()),
+        f"{passed} of {len(able)} exportable networks pass: {passed / len(able):.1%}",
+        f"{sum(share > 0.999 for share in shares)} have every channel but the outputs' prunable; "
+        f"in the median {shares[len(shares) // 2]:.0%} of the channels",
+        *(f"{len(sources)} networks have layers that stay: {why}" for why, sources in ordered),
+    ]
+
+
+def _kind(reason: str) -> str:
+    """A reason without the numbers of one network."""
+    held = "the model's code holds sizes"
+    return held if reason.startswith(held) else reason
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    return [
+        row["source"].rpartition("/")[2], row["status"], str(row.get("groups", "")),
+        f"{row['share']:.0%}" if "share" in row else "",
+        f"{row['trace_s']:.1f}" if "trace_s" in row else "",
+        f"{row['oracle']:.0e}" if "oracle" in row else "", row["why"],
+    ]  # fmt: skip
+
+
+COLUMNS = ("network", "status", "groups", "channels", "trace, s", "oracle", "why")
+
+
+def _print(rows: list[dict[str, Any]]) -> None:
+    console = Console()
+    table = Table(*COLUMNS)
+    for row in rows:
+        table.add_row(*_cells(row))
+    console.print(table)
+    for line in _summary(rows):
+        console.print(line, markup=False)
+
+
+def _markdown(rows: list[dict[str, Any]]) -> str:
+    lines = [
+        COLUMNS,
+        ("---",) * len(COLUMNS),
+        *map(_cells, sorted(rows, key=lambda r: r["source"])),
+    ]
+    table = "\n".join(
+        f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines
+    )
+    return "\n".join(f"- {line}" for line in _summary(rows)) + "\n\n" + table + "\n"
 
 
 if __name__ == "__main__":

@@ -80,6 +80,23 @@ def heads_with_a_bias_for_each_offset() -> nn.Module:
     )  # fmt: skip
 
 
+@case({"a": 8, "qkv": 2}, OUTPUT)
+def heads_that_compare_channels() -> nn.Module:
+    """Cross-covariance: within a head each channel meets each, so heads go whole."""
+
+    def forward(m: Any, x: Tensor) -> Any:
+        x = m.a(x)
+        q, k, v = m.qkv(x).flatten(2).unflatten(1, (3, m.heads, 3)).unbind(1)
+        y = (F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).transpose(-2, -1)) * m.temperature
+        y = (y.softmax(-1) @ v).flatten(1, 2).unflatten(2, x.shape[2:])
+        return m.fc(pooled(x + m.p(y)))
+
+    return Net(
+        forward, a=conv(3, 8), qkv=conv(8, 18, 1), p=conv(6, 8, 1), fc=nn.Linear(8, 4), heads=2,
+        temperature=nn.Parameter(torch.rand(2, 1, 1)),
+    )  # fmt: skip
+
+
 @case({"m.out_proj": 8}, OUTPUT | {"a": "embed_dim", "m": "holds sizes"})
 def heads_of_torch() -> nn.Module:
     """PyTorch's own attention wants as many channels inside as outside: they stay."""
@@ -183,6 +200,26 @@ def a_convolution_written_as_a_sum() -> nn.Module:
     return Net(
         lambda m, x: m.fc(pooled(m.b(torch.einsum("bchw,oc->bohw", m.a(x), m.w)))),
         a=conv(3, 8), w=nn.Parameter(torch.rand(5, 8)), b=conv(5, 6), fc=nn.Linear(6, 4),
+    )  # fmt: skip
+
+
+@case({"b": 6}, OUTPUT | {"a": "chosen by a tensor of indices"})
+def channels_chosen_by_indices() -> nn.Module:
+    return Net(
+        lambda m, x: m.fc(pooled(m.b(m.a(x)[:, m.order]))),
+        a=conv(3, 8), b=conv(8, 6), fc=nn.Linear(6, 4), order=torch.randperm(8),
+    )  # fmt: skip
+
+
+@case({"a": 8, "b": 6}, OUTPUT)
+def pixels_chosen_by_indices() -> nn.Module:
+    def forward(m: Any, x: Tensor) -> Any:
+        x = m.a(x)[:, :, m.rows, m.columns]  # [batch, channels, 2, 3]
+        return m.fc(pooled(m.b(x.index_select(3, m.columns[0]))))
+
+    return Net(
+        forward, a=conv(3, 8), b=conv(8, 6), fc=nn.Linear(6, 4), rows=torch.tensor([[1], [5]]),
+        columns=torch.tensor([[0, 2, 1]]),
     )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from nets import CASES
 from torch import nn
 
 import hwprune
@@ -138,3 +139,18 @@ def test_tied_weights_are_saved_and_stay_tied(tmp_path: Path) -> None:
     loaded = hwprune.load(tmp_path, build())
     assert loaded[0].weight is loaded[1].weight  # type: ignore[index]
     assert torch.equal(loaded[0].weight, model[0].weight)  # type: ignore[index]
+
+
+@pytest.mark.parametrize("name", ["heads_of_attention", "split_by_a_list_that_the_module_holds"])
+def test_numbers_that_modules_hold_are_saved(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, x = CASES[name].build().eval(), torch.rand(2, 3, 8, 8)
+    graph = hwprune.trace(model, x)
+    plan = hwprune.Plan.from_kept(graph, {g.name: range(g.width // 2) for g in graph.groups})
+    small = hwprune.prune(model, graph, plan)
+    hwprune.save(small, plan, tmp_path)
+    loaded = hwprune.load(tmp_path, model)
+    assert torch.equal(loaded(x), small(x))
+    held = {"heads": (4, 2), "sizes": ([4, 8], [2, 4])}
+    (dense, pruned), = (held[key] for key in held if key in vars(model))  # fmt: skip
+    assert dense in vars(model).values() and pruned in vars(loaded).values()

@@ -101,6 +101,17 @@ def test_trace_prints_groups_and_reasons(capsys: pytest.CaptureFixture[str]) -> 
     assert "stem.0" in [group["name"] for group in facts["groups"]]
 
 
+def test_trace_marks_groups_that_enter_a_norms_statistics(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    main(["trace", "torchvision:convnext_tiny", "--image-size", "64"])
+    rows = [row for row in capsys.readouterr().out.splitlines() if "features." in row]
+    assert any("features.0.0 " in row and "features.0.1 and 4 more" in row for row in rows)
+    inner = next(row for row in rows if row.split()[1] == "features.1.0.block.3")
+    assert "more" not in inner
+
+
 BAD = {
     "unknown model": (["--model", "torchvision:resnet1800"], 2, "resnet18"),
     "unknown target": (["--target", "toaster"], 2, "onnxruntime-cpu"),

@@ -16,9 +16,9 @@ from torch.nn import functional as F
 import hwprune
 from hwprune.demo import digits_resnet
 from hwprune.errors import HwpruneError, InputError, TraceError
-from hwprune.graph import ChannelGraph, Group, Slice
+from hwprune.graph import ChannelGraph, Group, Norm, Slice
 from hwprune.models import build_model
-from hwprune.oracle import oracle_error
+from hwprune.oracle import oracle_error, zeroed
 from hwprune.rule import rule_name
 
 # name -> pixels, the number of groups
@@ -229,6 +229,40 @@ def test_an_unknown_group_is_refused_with_those_there_are() -> None:
     graph = hwprune.trace(CASES["plain"].build(), torch.rand(2, 3, 8, 8))
     with pytest.raises(InputError, match="called 'c'; this graph has a, b"):
         graph.group("c")
+
+
+def test_a_norm_over_channels_is_checked_on_the_channels_that_are_kept() -> None:
+    """By hand: zeros left in the statistics would give other numbers than removing does."""
+    torch.manual_seed(0)
+    model = shaken(CASES["layer_norm_of_images"].build())
+    x = torch.randn(2, 3, 8, 8)
+    graph = hwprune.trace(model, x)
+    assert graph.norms == (Norm("n", "n.weight", 1),)
+    assert graph.norms_of(graph.group("a")) == ["n"] and not graph.norms_of(graph.group("b"))
+    kept = [0, 3, 4]
+    plan = hwprune.Plan.from_kept(graph, {"a": kept})
+    with torch.no_grad():
+        y = model.a(x)[:, kept]
+        y = (y - y.mean(1, keepdim=True)) / (y.var(1, keepdim=True, correction=0) + 1e-5).sqrt()
+        y = y * model.n.weight[kept, None, None] + model.n.bias[kept, None, None]
+        wanted = model.fc(pooled(F.conv2d(F.relu(y), model.b.weight[:, kept], model.b.bias, 1, 1)))
+        assert torch.allclose(zeroed(model, graph, plan)(x), wanted, atol=1e-5)
+        assert torch.allclose(hwprune.prune(model, graph, plan)(x), wanted, atol=1e-5)
+
+
+def test_a_number_with_two_meanings_is_left_alone() -> None:
+    """Both halves of the code take ``n`` channels, of different groups: no width gives both."""
+
+    def forward(m: Any, x: Tensor) -> Any:
+        x, y = m.a(x), m.b(x)
+        return m.fc(pooled(m.c(torch.cat([F.relu(x[:, : m.n]), y[:, : m.n]], 1))))
+
+    model = Net(
+        forward, a=conv(3, 8), b=conv(3, 8), c=conv(8, 6), fc=nn.Linear(6, 4), n=4
+    )  # fmt: skip
+    graph = hwprune.trace(model, torch.rand(2, 3, 8, 8))
+    assert graph.attributes == ()
+    assert all("holds sizes" in graph.unprunable[name] for name in "ab")
 
 
 def test_lint_finds_what_does_not_fit() -> None:
