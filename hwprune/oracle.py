@@ -32,7 +32,7 @@ def zeroed(model: nn.Module, graph: ChannelGraph, plan: Plan) -> nn.Module:
     for norm in cut:
         kept = kept_indices(state[norm.weight], 0, removed[norm.weight][0])
         smaller = pruned.get_submodule(norm.module)
-        copied.get_submodule(norm.module).forward = _on_kept(smaller, kept, norm.dim)  # type: ignore[method-assign]
+        copied.get_submodule(norm.module).forward = _on_kept(smaller, kept, norm.dim)
     return copied
 
 

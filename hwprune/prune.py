@@ -79,8 +79,8 @@ def set_numbers(model: nn.Module, numbers: Iterable[tuple[str, str, tuple[int, .
     """Give modules the numbers of channels that they hold: (module, name, values)."""
     for path, name, values in numbers:
         module = model.get_submodule(path)
-        old = getattr(module, name)
-        setattr(module, name, type(old)(values) if isinstance(old, Sequence) else values[0])
+        kind = type(getattr(module, name))
+        setattr(module, name, values[0] if kind is int else kind(values))
 
 
 def fit_attributes(module: nn.Module) -> None:
@@ -99,7 +99,7 @@ def fit_attributes(module: nn.Module) -> None:
         module.num_channels = len(weight)
         module.num_groups = len(weight) // together
     elif len(getattr(module, "normalized_shape", ())) == 1 and isinstance(weight, Tensor):
-        module.normalized_shape = (len(weight),)  # layer and RMS norms
+        vars(module)["normalized_shape"] = (len(weight),)  # layer and RMS norms
     elif isinstance(module, nn.PReLU):
         module.num_parameters = module.weight.numel()
 

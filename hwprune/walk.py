@@ -195,9 +195,9 @@ class LabelWalk:
         name = rule_name(node.target)
         if name.startswith("_assert") and node.meta.get("val") is None:
             return  # checks types or sizes, returns nothing
-        for source in tensors(node):
-            if source not in self._keys:
-                self._entered.setdefault(module_of(node), source)
+        for argument in tensors(node):
+            if argument not in self._keys:
+                self._entered.setdefault(module_of(node), argument)
         try:
             if name not in RULES:
                 raise Refused(f"no rule for the operator {name}")

@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
     warnings.simplefilter("ignore")
-    x = torch.randn(1, 3, given.pixels, given.pixels)
+    x = torch.randn(2, 3, given.pixels, given.pixels)
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in given.networks}
     nodes, groups = {}, {}
     for _ in range(given.rounds):
