@@ -20,6 +20,7 @@ from hwprune.files import write_atomically
 from hwprune.modes import evaluating
 
 from .keep_names import keep_names, uses_by_place
+from .tidy import plain_reshapes
 
 
 def to_onnx(
@@ -58,6 +59,7 @@ def to_onnx(
             "`torch.onnx.export(model, inputs, dynamo=True, report=True)` writes the details."
         ) from error
     proto: onnx.ModelProto = program.model_proto
+    plain_reshapes(proto)
     keep_names(proto, state, uses)
     return proto
 

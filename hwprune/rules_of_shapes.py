@@ -251,5 +251,7 @@ def pad(walk: Walk, node: Node) -> Labels:
     padded = np.pad(labels, widths, constant_values=CONSTANT)
     new = padded == CONSTANT
     padded[new] = walk.labels.fresh(int(new.sum()))
-    walk.sized(node, padded)
+    dim = max(range(len(widths)), key=lambda d: sum(widths[d]))
+    lines = line(padded, dim, padded.shape)
+    walk.sized(node, padded, [lines[: widths[dim][0]], lines[len(lines) - widths[dim][1] :]])
     return padded

@@ -45,6 +45,17 @@ def parts_of_one_size() -> nn.Module:
     return Net(forward, a=conv(3, 12), b=conv(4, 4), fc=nn.Linear(12, 4), width=4)
 
 
+@case({"a": 4, "b": 6, "b#2": 2}, OUTPUT)
+def padded_by_a_number_that_the_module_holds() -> nn.Module:
+    """The zeros' own channels can go too, with the number of them."""
+
+    def forward(m: Any, x: Tensor) -> Any:
+        x = m.a(x)
+        return m.fc(pooled(F.pad(x, (0, 0, 0, 0, 0, m.more)) + m.b(F.relu(x))))
+
+    return Net(forward, a=conv(3, 4), b=conv(4, 6), fc=nn.Linear(6, 4), more=2)
+
+
 @case({"a": 8, "qkv": 4, "p": 8}, OUTPUT)
 def heads_of_attention() -> nn.Module:
     """Heads go whole, with the number of them that the module holds."""

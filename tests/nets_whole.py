@@ -135,6 +135,25 @@ def paths_chosen_by_attention() -> nn.Module:
     )  # fmt: skip
 
 
+@case({"s": 4, "b": 6}, OUTPUT | {"a": "reduced over the channels"})
+def attention_to_channels_and_to_pixels() -> nn.Module:
+    """CBAM: its map of pixels is made of the mean and maximum of all channels, so they stay."""
+
+    def forward(m: Any, x: Tensor) -> Any:
+        x = m.a(x)
+        gates = [
+            m.e(F.relu(m.s(pool(x, 1)))) for pool in (F.adaptive_avg_pool2d, F.adaptive_max_pool2d)
+        ]
+        x = x * (gates[0] + gates[1]).sigmoid()
+        pixels = torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], 1)
+        return m.fc(pooled(m.b(x * m.k(pixels).sigmoid())))
+
+    return Net(
+        forward, a=conv(3, 8), s=conv(8, 4, 1), e=conv(4, 8, 1), k=conv(2, 1, 5), b=conv(8, 6),
+        fc=nn.Linear(6, 4),
+    )  # fmt: skip
+
+
 @case({"b": 6}, OUTPUT | dict.fromkeys("ak", "more than one dimension"))
 def convolution_along_channels() -> nn.Module:
     """Efficient channel attention: neighbours matter, which removing changes."""

@@ -33,6 +33,7 @@ from hwprune.errors import (
     TraceError,
 )
 from hwprune.kernels import describe
+from hwprune.oracle import relative_difference
 from hwprune.targets import load_target
 
 NETS = {
@@ -241,3 +242,19 @@ def test_files_that_are_no_onnx_models_are_refused(tmp_path: Path) -> None:
     (tmp_path / "bad.onnx").write_bytes(b"not protobuf at all")
     with pytest.raises(InputError, match="no valid ONNX"):
         read_onnx(tmp_path / "bad.onnx")
+
+
+def test_pooling_of_channels_that_lie_last_in_memory_is_a_plain_reshape() -> None:
+    """The exporter gathers every element by a table, which is slow and cannot be cut."""
+
+    def forward(m: Any, x: torch.Tensor) -> Any:
+        x = m.n(m.a(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return m.fc(nn.functional.adaptive_avg_pool2d(x, 1).flatten(1))
+
+    torch.manual_seed(0)
+    model = Net(forward, a=conv(3, 8), n=nn.LayerNorm(8), fc=nn.Linear(8, 4)).eval()
+    x = torch.randn(1, 3, 8, 8)
+    proto = to_onnx(model, x)
+    assert "Gather" not in {node.op_type for node in proto.graph.node}
+    assert relative_difference([model(x)], [onnx_runner(proto)(x)]) <= 1e-5
+    assert PlannedNetworks(model, x, hwprune.trace(model, x)).cuts
