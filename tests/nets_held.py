@@ -45,7 +45,7 @@ def parts_of_one_size() -> nn.Module:
     return Net(forward, a=conv(3, 12), b=conv(4, 4), fc=nn.Linear(12, 4), width=4)
 
 
-@case({"a": 4, "b": 6, "b#2": 2}, OUTPUT)
+@case({"a": 4, "b": 2}, OUTPUT)
 def padded_by_a_number_that_the_module_holds() -> nn.Module:
     """The zeros' own channels can go too, with the number of them."""
 

@@ -135,16 +135,14 @@ def paths_chosen_by_attention() -> nn.Module:
     )  # fmt: skip
 
 
-@case({"s": 4, "b": 6}, OUTPUT | {"a": "reduced over the channels"})
+@case({"s": 4, "b": 6}, OUTPUT | dict.fromkeys("ae", "reduced over the channels") | {"k": ""})
 def attention_to_channels_and_to_pixels() -> nn.Module:
     """CBAM: its map of pixels is made of the mean and maximum of all channels, so they stay."""
 
     def forward(m: Any, x: Tensor) -> Any:
         x = m.a(x)
-        gates = [
-            m.e(F.relu(m.s(pool(x, 1)))) for pool in (F.adaptive_avg_pool2d, F.adaptive_max_pool2d)
-        ]
-        x = x * (gates[0] + gates[1]).sigmoid()
+        means, maxima = F.adaptive_avg_pool2d(x, 1), F.adaptive_max_pool2d(x, 1)
+        x = x * (m.e(F.relu(m.s(means))) + m.e(F.relu(m.s(maxima)))).sigmoid()
         pixels = torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], 1)
         return m.fc(pooled(m.b(x * m.k(pixels).sigmoid())))
 
