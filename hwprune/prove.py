@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import copy
 import random
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from hwprune.errors import TraceError
-from hwprune.graph import ChannelGraph
+from hwprune.graph import ChannelGraph, Channels
 from hwprune.oracle import output_tensors, relative_difference, zeroed
 from hwprune.plan import Plan
 from hwprune.prune import prune
@@ -35,29 +36,32 @@ class Bench:
     trains: bool
 
 
-def unsound_groups(
+def prove(
     graph: ChannelGraph, doubtful: Iterable[str], model: nn.Module, inputs: tuple[Any, ...]
-) -> dict[str, str]:
-    """Groups whose pruning the model's code does not survive: name -> what went wrong.
+) -> tuple[ChannelGraph, dict[str, str]]:
+    """The graph, and groups whose pruning the model's code does not survive: name -> why.
 
-    All are pruned at once; where that goes wrong, doubtful groups one by one and all that is left
-    at once; where that goes wrong, the other groups one by one, and at last one more at a time.
+    All groups are pruned at once. Where that goes wrong, an attribute of a module may have been
+    taken for a number of channels that it only happens to equal: it is tried without. Else doubtful
+    groups are pruned one by one and all that is left at once; where that goes wrong, the other
+    groups one by one, and at last one more at a time.
 
     Raises:
         TraceError: the model gives no finite outputs, so that nothing can be proven.
     """
     if not graph.groups:
-        return {}
+        return graph, {}
     with _full_precision():
         bench = make_bench(model, inputs)
-        if _together(bench, graph, graph.widths) is None:
-            return {}
+        for candidate in (graph, *_without_doubles(graph)):
+            if _together(bench, candidate, graph.widths) is None:
+                return candidate, {}
         found = _alone(bench, graph, doubtful)
         if _together(bench, graph, _others(graph, found)) is None:
-            return found
+            return graph, found
         found |= _alone(bench, graph, _others(graph, {*found, *doubtful}))
         if _together(bench, graph, _others(graph, found)) is None:
-            return found
+            return graph, found
         sound: list[str] = []
         for name in _others(graph, found):
             refusal = _together(bench, graph, [*sound, name])
@@ -65,7 +69,17 @@ def unsound_groups(
                 sound.append(name)
             else:
                 found[name] = refusal
-        return found
+        return graph, found
+
+
+def _without_doubles(graph: ChannelGraph) -> Iterator[ChannelGraph]:
+    """The graph without each name of an attribute that means the same as another of its module."""
+    meanings: dict[tuple[str, tuple[Channels, ...]], list[str]] = defaultdict(list)
+    for each in graph.attributes:
+        meanings[each.module, each.sizes].append(each.name)
+    doubles = {name for names in meanings.values() if len(names) > 1 for name in names}
+    for name in sorted(doubles):
+        yield replace(graph, attributes=tuple(a for a in graph.attributes if a.name != name))
 
 
 def make_bench(model: nn.Module, inputs: tuple[Any, ...]) -> Bench:

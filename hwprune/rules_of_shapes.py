@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from torch.fx import Node
 
 from hwprune.labels import CONSTANT, Labels, compress, full, line, only_along
@@ -194,6 +195,8 @@ def index(walk: Walk, node: Node) -> Labels:
     """Positions chosen by tensors of indices: they are treated alike, and must hold no channels."""
     labels, indices = walk.of(node.args[0]), list(as_any(node.args[1]))
     chosen = [d for d, entry in enumerate(indices) if entry is not None]
+    if any(indices[d].meta["val"].dtype is torch.bool for d in chosen):
+        raise Refused("chosen by truth values")
     for d in chosen:
         labels = _alike(walk, labels, d)
     zero = np.zeros((1,) * max(len(walk.shape(indices[d])) for d in chosen), np.int64)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from hwprune.capture import batch_of_two, capture
 from hwprune.gather import doubtful_groups, gather, pin_group
 from hwprune.graph import ChannelGraph
-from hwprune.prove import unsound_groups
+from hwprune.prove import prove
 from hwprune.walk import LabelWalk
 
 
@@ -44,7 +44,7 @@ def trace(
     walk.run()
     walk.keep(keep)
     graph = gather(walk, model)
-    unsound = unsound_groups(graph, doubtful_groups(walk, graph), model, inputs)
+    graph, unsound = prove(graph, doubtful_groups(walk, graph), model, inputs)
     for name, reason in unsound.items():
         pin_group(walk, graph.group(name), f"the model's code holds sizes: {reason}")
     graph = gather(walk, model) if unsound else graph

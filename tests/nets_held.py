@@ -45,6 +45,17 @@ def parts_of_one_size() -> nn.Module:
     return Net(forward, a=conv(3, 12), b=conv(4, 4), fc=nn.Linear(12, 4), width=4)
 
 
+@case({"a": 4, "b": 4}, OUTPUT)
+def parts_as_wide_as_their_number() -> nn.Module:
+    """The module holds both, and only the width goes with the channels."""
+
+    def forward(m: Any, x: Tensor) -> Any:
+        parts = m.a(x).split(m.width, 1)
+        return m.fc(pooled(torch.cat([m.b(parts[0]), *(parts[i] for i in range(1, m.parts))], 1)))
+
+    return Net(forward, a=conv(3, 16), b=conv(4, 4), fc=nn.Linear(16, 4), parts=4, width=4)
+
+
 @case({"a": 4, "b": 2}, OUTPUT)
 def padded_by_a_number_that_the_module_holds() -> nn.Module:
     """The zeros' own channels can go too, with the number of them."""
