@@ -122,6 +122,47 @@ _step_command("verify", "Measure the exported file: numbers, accuracy, latency."
 _step_command("report", "Write report.json and report.html.")
 
 
+@commands.group("table")
+def table_commands() -> None:
+    """Show, merge and compare latency tables."""
+
+
+@table_commands.command("show")
+@click.argument("path", type=click.Path(path_type=Path))
+def show_command(path: Path) -> None:
+    """What a table was made under, what it holds, and how wrong it is."""
+    from hwprune.table import LatencyTable
+    from hwprune.table_tools import show_table
+
+    Console().print(show_table(LatencyTable.load(path)))
+
+
+@table_commands.command("merge")
+@click.argument("merged", type=click.Path(path_type=Path))
+@click.argument("paths", type=click.Path(path_type=Path), nargs=-1, required=True)
+def merge_command(merged: Path, paths: tuple[Path, ...]) -> None:
+    """Lay tables of one device into the new file MERGED."""
+    from hwprune.table import LatencyTable
+    from hwprune.table_tools import merge_tables, show_table
+
+    if merged.exists():
+        raise InputError(f"{merged} is there already. Give the merged table a new name.")
+    table = merge_tables([LatencyTable.load(path) for path in paths])
+    table.save(merged)
+    Console().print(show_table(table))
+
+
+@table_commands.command("diff")
+@click.argument("first", type=click.Path(path_type=Path))
+@click.argument("second", type=click.Path(path_type=Path))
+def diff_command(first: Path, second: Path) -> None:
+    """How much longer the kernels of SECOND take than those of FIRST, and what differs else."""
+    from hwprune.table import LatencyTable
+    from hwprune.table_tools import show_difference
+
+    Console().print(show_difference(LatencyTable.load(first), LatencyTable.load(second)))
+
+
 def _recipe_of_folder(options: dict[str, Any]) -> Recipe:
     given = {key: value for key, value in options.items() if value is not None}
     saved = Path(given["out"]) / "recipe.toml" if given.get("out") else None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from scipy.optimize import lsq_linear
@@ -57,26 +59,53 @@ def profile(
         The table, with this network in it.
 
     Raises:
-        TableError: ``path`` holds a table of another device, runtime or version.
+        TableError: ``path`` holds a table of another device, runtime or version, or another process
+            is writing to it.
     """
     tell = progress or (lambda what, share: None)
     device = load_target(target) if isinstance(target, str) else target
     tell("tracing and exporting", 0.0)
     graph = graph or trace(model, example_inputs)
     networks = PlannedNetworks(model, example_inputs, graph)
-    table = _open(device, networks.dense, path, tell)
-    if graph.fingerprint in table.networks:
-        return table
-    _forget_last(table, graph, path)
-    probe = Probe(device.load(probe_model()))
-    _sample_kernels(table, device, networks, graph, probe, path, tell)
-    tell("calibrating on whole networks", 0.75)
-    network = _calibrate(table, device, networks, graph)
-    table.add(network=network)
-    if path is not None:
-        append(path, samples=[], network=network)
+    with only_writer(path):
+        table = _open(device, networks.dense, path, tell)
+        if graph.fingerprint in table.networks:
+            return table
+        _forget_last(table, graph, path)
+        probe = Probe(device.load(probe_model()))
+        _sample_kernels(table, device, networks, graph, probe, path, tell)
+        tell("calibrating on whole networks", 0.75)
+        network = _calibrate(table, device, networks, graph)
+        table.add(network=network)
+        if path is not None:
+            append(path, samples=[], network=network)
     tell("done", 1.0)
     return table
+
+
+@contextmanager
+def only_writer(path: Path | None) -> Iterator[None]:
+    """Let no other process write to the table meanwhile.
+
+    Raises:
+        TableError: another one does.
+    """
+    if path is None:
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise TableError(
+            f"Another process is profiling into {path}. Wait until it is done and run the same "
+            "command again, or give another file with --table."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _open(

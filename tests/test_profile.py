@@ -11,7 +11,7 @@ from hwprune.export.to_onnx import to_onnx
 from torch import nn
 
 from hwprune.errors import TableError
-from hwprune.profile import check_batch, check_environment, find_step, profile
+from hwprune.profile import check_batch, check_environment, find_step, only_writer, profile
 from hwprune.table import LatencyTable, append
 from hwprune.targets.fake import FakeTarget
 from hwprune.trace import trace
@@ -198,6 +198,15 @@ def test_a_damaged_file_is_refused_and_kept(unbroken, model, graph, tmp_path) ->
     with pytest.raises(TableError, match="line 2"):
         profile(model, EXAMPLE, FakeTarget(8), graph=graph, path=path)
     assert path.read_bytes() == damaged
+
+
+def test_a_table_has_one_writer(model, graph, tmp_path) -> None:
+    path = tmp_path / "table.jsonl"
+    with only_writer(path), pytest.raises(TableError, match="Another process is profiling into"):
+        profile(model, EXAMPLE, FakeTarget(8), graph=graph, path=path)
+    assert not path.exists()
+    with only_writer(path):
+        pass
 
 
 def test_an_own_table_may_be_extended_by_hand(unbroken, tmp_path) -> None:

@@ -1,0 +1,62 @@
+"""Tables shown, merged and compared."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hwprune.cli import main
+from hwprune.errors import TableError
+from hwprune.table import LatencyTable, Network, Sample
+from hwprune.table_tools import kernel_ratios, merge_tables
+
+CONV = [Sample("Conv", 8, width, (0.1 * width, 9.0), "n/0") for width in (8, 16, 24)]
+NETWORK = Network("f" * 16, (), 1.0, 0.0, 0.0, dense_ms=2.0, held_out=((1.0, 1.25), (2.0, 2.0)))
+
+
+def table(samples: list[Sample], **environment: str) -> LatencyTable:
+    return LatencyTable("fake:step=8", {"device": "by hand", **environment}, 8, list(samples))
+
+
+def test_a_merged_table_holds_what_all_hold_once() -> None:
+    one = table(CONV[:2])
+    one.add(network=NETWORK)
+    other = table(CONV[1:])
+    other.add(network=replace(NETWORK, dense_ms=3.0))
+    merged = merge_tables([one, other])
+    assert merged.samples == CONV
+    assert merged.networks["f" * 16].dense_ms == 3.0
+    assert len(one.samples) == 2
+
+
+@pytest.mark.parametrize("other", [{"device": "another"}, {"runtime": "2"}])
+def test_tables_of_two_devices_are_not_merged(other: dict[str, str]) -> None:
+    with pytest.raises(TableError, match=f"{next(iter(other))}: .*, {next(iter(other.values()))}"):
+        merge_tables([table(CONV), table(CONV, **other)])
+
+
+def test_ratios_of_kernels_that_both_have_measured() -> None:
+    slower = [replace(s, times_ms=tuple(2 * t for t in s.times_ms)) for s in CONV[1:]]
+    more = [*slower, Sample("Add", 1, 8, (1.0,), "n/1")]
+    assert kernel_ratios(table(CONV), table(more)) == {"Conv": pytest.approx([2.0, 2.0])}
+
+
+def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one, other, merged = (str(tmp_path / f"{name}.jsonl") for name in ("one", "other", "merged"))
+    first = table(CONV[:2])
+    first.add(network=NETWORK)
+    first.save(Path(one))
+    table(CONV[1:]).save(Path(other))
+    main(["table", "merge", merged, one, other])
+    assert len(LatencyTable.load(Path(merged)).samples) == 3
+    main(["table", "show", merged])
+    shown = capsys.readouterr().out
+    assert "by hand" in shown and "10.0%" in shown and "20.0%" in shown
+    main(["table", "diff", one, other])
+    assert "1.000" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as stopped:
+        main(["table", "merge", merged, one])
+    assert stopped.value.code == 2
+    assert "new name" in capsys.readouterr().err
