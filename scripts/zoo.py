@@ -55,7 +55,7 @@ TIMM_MODULES = """
 
 VIDEO = ("r3d_18", "mc3_18", "r2plus1d_18", "s3d")
 OWN = [
-    f"{Path(__file__).with_name('zoo_others.py')}:{name}"
+    f"scripts/zoo_others.py:{name}"  # from the root of the checkout
     for name in (
         "fasterrcnn_resnet50_fpn", "fasterrcnn_mobilenet_v3_large_fpn", "ssd300_vgg16",
         "ssdlite320_mobilenet_v3_large", "UNet", "SuperResolution",
