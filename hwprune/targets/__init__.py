@@ -59,28 +59,13 @@ def _onnxruntime_cpu(**options: str) -> Target:
     return OnnxRuntimeCpu(**options)
 
 
-def _openvino_cpu(**options: str) -> Target:
-    try:
-        from hwprune.targets.openvino_cpu import OpenVinoCpu
-    except ImportError as error:
-        raise InputError(
-            f"The target openvino-cpu needs OpenVINO ({error}). Install it with "
-            "`pip install 'hwprune[openvino]'`."
-        ) from error
-    return OpenVinoCpu(**options)
-
-
 def _fake(**options: str) -> Target:
     from hwprune.targets.fake import FakeTarget
 
     return FakeTarget(**options)
 
 
-TARGETS: dict[str, Callable[..., Target]] = {
-    "onnxruntime-cpu": _onnxruntime_cpu,
-    "openvino-cpu": _openvino_cpu,
-    "fake": _fake,
-}
+TARGETS: dict[str, Callable[..., Target]] = {"onnxruntime-cpu": _onnxruntime_cpu, "fake": _fake}
 
 
 def load_target(name: str) -> Target:
