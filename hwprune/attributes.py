@@ -52,6 +52,6 @@ def find_attributes(
 def _numbers(module: nn.Module | None) -> Iterable[tuple[str, int | Sequence[int]]]:
     """The integers, and sequences of integers, among a module's public attributes."""
     for name, value in vars(module).items() if module is not None else ():
-        values = value if isinstance(value, list | tuple) else [value]
+        values = value if type(value) in (list, tuple) else [value]
         if not name.startswith("_") and values and all(type(number) is int for number in values):
             yield name, value

@@ -85,7 +85,7 @@ def set_numbers(model: nn.Module, numbers: Iterable[tuple[str, str, tuple[int, .
 
 def fit_attributes(module: nn.Module) -> None:
     """Make a module's own account of its size agree with its parameters."""
-    weight = getattr(module, "weight", None)
+    weight, shape = getattr(module, "weight", None), getattr(module, "normalized_shape", None)
     if isinstance(module, _ConvNd):
         _fit_convolution(module)
     elif isinstance(module, nn.Linear):
@@ -98,7 +98,7 @@ def fit_attributes(module: nn.Module) -> None:
         together = module.num_channels // module.num_groups
         module.num_channels = len(weight)
         module.num_groups = len(weight) // together
-    elif len(getattr(module, "normalized_shape", ())) == 1 and isinstance(weight, Tensor):
+    elif isinstance(shape, tuple) and len(shape) == 1 and isinstance(weight, Tensor):
         vars(module)["normalized_shape"] = (len(weight),)  # layer and RMS norms
     elif isinstance(module, nn.PReLU):
         module.num_parameters = module.weight.numel()

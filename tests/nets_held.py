@@ -166,6 +166,26 @@ def layer_norm_written_out() -> nn.Module:
     )  # fmt: skip
 
 
+@case({"b": 6}, OUTPUT | {"a": "unexpected keyword"})
+def layer_norm_called_in_another_way() -> nn.Module:
+    """The oracle cannot leave channels out of it, so that nothing is proven and they stay."""
+
+    def forward(m: Any, x: Tensor) -> Any:
+        return m.fc(m.b(m.n(input=m.a(x).flatten(2).transpose(1, 2))).mean(1))
+
+    return Net(forward, a=conv(3, 8), n=nn.LayerNorm(8), b=nn.Linear(8, 6), fc=nn.Linear(6, 4))
+
+
+@case({"a": 8, "b": 6}, OUTPUT)
+def a_norm_that_calls_its_size_a_shape() -> nn.Module:
+    scale = nn.Parameter(torch.rand(8, 1, 1))
+    own = Net(lambda m, x: x * m.weight, weight=scale, normalized_shape=8)
+    return Net(
+        lambda m, x: m.fc(pooled(m.b(m.n(m.a(x))))),
+        a=conv(3, 8), n=own, b=conv(8, 6), fc=nn.Linear(6, 4),
+    )  # fmt: skip
+
+
 @case({"b": 6}, OUTPUT | {"a": "it is no module of its own"})
 def layer_norm_without_a_module() -> nn.Module:
     def forward(m: Any, x: Tensor) -> Any:
