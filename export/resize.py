@@ -16,7 +16,6 @@ from onnx import numpy_helper
 from hwprune.errors import HwpruneError
 from hwprune.graph import ChannelGraph
 from hwprune.plan import Plan
-from hwprune.prune import removed_indices
 
 _BIASED = ("Conv", "ConvTranspose", "Gemm")
 
@@ -32,7 +31,7 @@ def resize(dense: onnx.ModelProto, graph: ChannelGraph, plan: Plan) -> onnx.Mode
     Raises:
         HwpruneError: a weight of the network has no initializer of its name.
     """
-    removed = removed_indices(graph, plan.kept)
+    removed = graph.removed(plan.kept)
     model = onnx.ModelProto()
     model.CopyFrom(dense)
     initializers = {i.name: i for i in model.graph.initializer}

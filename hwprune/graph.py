@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import NamedTuple
@@ -239,6 +239,16 @@ class ChannelGraph:
             (each.module, each.name, tuple(size.count(widths) for size in each.sizes))
             for each in self.attributes
         )
+
+    def removed(self, kept: Mapping[str, Sequence[int]]) -> dict[str, dict[int, list[int]]]:
+        """Which indices of every cut tensor go: ``{state_dict key: {dim: sorted indices}}``."""
+        gone: dict[str, dict[int, set[int]]] = {}
+        for group in self.groups:
+            channels = sorted(set(range(group.width)) - set(kept[group.name]))
+            for key, dim, positions in group.slices if channels else ():
+                place = gone.setdefault(key, {}).setdefault(dim, set())
+                place.update(index for channel in channels for index in positions[channel])
+        return {key: {dim: sorted(s) for dim, s in dims.items()} for key, dims in gone.items()}
 
     def lint(self) -> None:
         """Check the graph against itself.

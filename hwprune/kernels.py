@@ -78,8 +78,11 @@ def _layers_by_name(model: onnx.ModelProto, graph: ChannelGraph) -> dict[str, La
 
 
 def _aliases(name: str) -> list[str]:
-    """What a runtime's kernel name may stand for: ``fused node_Gemm_3``, ``relu_4_nchwc``."""
-    bare = name.removeprefix("fused ").removesuffix("_nchwc")
+    """What a runtime's kernel name may stand for.
+
+    ``fused node_Gemm_3``, ``relu_4_nchwc``, ``node_Gemm_3/WithoutBiases``.
+    """
+    bare = name.removeprefix("fused ").removesuffix("_nchwc").removesuffix("/WithoutBiases")
     return [name, bare]
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hwprune.graph import ChannelGraph
 from hwprune.plan import Plan
-from hwprune.prune import kept_indices, prune, removed_indices
+from hwprune.prune import kept_indices, prune
 
 
 def zeroed(model: nn.Module, graph: ChannelGraph, plan: Plan) -> nn.Module:
@@ -23,7 +23,7 @@ def zeroed(model: nn.Module, graph: ChannelGraph, plan: Plan) -> nn.Module:
     """
     copied = copy.deepcopy(model)
     state = copied.state_dict(keep_vars=True)
-    removed = removed_indices(graph, plan.kept)
+    removed = graph.removed(plan.kept)
     for key, by_dim in removed.items():
         for dim, gone in by_dim.items():
             state[key].data.index_fill_(dim, torch.tensor(gone, device=state[key].device), 0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -36,26 +36,13 @@ def prune(model: nn.Module, graph: ChannelGraph, plan: Plan) -> nn.Module:
     state = model.state_dict(keep_vars=True)
     smaller = {
         id(state[key]): _without(state[key], by_dim)
-        for key, by_dim in removed_indices(graph, plan.kept).items()
+        for key, by_dim in graph.removed(plan.kept).items()
     }
     student = copy.deepcopy(model, smaller)  # which takes these where it would copy a tensor
     for module in student.modules():
         fit_attributes(module)
     set_numbers(student, graph.numbers(plan.widths))
     return student
-
-
-def removed_indices(
-    graph: ChannelGraph, kept: Mapping[str, Sequence[int]]
-) -> dict[str, dict[int, list[int]]]:
-    """Which indices of every cut tensor go: ``{state_dict key: {dim: sorted indices}}``."""
-    removed: dict[str, dict[int, set[int]]] = {}
-    for group in graph.groups:
-        gone = sorted(set(range(group.width)) - set(kept[group.name]))
-        for key, dim, positions in group.slices if gone else ():
-            place = removed.setdefault(key, {}).setdefault(dim, set())
-            place.update(index for channel in gone for index in positions[channel])
-    return {key: {dim: sorted(s) for dim, s in dims.items()} for key, dims in removed.items()}
 
 
 def _without(tensor: Tensor, removed: Mapping[int, list[int]]) -> Tensor:

@@ -42,7 +42,8 @@ def exported():
     return to_onnx(model, EXAMPLE), trace(model, EXAMPLE)
 
 
-@pytest.mark.parametrize("name", ["fake", "fake:step=16,factor=1.5", "onnxruntime-cpu:threads=2"])
+@pytest.mark.parametrize("name", ["fake", "fake:step=16,factor=1.5", "onnxruntime-cpu:threads=2",
+                                  "openvino-cpu:precision=bf16"])  # fmt: skip
 def test_a_targets_own_name_gives_the_same_target(name) -> None:
     target = load_target(name)
     again = load_target(target.name)
@@ -53,7 +54,7 @@ def test_a_targets_own_name_gives_the_same_target(name) -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("tpu", "Unknown target 'tpu'; expected one of onnxruntime-cpu, fake"),
+        ("tpu", "Unknown target 'tpu'; expected one of onnxruntime-cpu, openvino-cpu, fake"),
         ("", "Unknown target ''"),
         ("fake:speed=3", "speed"),
         ("fake:step=wide", "wide"),
@@ -62,6 +63,8 @@ def test_a_targets_own_name_gives_the_same_target(name) -> None:
         ("onnxruntime-cpu:threads=0", "at least 1"),
         ("onnxruntime-cpu:threads=many", "many"),
         ("onnxruntime-cpu:cores=1", "cores"),
+        ("openvino-cpu:threads=0", "at least 1"),
+        ("openvino-cpu:precision=fp8", "one of fp32, bf16, got fp8"),
     ],
 )
 def test_a_target_that_is_not_one(name, words) -> None:
@@ -95,9 +98,17 @@ def test_onnxruntime_says_where_it_runs() -> None:
     assert environment["device"]
 
 
-def test_onnxruntime_profiles_every_layer_and_its_channels(exported) -> None:
+def test_openvino_says_where_it_runs() -> None:
+    environment = load_target("openvino-cpu:threads=2,precision=bf16").environment()
+    assert environment["threads"] == "2" and environment["precision"] == "bf16"
+    assert environment["runtime"].startswith("openvino 20")
+    assert environment["device"] == load_target("onnxruntime-cpu").environment()["device"]
+
+
+@pytest.mark.parametrize("target", ["onnxruntime-cpu", "openvino-cpu"])
+def test_a_runtime_profiles_every_layer_and_its_channels(exported, target) -> None:
     model, graph = exported
-    run = load_target("onnxruntime-cpu").load(model)
+    run = load_target(target).load(model)
     assert run.run_ms() > 0
     times = run.profile(3)
     names = [kernel.name for kernel in times]
@@ -111,10 +122,11 @@ def test_onnxruntime_profiles_every_layer_and_its_channels(exported) -> None:
     assert sum("b1" in k.kind.split() for k in kernels) >= 4
 
 
-def test_onnxruntime_tells_sizes_and_batches_apart_but_not_channels(exported) -> None:
+@pytest.mark.parametrize("target", ["onnxruntime-cpu", "openvino-cpu"])
+def test_a_runtime_tells_sizes_and_batches_apart_but_not_channels(exported, target) -> None:
     def kinds(model, size, batch=1):
         exported = to_onnx(model.eval(), torch.zeros(batch, 3, size, size))
-        return [k.kind for k in load_target("onnxruntime-cpu").load(exported).profile(1)]
+        return [k.kind for k in load_target(target).load(exported).profile(1)]
 
     def net(width):
         return nn.Sequential(nn.Conv2d(3, width, 3), nn.ReLU(), nn.Conv2d(width, 32, 1))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 import re
 import tempfile
 import time
@@ -16,6 +15,7 @@ import onnx
 import onnxruntime as ort
 
 from hwprune.targets import KernelTime
+from hwprune.targets.cpu import cpu_name, thread_count
 
 _KERNEL = "_kernel_time"
 
@@ -24,9 +24,7 @@ class OnnxRuntimeCpu:
     """ONNX Runtime's CPU provider with all graph optimisations and a fixed number of threads."""
 
     def __init__(self, threads: str | int = 1) -> None:
-        self.threads = int(threads)
-        if self.threads < 1:
-            raise ValueError(f"threads must be at least 1, got {threads}")
+        self.threads = thread_count(threads)
 
     @property
     def name(self) -> str:
@@ -36,7 +34,7 @@ class OnnxRuntimeCpu:
     def environment(self) -> dict[str, str]:
         """CPU, ONNX Runtime's version, precision and threads."""
         return {
-            "device": _cpu_name(),
+            "device": cpu_name(),
             "runtime": f"onnxruntime {ort.__version__}",
             "precision": "fp32",
             "threads": str(self.threads),
@@ -138,13 +136,3 @@ def _kind(node: Any, shapes: list[list[int]]) -> str:
         words.append(f"b{shapes[0][0]}")
     words += ["x".join(map(str, s[2:])) for s in activations[:2]]
     return " ".join(words)
-
-
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        text = info.read_text(encoding="utf-8")
-        found = re.search(r"model name\s*:\s*(.+)", text)
-        vector = "AVX-512" if " avx512f" in text else "AVX2" if " avx2" in text else ""
-        return f"{found[1].strip() if found else platform.machine()} {vector}".strip()
-    return platform.processor() or platform.machine()

@@ -1,0 +1,56 @@
+"""Our data structures from plain JSON data, by their type hints."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Mapping
+from dataclasses import is_dataclass
+from functools import cache
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+
+def restore(kind: Any, value: Any) -> Any:
+    """What ``dataclasses.asdict`` and JSON have made of an instance of ``kind``, made whole again.
+
+    Args:
+        kind: a dataclass, a named tuple, ``tuple[...]``, ``dict[str, ...]``, an optional one of
+            these, or a plain type.
+        value: as read from JSON; lists stand for tuples, and a dataclass may leave out fields that
+            have a default.
+
+    Raises:
+        TypeError, ValueError: the value is not of that kind.
+    """
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        return None if value is None else restore(arguments[0], value)
+    if origin is tuple and arguments[-1] is ...:
+        return tuple(restore(arguments[0], each) for each in _as(list, value))
+    if origin is tuple:
+        return _each(arguments, value)
+    if origin is dict:
+        return {key: restore(arguments[1], each) for key, each in _as(dict, value).items()}
+    if is_dataclass(kind) and isinstance(kind, type):
+        given, hints = _as(dict, value), _hints(kind)
+        unknown = given.keys() - hints.keys()
+        if unknown:
+            raise TypeError(f"{kind.__name__} has no {sorted(unknown)[0]!r}")
+        return kind(**{name: restore(hints[name], each) for name, each in given.items()})
+    if hasattr(kind, "_fields"):
+        return kind(*_each(tuple(_hints(kind).values()), value))
+    return float(_as((int, float), value)) if kind is float else _as(kind, value)
+
+
+def _each(kinds: tuple[Any, ...], value: Any) -> tuple[Any, ...]:
+    return tuple(restore(kind, each) for kind, each in zip(kinds, _as(list, value), strict=True))
+
+
+def _as(kind: Any, value: Any) -> Any:
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise TypeError(f"expected {kind}, got {value!r:.60}")
+    return value
+
+
+@cache
+def _hints(kind: type) -> Mapping[str, Any]:
+    return get_type_hints(kind)
