@@ -8,10 +8,11 @@ import torch
 from hwprune.export.to_onnx import to_onnx
 from torch import nn
 
-from hwprune.errors import InputError
+from hwprune.errors import HwpruneError, InputError, NotHere
 from hwprune.kernels import describe
 from hwprune.measure import probe_model
 from hwprune.targets import load_target
+from hwprune.targets.apart import Apart
 from hwprune.targets.fake import FakeTarget
 from hwprune.trace import trace
 
@@ -134,3 +135,48 @@ def test_a_runtime_tells_sizes_and_batches_apart_but_not_channels(exported, targ
     assert kinds(net(16), 8) == kinds(net(64), 8)
     assert kinds(net(16), 8) != kinds(net(16), 16)
     assert kinds(net(16), 8) != kinds(net(16), 8, batch=2)
+
+
+def test_a_target_in_a_process_of_its_own_is_the_same_target(exported) -> None:
+    model, _ = exported
+    apart, near = Apart("hwprune.targets.fake", "FakeTarget", step="16"), FakeTarget(16)
+    assert (apart.name, apart.environment()) == (near.name, near.environment())
+    run = apart.load(model)
+    assert run.run_ms() == near.load(model).run_ms()
+    assert run.profile(2) == near.load(model).profile(2)
+
+
+def test_networks_that_nothing_refers_to_are_let_go() -> None:
+    apart = Apart("hwprune.targets.fake", "FakeTarget")
+    kept = apart.load(probe_model())
+    for _ in range(3):
+        assert apart.load(probe_model())._number == 1
+    assert kept.run_ms() > 0
+
+
+def test_errors_come_back_from_the_other_process() -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        Apart("hwprune.targets.fake", "FakeTarget", step="0")
+    with pytest.raises(ImportError):
+        Apart("hwprune.targets.none", "Target")
+    apart = Apart("hwprune.targets.fake", "FakeTarget")
+    with pytest.raises(HwpruneError, match="KeyError"):
+        apart.ask("run_ms", 7)
+    assert apart.load(probe_model()).run_ms() > 0
+
+
+def test_a_process_that_is_killed_is_an_error_of_ours() -> None:
+    apart = Apart("hwprune.targets.fake", "FakeTarget")
+    run = apart.load(probe_model())
+    apart._process.kill()
+    with pytest.raises(HwpruneError, match="ended with status -9"):
+        run.run_ms()
+
+
+def test_a_runtime_that_is_not_installed_is_named(monkeypatch) -> None:
+    def missing(*_: str, **__: str) -> None:
+        raise ImportError("No module named 'openvino'")
+
+    monkeypatch.setattr("hwprune.targets.apart.Apart", missing)
+    with pytest.raises(NotHere, match=r"openvino.*pip install 'hwprune\[openvino\]'"):
+        load_target("openvino-cpu")

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import onnx
 
-from hwprune.errors import InputError
+from hwprune.errors import InputError, NotHere
 
 
 @dataclass(frozen=True)
@@ -59,13 +59,29 @@ def _onnxruntime_cpu(**options: str) -> Target:
     return OnnxRuntimeCpu(**options)
 
 
+def _openvino_cpu(**options: str) -> Target:
+    from hwprune.targets.apart import Apart
+
+    try:
+        return Apart("hwprune.targets.openvino_cpu", "OpenVinoCpu", **options)
+    except ImportError as error:
+        raise NotHere(
+            f"The target openvino-cpu needs OpenVINO ({error}). Install it with "
+            "`pip install 'hwprune[openvino]'`."
+        ) from error
+
+
 def _fake(**options: str) -> Target:
     from hwprune.targets.fake import FakeTarget
 
     return FakeTarget(**options)
 
 
-TARGETS: dict[str, Callable[..., Target]] = {"onnxruntime-cpu": _onnxruntime_cpu, "fake": _fake}
+TARGETS: dict[str, Callable[..., Target]] = {
+    "onnxruntime-cpu": _onnxruntime_cpu,
+    "openvino-cpu": _openvino_cpu,
+    "fake": _fake,
+}
 
 
 def load_target(name: str) -> Target:

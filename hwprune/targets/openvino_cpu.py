@@ -1,0 +1,141 @@
+"""OpenVINO on the CPU, in fp32 or bf16.
+
+It runs in a process of its own: in one with PyTorch's training it crashes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import onnx
+import openvino
+
+from hwprune.targets import KernelTime
+from hwprune.targets.cpu import cpu_name, thread_count
+
+_PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
+_DATA = ("Input", "Const", "Output")  # entries of the execution graph that are no kernels
+
+
+class OpenVinoCpu:
+    """OpenVINO's CPU plugin with one stream and a fixed number of threads."""
+
+    def __init__(self, threads: str | int = 1, precision: str = "fp32") -> None:
+        self.threads = thread_count(threads)
+        if precision not in _PRECISIONS:
+            raise ValueError(f"precision must be one of {', '.join(_PRECISIONS)}, got {precision}")
+        self.precision = precision
+
+    @property
+    def name(self) -> str:
+        """What a user types to get this target."""
+        return f"openvino-cpu:threads={self.threads},precision={self.precision}"
+
+    def environment(self) -> dict[str, str]:
+        """CPU, OpenVINO's version, precision and threads."""
+        return {
+            "device": cpu_name(),
+            "runtime": f"openvino {openvino.__version__.partition('-releases')[0]}",
+            "precision": self.precision,
+            "threads": str(self.threads),
+        }
+
+    def load(self, model: onnx.ModelProto) -> OpenVinoNetwork:
+        """Make a network ready to run."""
+        return OpenVinoNetwork(model, self.threads, _PRECISIONS[self.precision])
+
+
+class OpenVinoNetwork:
+    """A compiled network with one fixed random input."""
+
+    def __init__(self, model: onnx.ModelProto, threads: int, precision: str) -> None:
+        self._nodes = {node.name: node for node in model.graph.node}
+        self._weights = {i.name: list(i.dims) for i in model.graph.initializer}
+        self._content = model.SerializeToString()
+        self._options = {
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": 1,
+            "INFERENCE_PRECISION_HINT": precision,
+        }
+        _, self._request = self._compile({})
+
+    def run_ms(self) -> float:
+        """Run once; milliseconds of wall time."""
+        start = time.perf_counter_ns()
+        self._request.infer()
+        return (time.perf_counter_ns() - start) / 1e6
+
+    def profile(self, runs: int) -> list[KernelTime]:
+        """Kernel times from OpenVINO's performance counters, of whole runs after two warm ones."""
+        compiled, request = self._compile({"PERF_COUNT": True})
+        times: dict[str, list[float]] = defaultdict(list)
+        for run in range(runs + 2):
+            request.infer()
+            for entry in request.profiling_info if run >= 2 else ():
+                if entry.status == openvino.ProfilingInfo.Status.EXECUTED:
+                    times[entry.node_name].append(entry.real_time.total_seconds() * 1e3)
+        return self._kernels(compiled.get_runtime_model().get_ordered_ops(), times, runs)
+
+    def _compile(self, more: dict[str, Any]) -> tuple[Any, Any]:
+        core = openvino.Core()
+        compiled = core.compile_model(
+            core.read_model(self._content), "CPU", {**self._options, **more}
+        )
+        request = compiled.create_infer_request()
+        draw = np.random.default_rng(0)
+        for index, port in enumerate(compiled.inputs):
+            array = draw.standard_normal(list(port.shape)).astype(np.float32)
+            request.set_input_tensor(index, openvino.Tensor(array))
+        return compiled, request
+
+    def _kernels(
+        self, operators: Iterable[Any], times: dict[str, list[float]], runs: int
+    ) -> list[KernelTime]:
+        """Join the counters with the execution graph; what took no time passes its input on."""
+        behind: dict[str, tuple[str, ...]] = {}  # entry -> the kernels whose outputs it holds
+        kernels = []
+        for operator in operators:
+            name = operator.get_friendly_name()
+            sources = [i.get_source_output().get_node() for i in operator.inputs()]
+            reads = tuple(
+                dict.fromkeys(k for s in sources for k in behind.get(s.get_friendly_name(), ()))
+            )
+            if len(times.get(name, ())) == runs and _fact(operator, "layerType") not in _DATA:
+                kernels.append(KernelTime(name, self._kind(operator), reads, tuple(times[name])))
+                behind[name] = (name,)
+            else:
+                behind[name] = reads
+        return kernels
+
+    def _kind(self, operator: Any) -> str:
+        """Operator, attributes that set its speed, what is fused into it, spatial sizes."""
+        words = [_fact(operator, "layerType")]
+        own = operator.get_friendly_name().removesuffix("/WithoutBiases")
+        node = self._nodes.get(own)
+        attributes = {
+            a.name: onnx.helper.get_attribute_value(a) for a in (node.attribute if node else ())
+        }
+        for name in ("kernel_shape", "strides", "dilations", "pads"):
+            if name in attributes:
+                words.append(f"{name[0]}{'x'.join(map(str, attributes[name]))}")
+        if "group" in attributes and node is not None:
+            groups, weight = attributes["group"], self._weights.get(node.input[1], [0, 0])
+            words.append("depthwise" if groups > 1 and weight[1] == 1 else f"g{groups}")
+        fused = _fact(operator, "originalLayersNames").split(",")[1:]
+        words += [self._nodes[n].op_type for n in fused if n in self._nodes and n != own]
+        if words[0] == "Reorder":
+            words.append(_fact(operator, "outputLayouts"))
+        ports = [*operator.inputs()[:1], *operator.outputs()[:1]]
+        shapes = [list(port.get_shape()) for port in ports]
+        words += [f"b{shapes[0][0]}"] if shapes and shapes[0] else []
+        return " ".join([*words, *("x".join(map(str, s[2:])) for s in shapes if len(s) == 4)])
+
+
+def _fact(operator: Any, name: str) -> str:
+    """A string of the execution graph."""
+    facts = operator.get_rt_info()
+    return str(facts[name].astype(str)) if name in facts else ""
