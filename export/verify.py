@@ -13,11 +13,13 @@ import onnxruntime as ort
 import torch
 from torch import Tensor, nn
 
-from hwprune.budget import ERROR, Budget
-from hwprune.errors import AccuracyMiss, HwpruneError, InputError, LatencyMiss, OutputMismatch
+from hwprune.budget import Budget
+from hwprune.errors import AccuracyMiss, HwpruneError, OutputMismatch
 from hwprune.evaluate import Accuracy, accuracy, predictions
-from hwprune.measure import Measurement, interleave
+from hwprune.measure import Measurement
 from hwprune.targets import Target
+
+from .latency import latency_misses, read_onnx, side_by_side
 
 RELATIVE_TOLERANCE = 1e-4  # of the largest output, in fp32
 MIN_AGREEMENT = 0.99  # of top-1 predictions, on real data
@@ -31,7 +33,7 @@ class Verification:
         max_abs_error, relative_error: of the outputs against PyTorch; relative to the largest.
         agreement: share of images on which the file and PyTorch predict the same class.
         accuracy: of the file itself.
-        dense, pruned: latencies from the same interleaved run.
+        dense, pruned: latencies from the same interleaved run; None where none was taken.
         budget_ratio: the budget as a fraction of the dense latency in this run.
         file_bytes: size of the file.
     """
@@ -40,14 +42,16 @@ class Verification:
     relative_error: float
     agreement: float
     accuracy: Accuracy
-    dense: Measurement
-    pruned: Measurement
-    budget_ratio: float
+    dense: Measurement | None
+    pruned: Measurement | None
+    budget_ratio: float | None
     file_bytes: int
 
     @property
-    def ratio(self) -> float:
+    def ratio(self) -> float | None:
         """Measured latency as a fraction of the dense one."""
+        if self.dense is None or self.pruned is None:
+            return None
         return self.pruned.latency_ms / self.dense.latency_ms
 
     def misses(self) -> list[HwpruneError]:
@@ -68,23 +72,14 @@ class Verification:
                     f"images, less than {MIN_AGREEMENT:.0%}. Do not deploy the file."
                 )
             )
-        if self.ratio > self.budget_ratio:
-            found.append(
-                LatencyMiss(
-                    f"The exported file takes {self.pruned.latency_ms:.3f} ms, {self.ratio:.3f} of "
-                    f"the dense network in the same run; the budget is {self.budget_ratio:.3f}: "
-                    f"{self.ratio / self.budget_ratio - 1:.1%} over. Run `hwprune verify` again on "
-                    "a quiet machine, or prune with a smaller --budget."
-                )
-            )
-        return found
+        return found + latency_misses(self.dense, self.pruned, self.budget_ratio)
 
 
 def verify(
     path: Path,
     student: nn.Module,
     dense: onnx.ModelProto,
-    target: Target,
+    target: Target | None,
     budget: Budget,
     batches: Iterable[tuple[Tensor, Tensor]],
     *,
@@ -96,7 +91,7 @@ def verify(
         path: the ONNX file.
         student: the PyTorch network it was exported from.
         dense: the dense network, timed beside it.
-        target: where to measure latency.
+        target: where to measure latency; None where that is not here.
         budget: what was promised.
         batches: real images and labels.
         seconds: how long to measure latency at most.
@@ -110,8 +105,9 @@ def verify(
     got, labels = predictions(run, real)
     wanted, _ = predictions(student.eval(), real)
     difference = float((got - wanted).abs().max())
-    runs = [target.load(dense), target.load(exported)]
-    dense_ms, pruned_ms = interleave(runs, seconds=seconds, error=ERROR)
+    dense_ms = pruned_ms = None
+    if target is not None:
+        dense_ms, pruned_ms = side_by_side(dense, exported, target, seconds)
     return Verification(
         difference,
         difference / max(float(wanted.abs().max()), 1e-12),
@@ -119,28 +115,9 @@ def verify(
         accuracy(got, labels),
         dense_ms,
         pruned_ms,
-        budget.ratio_to(dense_ms.latency_ms),
+        None if dense_ms is None else budget.ratio_to(dense_ms.latency_ms),
         path.stat().st_size,
     )
-
-
-def read_onnx(path: Path) -> onnx.ModelProto:
-    """Read and check an ONNX file.
-
-    Raises:
-        InputError: it is missing or no valid ONNX model.
-    """
-    try:
-        model = onnx.load(str(path))
-        onnx.checker.check_model(model, full_check=True)
-    except FileNotFoundError as error:
-        raise InputError(f"No ONNX file at {path}; make it with `hwprune export`.") from error
-    except Exception as error:  # protobuf and the checker raise kinds of their own
-        raise InputError(
-            f"{path} is no valid ONNX model: {str(error).splitlines()[0]}. Make it again with "
-            "`hwprune export`."
-        ) from error
-    return model
 
 
 def onnx_runner(model: onnx.ModelProto) -> Callable[[Tensor], Tensor]:

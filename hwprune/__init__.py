@@ -1,21 +1,28 @@
-"""hwprune: channel pruning to a latency that was measured on the device."""
+"""hwprune: channel pruning to a latency that was measured on the device.
+
+Where PyTorch is not installed, only measuring works: ``hwprune.fill``, the targets, latency tables.
+"""
+
+from importlib.util import find_spec
 
 from hwprune import _checkout as _checkout
-from hwprune.budget import Budget, fit_budget
-from hwprune.checkpoint import load, save
-from hwprune.distill import Distillation
 from hwprune.graph import ChannelGraph, Channels, Group, Layer, Slice
-from hwprune.job import Job
 from hwprune.plan import Plan
-from hwprune.profile import profile
-from hwprune.prune import prune
 from hwprune.recipe import Recipe
-from hwprune.score import score
-from hwprune.solve import solve
-from hwprune.steps import run
 from hwprune.table import LatencyTable
-from hwprune.trace import trace
-from hwprune.train import Teaching, Training, finetune
+
+if find_spec("torch") is not None:
+    from hwprune.budget import Budget, fit_budget
+    from hwprune.checkpoint import load, save
+    from hwprune.distill import Distillation
+    from hwprune.job import Job
+    from hwprune.profile import profile
+    from hwprune.prune import prune
+    from hwprune.score import score
+    from hwprune.solve import solve
+    from hwprune.steps import run
+    from hwprune.trace import trace
+    from hwprune.train import Teaching, Training, finetune
 
 __version__ = "0.1.0"
 

@@ -8,19 +8,21 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
-from torch import Tensor
+from typing_extensions import Unpack
 
 from hwprune.errors import BudgetError, InputError
-from hwprune.export.planned import PlannedNetworks
+from hwprune.fill import Networks, batch_of
 from hwprune.graph import ChannelGraph
 from hwprune.measure import Measurement, interleave, ratio_error
 from hwprune.plan import Plan
-from hwprune.profile import check_batch
 from hwprune.solve import solve
 from hwprune.table import LatencyTable
 from hwprune.targets import Target
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 AIM = 0.975  # of the budget, before anything was measured
 ROOM = 0.02  # of the budget: kept below it beside two standard errors, for other minutes
@@ -104,16 +106,54 @@ class FittedPlan:
 
     Attributes:
         plan: with its measured latency.
-        dense, pruned: latencies from the same interleaved run.
+        dense, pruned: latencies from the same interleaved run; None where nothing was measured.
         rounds: every network that was built and measured.
-        remark: why the latency is further below the budget than wanted; empty when it is not.
+        remark: why the latency is further below the budget than wanted, or was not measured; empty
+            when all is well.
     """
 
     plan: Plan
-    dense: Measurement
-    pruned: Measurement
+    dense: Measurement | None
+    pruned: Measurement | None
     rounds: tuple[Round, ...]
     remark: str = ""
+
+
+class Limits(TypedDict, total=False):
+    """What a plan keeps to beside latency; each as in ``solve``."""
+
+    max_macs: float | None
+    max_params: float | None
+    min_fraction: float
+    min_width: int
+    multiple: int | None
+
+
+def plan_budget(
+    graph: ChannelGraph,
+    scores: Mapping[str, Tensor],
+    table: LatencyTable,
+    budget: Budget,
+    **limits: Unpack[Limits],
+) -> FittedPlan:
+    """The most important plan that is predicted to meet the budget; nothing is measured.
+
+    For a device that is elsewhere. It is kept as far below the budget as the table's worst held-out
+    error says that it may be wrong.
+
+    Raises:
+        BudgetError: out of reach, or met by the dense network.
+        TableError: the table lacks this network.
+    """
+    dense_ms, errors = table.predict_ms(graph, graph.widths), table.network(graph).errors
+    room = errors[-1] if errors else 1 - AIM
+    asked = budget.ratio_to(dense_ms) * dense_ms / (1 + room)
+    plan = solve(graph, scores, table, budget_ms=asked, **limits)
+    remark = (
+        f"planned for {table.device} from its table, {room:.1%} below the budget (the table's "
+        "worst held-out error); not measured"
+    )
+    return FittedPlan(plan, None, None, (), remark)
 
 
 def fit_budget(
@@ -121,16 +161,12 @@ def fit_budget(
     scores: Mapping[str, Tensor],
     table: LatencyTable,
     target: Target,
-    networks: PlannedNetworks,
+    networks: Networks,
     budget: Budget,
     *,
-    max_macs: float | None = None,
-    max_params: float | None = None,
-    min_fraction: float = 0.25,
-    min_width: int = 1,
-    multiple: int | None = None,
     rounds: int = 6,
     report: Callable[[Round], None] | None = None,
+    **limits: Unpack[Limits],
 ) -> FittedPlan:
     """The most important plan that was measured to meet the budget on the target.
 
@@ -141,12 +177,9 @@ def fit_budget(
         target: where to measure.
         networks: the dense network as ONNX, and any planned one.
         budget: milliseconds or a fraction of the dense latency.
-        max_macs: a second budget, for one sample.
-        max_params: a third.
-        min_fraction: the share of its channels that every group keeps at least.
-        min_width, multiple: of the widths to choose from, as in ``solve``.
         rounds: how often to correct.
         report: is told of every round.
+        limits: what ``solve`` keeps to beside latency.
 
     Returns:
         The most important of the plans that were measured within the budget.
@@ -155,13 +188,6 @@ def fit_budget(
         BudgetError: out of reach, met by the dense network, or not met within the rounds.
         TableError: the table is of another batch, or lacks this network.
     """
-    others = _Others(
-        max_macs=max_macs,
-        max_params=max_params,
-        min_fraction=min_fraction,
-        min_width=min_width,
-        multiple=multiple,
-    )
     bench = _Bench(graph, table, target, networks)
     wanted = budget.ratio_to(bench.dense_ms)
     asked = wanted * bench.dense_predicted_ms * AIM
@@ -169,7 +195,7 @@ def fit_budget(
     stopped = ""
     for _ in range(rounds):
         try:
-            plan = solve(graph, scores, table, budget_ms=asked, **others)
+            plan = solve(graph, scores, table, budget_ms=asked, **limits)
         except BudgetError as error:
             stopped = f"{error} (The budget is {wanted:.3f}x of {bench.dense_ms:.3f} ms.)"
             break
@@ -188,21 +214,13 @@ def fit_budget(
     return _best(tried, wanted, stopped or f"Not nearer within {rounds} rounds.")
 
 
-class _Others(TypedDict):
-    max_macs: float | None
-    max_params: float | None
-    min_fraction: float
-    min_width: int
-    multiple: int | None
-
-
 class _Bench:
     """Builds planned networks untrained, and measures them beside the dense one."""
 
     def __init__(
-        self, graph: ChannelGraph, table: LatencyTable, target: Target, networks: PlannedNetworks
+        self, graph: ChannelGraph, table: LatencyTable, target: Target, networks: Networks
     ) -> None:
-        check_batch(table, networks.dense)
+        table.check_batch(batch_of(networks.dense))
         self.target, self.networks = target, networks
         self.dense_predicted_ms = table.predict_ms(graph, graph.widths)
         self.dense_run = target.load(networks.dense)
@@ -250,4 +268,5 @@ def _best(tried: Sequence[FittedPlan], wanted: float, stopped: str) -> FittedPla
     best = max(roomy or met, key=lambda each: each.plan.value or 0.0)
     near = best.rounds[0].ratio >= (best.rounds[0].most - WIDTH) * wanted
     turns = tuple(each.rounds[0] for each in tried)
-    return replace(best, rounds=turns, remark="" if near else stopped)
+    remark = "" if near else f"below the budget by more than wanted: {stopped}"
+    return replace(best, rounds=turns, remark=remark)

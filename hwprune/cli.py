@@ -13,6 +13,7 @@ import click
 from rich.console import Console
 
 import hwprune
+from hwprune.budget_profile import find_profile
 from hwprune.errors import HwpruneError, InputError
 from hwprune.recipe import Recipe
 
@@ -23,11 +24,11 @@ def recipe_options(command: F) -> F:
     """Give a command one option for every field of a recipe."""
     types = get_type_hints(Recipe)
     for field in reversed(dataclasses.fields(Recipe)):
-        shown = field.default if field.default not in ("", 0, 0.0) else None
+        shown = field.default if field.default not in ("", 0, 0.0, False) else None
         text = field.metadata["help"] + (f" [{shown}]" if shown is not None else "")
-        option = click.option(
-            f"--{field.name.replace('_', '-')}", type=types[field.name], default=None, help=text
-        )
+        name, kind = f"--{field.name.replace('_', '-')}", types[field.name]
+        shape: dict[str, Any] = {"is_flag": True} if kind is bool else {"type": kind}
+        option = click.option(name, default=None, help=text, **shape)
         command = option(command)
     return command
 
@@ -41,21 +42,28 @@ def commands() -> None:
 @commands.command("run")
 @click.argument("recipe_file", required=False, type=click.Path(path_type=Path))
 @click.option("--resume", is_flag=True, help="go on with the run in --out where it stopped")
+@click.option("--profile", "profiles", multiple=True, help="a budget profile; may be given again")
 @recipe_options
-def run_command(recipe_file: Path | None, resume: bool, **options: Any) -> None:
+def run_command(
+    recipe_file: Path | None, resume: bool, profiles: tuple[str, ...], **options: Any
+) -> None:
     """Do everything: trace, profile, prune, fine-tune, export, verify, report.
 
-    Options win over the recipe file.
+    Options win over the recipe file, and budget profiles over both: a network is made for each.
     """
     from hwprune.job import Job
-    from hwprune.steps import run
+    from hwprune.steps import run, run_profiles
 
     given = {key: value for key, value in options.items() if value is not None}
     if recipe_file is None and resume and "out" in given:
         saved = Path(given["out"]) / "recipe.toml"
         recipe_file = saved if saved.exists() else None
     recipe = Recipe.load(recipe_file, **given) if recipe_file else Recipe.of(**given)
-    run(Job(recipe, Console()), resume=resume)
+    if profiles:
+        files = [find_profile(name) for name in profiles]
+        run_profiles(Job(recipe, Console()), files, resume=resume)
+    else:
+        run(Job(recipe, Console()), resume=resume)
 
 
 def _step_command(name: str, about: str) -> None:
@@ -114,8 +122,74 @@ def finetune_command(resume: bool, **options: Any) -> None:
     finetune_step(job, resume=resume)
 
 
+@commands.command("profile")
+@click.option("--renew", is_flag=True, help="begin anew; an old table is kept as NAME.old")
+@click.option(
+    "--export-only",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="write the networks, to be measured on a device without PyTorch",
+)
+@click.option(
+    "--measure",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="measure the networks in such a folder; needs no PyTorch",
+)
+@recipe_options
+def profile_command(
+    renew: bool, export_only: Path | None, measure: Path | None, **options: Any
+) -> None:
+    """Fill a latency table on the target."""
+    if measure is not None:
+        from hwprune.export.folder import measure_folder
+
+        measure_folder(measure, _recipe_of_folder(options), Console(), renew=renew)
+        return
+    from hwprune.job import Job
+    from hwprune.steps import export_networks, profile_step
+
+    job = Job(_recipe_of_folder(options), Console())
+    if export_only is not None:
+        export_networks(job, export_only)
+        return
+    job.recipe.need("out")
+    job.recipe.save(job.folder / "recipe.toml")
+    profile_step(job, renew=renew)
+
+
+@commands.command("plan")
+@recipe_options
+def plan_command(**options: Any) -> None:
+    """Choose the widths by the latency table alone; nothing is measured.
+
+    The table may have been made on another device. Writes plan.json in --out.
+    """
+    from hwprune.job import Job
+    from hwprune.steps import plan_only
+
+    job = Job(_recipe_of_folder(options), Console())
+    job.recipe.need("out")
+    job.recipe.save(job.folder / "recipe.toml")
+    plan_only(job)
+
+
+@commands.command("measure")
+@click.argument("dense", type=click.Path(path_type=Path))
+@click.argument("pruned", type=click.Path(path_type=Path))
+@click.option("--target", default=Recipe.target, help="device and runtime")
+@click.option("--budget", default=Recipe.budget, help="0.5x of the dense network's, or 12ms")
+def measure_command(dense: Path, pruned: Path, target: str, budget: str) -> None:
+    """Measure the ONNX file PRUNED beside DENSE; needs no PyTorch.
+
+    Exits with status 10 when it misses the budget.
+    """
+    from hwprune.export.latency import measure_files
+
+    measure_files(dense, pruned, target, budget, Console())
+
+
 _step_command("dense", "Train the dense network first, and measure its accuracy.")
-_step_command("profile", "Fill a latency table on the target.")
 _step_command("prune", "Score, solve and measure until the budget is met; then cut.")
 _step_command("export", "Write the ONNX files.")
 _step_command("verify", "Measure the exported file: numbers, accuracy, latency.")

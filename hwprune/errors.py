@@ -15,6 +15,10 @@ class InputError(HwpruneError):
     exit_status = 2
 
 
+class NotHere(InputError):
+    """A target whose runtime or device this machine lacks."""
+
+
 class TraceError(HwpruneError):
     """The model cannot be exported by ``torch.export``; the message names the line."""
 
@@ -37,6 +41,12 @@ class LatencyMiss(HwpruneError):
     """The exported network was measured over its latency budget."""
 
     exit_status = 10
+
+
+class NotMeasured(HwpruneError):
+    """The exported network's latency could not be measured here: the target is elsewhere."""
+
+    exit_status = 13
 
 
 class OutputMismatch(HwpruneError):

@@ -12,17 +12,17 @@ from rich.console import Console
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from hwprune.budget import Budget
+from hwprune.budget import Budget, Limits
 from hwprune.checkpoint import load
 from hwprune.data import Data, balanced_indices, batches, load_data
-from hwprune.errors import InputError
+from hwprune.errors import InputError, NotHere
 from hwprune.export.planned import PlannedNetworks
 from hwprune.files import write_text
 from hwprune.graph import ChannelGraph
 from hwprune.models import LoadedModel, load_model
 from hwprune.plan import Plan
-from hwprune.profile import check_environment
 from hwprune.recipe import Recipe
+from hwprune.score import score
 from hwprune.table import LatencyTable
 from hwprune.targets import Target, load_target
 from hwprune.trace import trace
@@ -109,11 +109,58 @@ class Job:
 
     @cached_property
     def table(self) -> LatencyTable:
-        """The latency table, which must be of this target and hold this network."""
+        """The latency table, which must hold this network.
+
+        One of another device is good for planning; one of another runtime, version or setting of
+        this device is refused.
+        """
         table = LatencyTable.load(self.table_path)
-        check_environment(table, self.target)
+        table.check_batch(str(self.recipe.batch))
         table.network(self.graph)
+        if not self.elsewhere:
+            renew = f"hwprune profile --out {self.folder} --renew"
+            table.check_device(self.environment, renew=renew, stale=self.recipe.stale_table)
         return table
+
+    @cached_property
+    def environment(self) -> dict[str, str]:
+        """Where latency would be measured here; empty where the target does not run."""
+        try:
+            return self.target.environment()
+        except NotHere:
+            if not self.table_path.exists():
+                raise
+            return {}
+
+    @cached_property
+    def elsewhere(self) -> str:
+        """The device that the table was made on, if that is not this one; else nothing."""
+        if not self.table_path.exists():
+            return ""
+        made_on = LatencyTable.load(self.table_path).device
+        return "" if made_on == self.environment.get("device") else made_on
+
+    @cached_property
+    def scores(self) -> dict[str, Tensor]:
+        """The importance of every channel."""
+        return score(self.dense, self.graph, self.calibration(), self.recipe.criterion)
+
+    def lend(self, other: Job) -> None:
+        """Spare another job of the same network and data what this one has loaded and computed."""
+        for name in ("data", "loaded", "dense", "graph", "scores"):
+            vars(other)[name] = getattr(self, name)
+
+    @property
+    def limits(self) -> Limits:
+        """What a plan keeps to beside latency."""
+        recipe = self.recipe
+        return Limits(
+            max_macs=recipe.max_macs or None,
+            max_params=recipe.max_params or None,
+            min_fraction=recipe.min_fraction,
+            min_width=max(1, recipe.min_width),
+            multiple=recipe.multiple or None,
+        )
 
     @property
     def plan(self) -> Plan:

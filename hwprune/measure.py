@@ -118,6 +118,13 @@ def ratio_error(first: Measurement, other: Measurement) -> float:
     return float(statistics.stdev(ratios) / math.sqrt(BLOCKS) / statistics.fmean(ratios))
 
 
+def noise(measurements: Sequence[Measurement]) -> float | None:
+    """The median of ``ratio_error`` to the first one; None where too few samples tell."""
+    errors = [ratio_error(measurements[0], other) for other in measurements[1:]]
+    middle = statistics.median(errors) if errors else math.inf
+    return middle if math.isfinite(middle) else None
+
+
 def interleave(
     runnables: Sequence[Runnable],
     *,

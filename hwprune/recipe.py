@@ -48,6 +48,7 @@ class Recipe:
     )
     batch: int = _option(1, "images at once when latency is measured")
     table: str = _option("", "latency table; default: table.jsonl in the run's folder")
+    stale_table: bool = _option(False, "use a table of another version of the runtime or driver")
     budget: str = _option("0.5x", "latency: 0.5x of the dense network's, or 12ms")
     max_macs: float = _option(0.0, "a second budget: multiply-accumulates of one image; 0: none")
     max_params: float = _option(0.0, "a third budget: parameters; 0: none")
@@ -135,13 +136,15 @@ class Recipe:
         Raises:
             InputError: no such file, not TOML, an unknown key, or a value of the wrong type.
         """
-        try:
-            content = tomllib.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise InputError(f"No recipe at {path}; give an existing file.") from error
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise InputError(f"{path} is no recipe: {error}.") from error
-        return cls.of(str(path), **{**content, **overrides})
+        return cls.of(str(path), **{**read_toml(path), **overrides})
+
+    def but(self, where: str, **values: Any) -> Recipe:
+        """This recipe with other values, which come from ``where``.
+
+        Raises:
+            InputError: as ``of``.
+        """
+        return Recipe.of(where, **{**dataclasses.asdict(self), **values})
 
     @classmethod
     def of(cls, where: str = "the recipe", **values: Any) -> Recipe:
@@ -161,6 +164,20 @@ class Recipe:
         recipe = cls(**values)
         recipe.check()
         return recipe
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The content of a recipe or a budget profile.
+
+    Raises:
+        InputError: no such file, or not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"No recipe at {path}; give an existing file.") from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"{path} is no recipe: {error}.") from error
 
 
 def _dashed(name: str) -> str:

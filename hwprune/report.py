@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -35,13 +35,13 @@ SHAPES: dict[str, dict[str, Any]] = {
     "dense": {"history": [_EPOCH], "accuracy?": _ACCURACY, "split?": str},
     "profile": {"target": str, "environment": {str: str}, "step": int, "samples": int,
                 "fitted": [(float, float)], "held_out": [(float, float)]},
-    "prune": {"budget": str, "gap?": float, "rounds": [_ROUND], "dense": _MEASURED,
-              "pruned": _MEASURED, "widths": {str: (int, int)}, "as_cut": _ACCURACY,
+    "prune": {"budget": str, "gap?": float, "remark?": str, "rounds": [_ROUND], "dense?": _MEASURED,
+              "pruned?": _MEASURED, "widths": {str: (int, int)}, "as_cut": _ACCURACY,
               "reestimated": _ACCURACY, "kernels": [_KERNEL]},
     "finetune": {"history": [_EPOCH], "accuracy": _ACCURACY},
     "export": {"bytes": {"dense": int, "model": int}},
     "verify": {"relative_error": float, "agreement": float, "accuracy": _ACCURACY,
-               "dense": _MEASURED, "pruned": _MEASURED, "ratio": float, "budget_ratio": float,
+               "dense?": _MEASURED, "pruned?": _MEASURED, "ratio?": float, "budget_ratio?": float,
                "environment": {str: str}, "misses": [str]},
 }  # fmt: skip
 _PLAN = {"macs": int, "params": int}
@@ -85,6 +85,37 @@ def summary_table(folder: Path) -> RenderableType:
     color = {"met": "green", "missed": "red", "open": "yellow"}[state]
     reasons = (f"  {escape(reason)}" for reason in run.reasons)
     return Together(table, f"[{color}]{escape(sentence)}[/]", *reasons)
+
+
+def comparison_table(folders: Sequence[Path]) -> RenderableType:
+    """What several runs of one network came to, a column each, for a terminal.
+
+    Raises:
+        InputError: a file of facts is corrupt; the message names it.
+    """
+    table = Table("", *(escape(folder.name) for folder in folders))
+    columns = [_comparison_column(_run(folder)) for folder in folders]
+    for name in columns[0]:
+        table.add_row(name, *(escape(column[name]) for column in columns))
+    return table
+
+
+def _comparison_column(run: Run) -> dict[str, str]:
+    summary = run.summary
+    accuracy, latency = summary["accuracy"], summary["latency"]
+    timed = latency["source"] is not None
+    dense, pruned = ((latency[s] or {}).get("latency_ms", math.nan) for s in ("dense", "pruned"))
+    return {
+        "target": summary["target"],
+        "budget": summary["budget"]["asked"] or "",
+        "budget met": {"met": "yes", "missed": "no", "open": "not known"}[run.verdict[0]],
+        "latency, ms": milliseconds(pruned) if timed else "not measured",
+        "of dense": f"{pruned / dense:.3f}" if timed else "",
+        "accuracy": _percent(accuracy["pruned"]),
+        "of dense network": _percent(accuracy["dense"]),
+        "MACs": _change(summary["macs"]),
+        "parameters": _change(summary["params"]),
+    }
 
 
 def _run(folder: Path) -> Run:
@@ -152,7 +183,8 @@ def _summary(recipe: Facts, steps: Mapping[str, Facts], plan: Facts) -> dict[str
     dense, verify = steps.get("dense", {}), steps.get("verify", {})
     trace, size = steps.get("trace", {}), steps.get("export", {}).get("bytes", {})
     profile = steps.get("profile", {})
-    source = "verify" if verify else "prune" if "prune" in steps else None
+    timed_in = [step for step in ("verify", "prune") if steps.get(step, {}).get("pruned")]
+    source = timed_in[0] if timed_in else None
     timed = steps[source] if source else {}
     return {
         "model": recipe.get("model", ""),
@@ -173,7 +205,7 @@ def _summary(recipe: Facts, steps: Mapping[str, Facts], plan: Facts) -> dict[str
             "pruned_for": steps.get("prune", {}).get("budget"),
             "budget_ratio": verify.get("budget_ratio"),
             "measured_ratio": verify.get("ratio"),
-            "met": verify["ratio"] <= verify["budget_ratio"] if verify else None,
+            "met": verify["ratio"] <= verify["budget_ratio"] if verify.get("ratio") else None,
             "misses": verify.get("misses", []),
         },
     }  # fmt: skip
@@ -196,6 +228,8 @@ def _rows(folder: Path, summary: Facts) -> list[tuple[str, str, str, str]]:
         "pruned": f"not measured: `hwprune verify --out {folder}`",
     }
     accuracy = {side: _percent(summary["accuracy"][side]) or kept[side] for side in kept}
+    if any(miss.startswith("NotMeasured") for miss in summary["budget"]["misses"]):
+        kept = dict.fromkeys(kept, "not measured: the device is elsewhere")
     speed = {side: _latency(latency[side]) or kept["pruned"] for side in kept}
     if latency["source"] == "prune":
         speed["pruned"] += f" as planned; the exported file is {kept['pruned']}"

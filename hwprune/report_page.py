@@ -167,6 +167,8 @@ def _widths(run: Run) -> str:
 
 def _rounds(run: Run) -> str:
     facts = run.steps["prune"]
+    if not facts.get("pruned"):
+        return _paragraph(f"Budget: {facts['budget']}; {facts.get('remark') or 'not measured'}.")
     chosen = facts["pruned"]["latency_ms"]
     rows = []
     for number, turn in enumerate(facts["rounds"], 1):
@@ -234,14 +236,17 @@ def _kernels(run: Run) -> str:
     facts = run.steps["prune"]
     kernels = sorted(facts["kernels"], key=lambda k: -float(k["ms"]["dense"]))
     totals = {side: sum(k["ms"][side] for k in kernels) for side in ("dense", "pruned")}
-    rest = {side: facts[side]["latency_ms"] - totals[side] for side in totals}
-    text = _paragraph(
+    told = (
         f"Predicted by the latency table, kernel by kernel: {milliseconds(totals['dense'])} ms in "
-        f"the dense network, {milliseconds(totals['pruned'])} ms in the pruned one. Measured as a "
-        f"whole they took {milliseconds(rest['dense'] + totals['dense'])} and "
-        f"{milliseconds(rest['pruned'] + totals['pruned'])} ms; what no kernel explains is what a "
-        "run costs besides (start, memory traffic) and the error of the table."
+        f"the dense network, {milliseconds(totals['pruned'])} ms in the pruned one."
     )
+    if facts.get("pruned"):
+        told += (
+            f" Measured as a whole they took {milliseconds(facts['dense']['latency_ms'])} and "
+            f"{milliseconds(facts['pruned']['latency_ms'])} ms; what no kernel explains is what a "
+            "run costs besides (start, memory traffic) and the error of the table."
+        )
+    text = _paragraph(told)
     if not kernels:
         return text
     rows = [
@@ -270,7 +275,7 @@ def _kernel(kernel: Facts) -> str:
 def _exported(run: Run) -> str:
     facts = run.steps["verify"]
     rows, warnings, times = [], "", {}
-    for name in ("dense", "pruned"):
+    for name in ("dense", "pruned") if facts.get("pruned") else ():
         measured = facts[name]
         times[name] = measured["times_ms"]
         ends = (min(times[name], default=math.nan), max(times[name], default=math.nan))
@@ -288,6 +293,8 @@ def _exported(run: Run) -> str:
     head = (
         "file", "latency, ms", "median, ms", "IQR, ms", "least, ms", "most, ms", "samples", "quiet"
     )  # fmt: skip
+    if not rows:
+        return text + _paragraph(" ".join(facts["misses"]))
     note = _note(
         "The latency is the fastest tenth of the samples, taken in turn; quiet samples lie within "
         "a tenth of it."

@@ -8,14 +8,17 @@ from hwprune.graph import ChannelGraph
 from hwprune.table import anchors
 
 LEVELS = 5  # a prime: the design below needs one
+HELD_OUT = 8
 
 
 def crossed_widths(graph: ChannelGraph, step: int) -> list[dict[str, int]]:
-    """``LEVELS**2`` networks in which nearly every two groups take all pairs of levels.
+    """``LEVELS**2`` networks in which nearly every two groups take all pairs of levels, and one.
 
     An orthogonal array OA(25, 6, 5, 2): a group takes one of its six columns, groups that meet in
     a kernel take different ones (greedy colouring of the coupling graph), so that 25 whole
-    networks measure each kernel at all 5 by 5 combinations of its input and output channels.
+    networks measure each kernel at all 5 by 5 combinations of its input and output channels. The
+    last network has every group at its narrowest: what is measured reaches from there to the dense
+    one, for kernels too that read many groups.
     """
     column = _colours(graph)
     order = random.Random(0)
@@ -30,13 +33,13 @@ def crossed_widths(graph: ChannelGraph, step: int) -> list[dict[str, int]]:
                 options = anchors(group.width, group.step(step), LEVELS)
                 widths[group.name] = options[round(level * (len(options) - 1) / (LEVELS - 1))]
             networks.append(widths)
-    return networks
+    return [*networks, {g.name: anchors(g.width, g.step(step), LEVELS)[0] for g in graph.groups}]
 
 
 def calibration_widths(graph: ChannelGraph, step: int) -> list[dict[str, int]]:
     """Networks that span the range: dense, evenly thinned, thin early, thin late, thin inside."""
-    shapes = [(1.0, 1.0), (0.75, 0.75), (0.5, 0.5), (0.3, 0.3), (0.25, 1.0), (1.0, 0.25)]
-    networks = [_ramp(graph, step, first, last) for first, last in shapes]
+    shapes = [(0.75, 0.75), (0.5, 0.5), (0.3, 0.3), (0.25, 1.0), (1.0, 0.25)]
+    networks = [graph.widths, *(_ramp(graph, step, first, last) for first, last in shapes)]
     wide_outside = {g.name: g.width for g in graph.groups if len(g.slices) > 6}
     networks.append(_ramp(graph, step, 0.4, 0.4) | wide_outside)
     return networks + held_out_widths(graph, step, 5, seed=0)
@@ -50,6 +53,17 @@ def held_out_widths(graph: ChannelGraph, step: int, count: int, seed: int) -> li
         first, last = draw.uniform(0.25, 1.0), draw.uniform(0.25, 1.0)
         networks.append(_ramp(graph, step, first, last, jitter=0.3, draw=draw))
     return networks
+
+
+def all_widths(graph: ChannelGraph, step: int) -> list[dict[str, int]]:
+    """Every network that profiling measures."""
+    calibrating = (*calibration_widths(graph, step), *error_widths(graph, step))
+    return [graph.widths, *crossed_widths(graph, step), *calibrating]
+
+
+def error_widths(graph: ChannelGraph, step: int) -> list[dict[str, int]]:
+    """Networks that a table's stated error is measured on."""
+    return held_out_widths(graph, step, HELD_OUT, seed=1)
 
 
 def _ramp(

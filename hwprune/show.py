@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+from rich.console import Console, RenderableType
 from rich.console import Group as Together
-from rich.console import RenderableType
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
+from hwprune.fill import Progress as Tell
 from hwprune.graph import ChannelGraph
+from hwprune.table import LatencyTable, Network
 
 
 def groups_table(graph: ChannelGraph) -> RenderableType:
@@ -55,3 +69,40 @@ def graph_facts(graph: ChannelGraph) -> dict[str, Any]:
         "fingerprint": graph.fingerprint,
         "taps": [tap.name for tap in graph.taps],
     }
+
+
+def progress_bar(console: Console) -> Progress:
+    """A progress bar with a note and times; it goes away when it is done."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn())
+    times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    note = TextColumn("{task.fields[note]}")
+    return Progress(*columns, note, *times, console=console, transient=True)
+
+
+@contextmanager
+def profile_progress(console: Console) -> Iterator[Tell]:
+    """A progress bar for filling a table."""
+    with progress_bar(console) as bar:
+        task = bar.add_task("profile", total=1.0, note="")
+        yield lambda what, share: bar.update(task, description=what, completed=share)
+
+
+def profile_summary(path: Path, table: LatencyTable, network: Network) -> str:
+    """What a table holds, what it took, and how wrong it is."""
+    errors = network.errors
+    parts = [
+        f"{path}: {len(table.samples)} kernel samples of {len(table.surfaces)} kinds, step "
+        f"{table.step} channels"
+    ]
+    if network.profiled:
+        parts.append(
+            f"{network.profiled} profiles in {network.seconds:.0f} s, {network.rejected} of them "
+            "rejected because the machine was slow"
+        )
+    if network.noise is not None:
+        parts.append(f"whole networks known to {network.noise:.1%}")
+    parts.append(
+        f"held-out error of {len(errors)} whole networks: median {np.median(errors):.1%}, "
+        f"95 % {np.quantile(errors, 0.95):.1%}, worst {errors[-1]:.1%}"
+    )
+    return "; ".join(parts)

@@ -6,19 +6,21 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
-from torch import Tensor
 
 from hwprune.cost import Cost, Options, latency_cost, macs_cost, params_cost
 from hwprune.errors import BudgetError, InputError
 from hwprune.graph import ChannelGraph
 from hwprune.plan import Plan
 from hwprune.table import LatencyTable
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _TIGHTENED = (0.0, 2e-6, 1e-4)  # HiGHS keeps a constraint, and an integer, to about 1e-6
 

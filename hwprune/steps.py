@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import (
-    BarColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.markup import escape
+from rich.table import Table
 from safetensors.torch import save_file
 
-from hwprune.budget import Round, fit_budget
+from hwprune.budget import Round, fit_budget, plan_budget
+from hwprune.budget_profile import apply_profile
 from hwprune.checkpoint import save
 from hwprune.distill import Distillation
 from hwprune.errors import HwpruneError, InputError
 from hwprune.evaluate import Accuracy, evaluate, reestimate_norms
+from hwprune.export.folder import write_networks
 from hwprune.files import write_atomically
 from hwprune.job import Job
 from hwprune.measure import Measurement
+from hwprune.plan import Plan
 from hwprune.profile import profile
 from hwprune.prune import prune
-from hwprune.score import score
-from hwprune.show import graph_facts
+from hwprune.report import comparison_table
+from hwprune.show import graph_facts, profile_progress, profile_summary, progress_bar
 from hwprune.train import Epoch, Teaching, Training, finetune
 
 DENSE_EPOCHS_FOR_A_NEW_HEAD = 6
@@ -69,26 +68,24 @@ def train_dense_step(job: Job) -> None:
     job.note("dense", {"history": history, "accuracy": asdict(measured), "split": job.test_split})
 
 
-def profile_step(job: Job) -> None:
-    """Fill the latency table."""
-    job.table_path.parent.mkdir(parents=True, exist_ok=True)
-    with _progress(job) as bar:
-        task = bar.add_task("profile", total=1.0, note="")
-        profile(
-            job.loaded.model,
-            job.example,
-            job.target,
-            graph=job.graph,
-            path=job.table_path,
-            progress=lambda what, share: bar.update(task, description=what, completed=share),
-        )
+def profile_step(job: Job, *, renew: bool = False) -> None:
+    """Fill the latency table; one that was made elsewhere is taken as it is."""
+    if renew or not job.table_path.exists() or not job.elsewhere:
+        with profile_progress(job.console) as tell:
+            profile(
+                job.loaded.model,
+                job.example,
+                job.target,
+                graph=job.graph,
+                path=job.table_path,
+                renew=renew,
+                progress=tell,
+            )
     table = job.table
     network = table.network(job.graph)
-    job.console.print(
-        f"{job.table_path}: {len(table.samples)} kernel samples of {len(table.surfaces)} kinds, "
-        f"step {table.step} channels; held-out error of whole networks: median "
-        f"{_median(network.errors):.1%}, worst {network.errors[-1]:.1%}"
-    )
+    job.console.print(profile_summary(job.table_path, table, network))
+    if job.elsewhere:
+        job.console.print(f"[yellow]It was made on {job.elsewhere}: nothing is measured here.")
     job.note(
         "profile",
         {
@@ -104,10 +101,53 @@ def profile_step(job: Job) -> None:
     )
 
 
+def export_networks(job: Job, folder: Path) -> None:
+    """Write what profiling the network on a device without PyTorch needs.
+
+    Raises:
+        InputError: the device's step must be known beforehand, and ``multiple`` does not say it.
+    """
+    networks, step = job.networks, job.recipe.multiple
+    if not networks.cuts and not step:
+        raise InputError(
+            "This network's ONNX file holds numbers of channels as constants and cannot be cut on "
+            "the device, so every network that is measured has to be written now. Say how many "
+            "channels the device computes at once, such as --multiple 8 or 16."
+        )
+    write_networks(
+        networks.dense, job.graph, folder, None if networks.cuts else networks.at, step or 1
+    )
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    job.console.print(
+        f"{folder}: {size / 1e6:.0f} MB. Copy it to the device and run `hwprune profile --measure "
+        f"{folder.name} --target TARGET --table TABLE.jsonl` there."
+    )
+
+
+def plan_only(job: Job) -> Plan:
+    """Choose the widths by the latency table alone, and write ``plan.json``."""
+    fitted = plan_budget(job.graph, job.scores, job.table, job.budget, **job.limits)
+    plan = fitted.plan.with_source(model=job.recipe.model, num_classes=job.loaded.num_classes)
+    plan.save(job.folder / "plan.json")
+    dense_ms = job.table.predict_ms(job.graph, job.graph.widths)
+    assert plan.predicted_ms is not None
+    widths = Table("group", "channels", "kept")
+    for group in job.graph.groups:
+        widths.add_row(group.name, str(group.width), str(plan.widths[group.name]))
+    job.console.print(widths)
+    job.console.print(
+        f"{job.folder / 'plan.json'}: predicted {plan.predicted_ms:.3f} ms, "
+        f"{plan.predicted_ms / dense_ms:.3f} of dense ({dense_ms:.3f} ms); "
+        f"{plan.macs / job.graph.macs():.1%} of the MACs, {plan.params / job.graph.params():.1%} "
+        f"of the parameters; no plan is worth more than {plan.gap or 0:.2%} above this one"
+    )
+    job.console.print(f"[yellow]{fitted.remark}")
+    return plan
+
+
 def prune_step(job: Job) -> None:
     """Score, solve and measure until the budget is met; then cut."""
-    recipe = job.recipe
-    scores = score(job.dense, job.graph, job.calibration(), recipe.criterion)
+    recipe, scores = job.recipe, job.scores
     write_atomically(job.folder / "scores.safetensors", lambda path: save_file(scores, path))
 
     def tell(turn: Round) -> None:
@@ -116,22 +156,21 @@ def prune_step(job: Job) -> None:
             f"{turn.ratio:.3f} of dense ({turn.dense_ms:.3f} ms in the same run)"
         )
 
-    fitted = fit_budget(
-        job.graph,
-        scores,
-        job.table,
-        job.target,
-        job.networks,
-        job.budget,
-        max_macs=recipe.max_macs or None,
-        max_params=recipe.max_params or None,
-        min_fraction=recipe.min_fraction,
-        min_width=max(1, recipe.min_width),
-        multiple=recipe.multiple or None,
-        report=tell,
-    )
+    if job.elsewhere:
+        fitted = plan_budget(job.graph, scores, job.table, job.budget, **job.limits)
+    else:
+        fitted = fit_budget(
+            job.graph,
+            scores,
+            job.table,
+            job.target,
+            job.networks,
+            job.budget,
+            report=tell,
+            **job.limits,
+        )
     if fitted.remark:
-        job.console.print(f"[yellow]below the budget by more than wanted: {fitted.remark}")
+        job.console.print(f"[yellow]{fitted.remark}")
     plan = fitted.plan.with_source(model=recipe.model, num_classes=job.loaded.num_classes)
     student = prune(job.dense, job.graph, plan)
     as_cut = evaluate(student, job.test())
@@ -190,13 +229,14 @@ def export_step(job: Job) -> None:
 
 def verify_step(job: Job) -> None:
     """Measure the exported file; raise the first promise that it does not keep."""
-    from hwprune.export.verify import read_onnx, verify
+    from hwprune.export.latency import read_onnx
+    from hwprune.export.verify import verify
 
     result = verify(
         job.folder / "model.onnx",
         job.student(),
         read_onnx(job.folder / "dense.onnx"),
-        job.target,
+        None if job.elsewhere else job.target,
         job.budget,
         job.test(),
     )
@@ -212,14 +252,19 @@ def verify_step(job: Job) -> None:
             "pruned": _measured(result.pruned),
             "ratio": result.ratio,
             "budget_ratio": result.budget_ratio,
-            "environment": job.target.environment(),
+            "environment": job.table.environment if job.elsewhere else job.target.environment(),
             "misses": [f"{type(miss).__name__}: {miss}" for miss in misses],
         },
     )
+    latency = "latency not measured"
+    if result.pruned is not None:
+        latency = (
+            f"{result.pruned.latency_ms:.3f} ms = {result.ratio:.3f} of dense, budget "
+            f"{result.budget_ratio:.3f}"
+        )
     job.console.print(
         f"verified: outputs within {result.relative_error:.1e}, same class on "
-        f"{result.agreement:.1%}, {result.pruned.latency_ms:.3f} ms = {result.ratio:.3f} of dense, "
-        f"budget {result.budget_ratio:.3f}"
+        f"{result.agreement:.1%}, {latency}"
     )
     if misses:
         raise misses[0]
@@ -255,7 +300,7 @@ def run(job: Job, *, resume: bool = False) -> None:
             all the same once there is something to verify.
     """
     job.recipe.need("model", "data", "out")
-    job.budget, job.target  # noqa: B018 - refused now rather than after an hour of training
+    job.budget, job.elsewhere or job.target  # noqa: B018 - refused now, not after an hour
     if (job.folder / "recipe.toml").exists() and not resume:
         raise InputError(
             f"{job.folder} holds a run already. Go on with it with --resume, or give another --out."
@@ -277,6 +322,49 @@ def run(job: Job, *, resume: bool = False) -> None:
         raise missed
 
 
+def run_profiles(shared: Job, profiles: Sequence[Path], *, resume: bool = False) -> None:
+    """One network for each budget profile, from one dense network and one scoring pass.
+
+    Each goes into a folder of the profile's name, in which every step can be run again alone.
+
+    Raises:
+        InputError: as ``run``, or two profiles of one name.
+        HwpruneError: the first one's failure, after all profiles have been tried.
+    """
+    shared.recipe.need("model", "data", "out")
+    jobs = [Job(apply_profile(shared.recipe, path), shared.console) for path in profiles]
+    if len({job.folder for job in jobs}) < len(jobs):
+        raise InputError("Two budget profiles have the same name; give each file its own.")
+    for job in jobs:
+        job.budget, job.elsewhere or job.target  # noqa: B018 - refused now, not after an hour
+        if (job.folder / "recipe.toml").exists() and not resume:
+            raise InputError(
+                f"{job.folder} holds a run already. Go on with it with --resume, or give another "
+                "--out."
+            )
+    shared.recipe.save(shared.folder / "recipe.toml")
+    for name in ("trace", "dense"):
+        if not (resume and (shared.folder / f"{name}.json").exists()):
+            STEPS[name](shared)
+    failures: list[HwpruneError] = []
+    for job in jobs:
+        job.console.rule(f"[bold]{job.folder.name}", align="left")
+        job.recipe.save(job.folder / "recipe.toml")
+        for name in ("trace.json", "dense.json", "dense.safetensors"):
+            if (shared.folder / name).exists() and not (job.folder / name).exists():
+                shutil.copyfile(shared.folder / name, job.folder / name)
+        shared.lend(job)
+        try:
+            run(job, resume=True)
+        except HwpruneError as error:
+            job.console.print(f"[red]{job.folder.name}:[/] {escape(str(error))}")
+            failures.append(error)
+    shared.console.rule("comparison", align="left")
+    shared.console.print(comparison_table([job.folder for job in jobs]))
+    if failures:
+        raise failures[0]
+
+
 def _train(
     job: Job,
     model: torch.nn.Module,
@@ -286,7 +374,7 @@ def _train(
     resume: bool = False,
 ) -> list[dict[str, Any]]:
     """Train with a progress bar; the history as plain data."""
-    with _progress(job) as bar:
+    with progress_bar(job.console) as bar:
         task = bar.add_task(name, total=None, note="")
         smooth = [0.0, 0.0]
 
@@ -323,13 +411,6 @@ def _training(job: Job, *, epochs: int, lr: float) -> Training:
     return Training(epochs=epochs, lr=lr, **{name: getattr(job.recipe, name) for name in names})
 
 
-def _progress(job: Job) -> Progress:
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn())
-    times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-    note = TextColumn("{task.fields[note]}")
-    return Progress(*columns, note, *times, console=job.console, transient=True)
-
-
 def _kernel_times(job: Job, widths: dict[str, dict[str, int]]) -> list[dict[str, Any]]:
     """Predicted milliseconds of every kernel at each of the given widths."""
     table = job.table
@@ -346,7 +427,9 @@ def _kernel_times(job: Job, widths: dict[str, dict[str, int]]) -> list[dict[str,
     return rows
 
 
-def _measured(measurement: Measurement) -> dict[str, Any]:
+def _measured(measurement: Measurement | None) -> dict[str, Any] | None:
+    if measurement is None:
+        return None
     return {
         "latency_ms": measurement.latency_ms,
         "iqr_ms": measurement.iqr_ms,
@@ -359,7 +442,3 @@ def _measured(measurement: Measurement) -> dict[str, Any]:
 
 def _percent(measured: Accuracy) -> str:
     return f"{measured.top1:.1%} (± {measured.standard_error:.1%})"
-
-
-def _median(values: tuple[float, ...]) -> float:
-    return float(torch.tensor(values).median())

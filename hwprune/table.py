@@ -20,10 +20,12 @@ from scipy.optimize import nnls
 
 from hwprune.errors import HwpruneError, TableError
 from hwprune.files import write_text
-from hwprune.graph import ChannelGraph, Channels
+from hwprune.graph import ChannelGraph
 from hwprune.kernels import Kernel
+from hwprune.plain import restore
 
 TABLE_VERSION = 1
+_VERSIONS = {"runtime", "driver"}  # of the environment: where only these differ a table is stale
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,10 @@ class Network:
         dense_ms: the dense network's measured latency.
         held_out: ``(predicted, measured)`` in milliseconds of networks not used in the fit.
         fitted: the same of the networks that were.
+        noise: the relative standard error that the measured ratios to the dense network had when
+            time was up, in the median of the networks; None where too few samples tell.
+        seconds, profiled, rejected: what the profile took from its last start on: seconds, runs
+            under the profiler, and those of them thrown away because the machine was slow.
     """
 
     fingerprint: str
@@ -93,6 +99,10 @@ class Network:
     dense_ms: float
     held_out: tuple[tuple[float, float], ...] = ()
     fitted: tuple[tuple[float, float], ...] = ()
+    noise: float | None = field(default=None, compare=False)
+    seconds: float = field(default=0.0, compare=False)
+    profiled: int = field(default=0, compare=False)
+    rejected: int = field(default=0, compare=False)
 
     @property
     def errors(self) -> tuple[float, ...]:
@@ -141,13 +151,68 @@ class LatencyTable:
             )
         return network
 
+    @property
+    def device(self) -> str:
+        """The device that was measured."""
+        return self.environment.get("device", "a device without a name")
+
+    def check_device(
+        self, environment: Mapping[str, str], *, renew: str, stale: bool = False
+    ) -> None:
+        """Refuse a device, runtime or setting other than those that the table was made under.
+
+        Args:
+            environment: of the target at hand.
+            renew: the command that makes the table anew, for the message.
+            stale: accept another version of the runtime or driver.
+
+        Raises:
+            TableError: says what differs.
+        """
+        own = {name: value for name, value in self.environment.items() if name != "batch"}
+        differing = _differences(own, environment)
+        facts = "; ".join(sorted(differing.values()))
+        names = [facts.get("runtime", "").partition(" ")[0] for facts in (own, environment)]
+        older = set(differing) <= _VERSIONS and names[0] == names[1]
+        if not differing or (older and stale):
+            return
+        if older:
+            raise TableError(
+                f"The latency table is stale: {facts}. Renew it with `{renew}`, or use it as it is "
+                "with --stale-table."
+            )
+        raise TableError(
+            f"The latency table was made elsewhere: {facts}. Use another file with --table, or "
+            f"make it anew for this target with `{renew}`."
+        )
+
+    def check_batch(self, batch: str) -> None:
+        """Refuse another batch than the table was measured with.
+
+        Raises:
+            TableError: says which.
+        """
+        own = {"batch": self.environment.get("batch", "1")}
+        differing = _differences(own, {"batch": batch})
+        if differing:
+            raise TableError(
+                f"The latency table was made for another number of images: {differing['batch']}. "
+                "Use another file with --table, or the same --batch."
+            )
+
     def predict_ms(self, graph: ChannelGraph, widths: Mapping[str, int]) -> float:
         """Predicted latency of the whole network at the given widths.
 
         Raises:
-            TableError: as ``network``.
+            TableError: as ``network``; or a width lies outside the range that was measured.
         """
         network = self.network(graph)
+        for name, least in self.narrowest(graph).items():
+            if not least <= widths[name] <= graph.widths[name]:
+                raise TableError(
+                    f"Nothing was measured of {widths[name]} channels of group {name}: widths from "
+                    f"{least} to {graph.widths[name]} were. Choose one of these."
+                )
         total = sum(
             self.surfaces[kernel.kind].ms(
                 self.steps(kernel.inputs.count(widths)), self.steps(kernel.outputs.count(widths))
@@ -231,10 +296,9 @@ class LatencyTable:
         table = cls(header["target"], header["environment"], header["step"])
         for row in rows:
             if "sample" in row:
-                content = row["sample"] | {"times_ms": tuple(row["sample"]["times_ms"])}
-                table.samples.append(Sample(**content))
+                table.samples.append(restore(Sample, row["sample"]))
             elif "network" in row:
-                network = _network(row["network"])
+                network = restore(Network, row["network"])
                 table.networks[network.fingerprint] = network
         return table
 
@@ -293,6 +357,15 @@ def _fit(points: Mapping[tuple[int, int], list[float]]) -> Surface:
     return Surface(overhead, first, second, pair, spills)
 
 
+def _differences(there: Mapping[str, str], here: Mapping[str, str]) -> dict[str, str]:
+    """What differs between two environments, in words."""
+    return {
+        name: f"{name} is {there.get(name)!r} there and {here.get(name)!r} here"
+        for name in {**there, **here}
+        if there.get(name) != here.get(name)
+    }
+
+
 def _line(row: Mapping[str, Any]) -> str:
     text = json.dumps(row, separators=(",", ":"))
     return f'{text[:-1]},"crc32":{zlib.crc32(text.encode())}}}\n'
@@ -309,16 +382,3 @@ def _parse(line: bytes, path: Path, number: int) -> dict[str, Any]:
         )
     row: dict[str, Any] = json.loads(text)
     return row
-
-
-def _network(row: Mapping[str, Any]) -> Network:
-    kernels = tuple(
-        Kernel(k["name"], k["kind"], _channels(k["inputs"]), _channels(k["outputs"]))
-        for k in row["kernels"]
-    )
-    pairs = {key: tuple((p, m) for p, m in row[key]) for key in ("held_out", "fitted")}
-    return Network(**{**row, "kernels": kernels, **pairs})
-
-
-def _channels(row: Mapping[str, Any]) -> Channels:
-    return Channels(row["fixed"], tuple((name, times) for name, times in row["groups"]))

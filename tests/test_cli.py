@@ -19,7 +19,11 @@ from safetensors.torch import save_file
 
 from hwprune.cli import commands, main
 from hwprune.demo import digits_resnet
+from hwprune.plan import Plan
 from hwprune.recipe import Recipe
+from hwprune.score import score
+from hwprune.table import LatencyTable
+from hwprune.targets.fake import FakeTarget
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 DEMO = ["--model", "hwprune.demo:digits_resnet", "--data", "digits", "--image-size", "16"]
@@ -264,3 +268,105 @@ def test_ctrl_c_leaves_a_checkpoint_and_resume_goes_on(tmp_path: Path) -> None:
     assert not (folder / "finetune.json").exists()
     main(["run", "--resume", "--out", str(folder)])
     assert len(json.loads((folder / "finetune.json").read_text())["history"]) == 6
+
+
+def test_one_network_for_each_budget_profile_from_one_scoring_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    passes: list[str] = []
+    monkeypatch.setattr(
+        "hwprune.job.score", lambda *a, **k: passes.append("score") or score(*a, **k)
+    )
+    wide, tight = tmp_path / "wide.toml", tmp_path / "tight.toml"
+    wide.write_text('target = "fake:step=8"\nbudget = "0.7x"\n')
+    tight.write_text('target = "fake:step=16"\nbudget = "0.4x"\nbatch = 4\n')
+    out = tmp_path / "runs"
+    given = [*DEMO, "--dense-epochs", "1", "--epochs", "1", "--out", str(out)]
+    both = ["--profile", str(wide), "--profile", str(tight)]
+    main(["run", *given, *both])
+    assert passes == ["score"]
+    ratios = {}
+    for name in ("wide", "tight"):
+        verified = json.loads((out / name / "verify.json").read_text())
+        assert verified["misses"] == []
+        ratios[name] = verified["ratio"]
+        assert (tmp_path / f"{name}.jsonl").exists()
+    assert ratios["tight"] <= 0.4 < ratios["wide"] <= 0.7
+    printed = " ".join(capsys.readouterr().out.split("comparison")[-1].split())
+    assert "wide" in printed and "tight" in printed and "met" in printed
+    main(["verify", "--out", str(out / "tight")])
+    assert status_of(["run", *given, *both]) == 2
+    main(["run", "--resume", "--out", str(out), *both])
+    assert len(passes) == 2
+
+
+def test_one_profile_out_of_reach_does_not_stop_the_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "never.toml").write_text('target = "fake:step=8"\nbudget = "0.01x"\n')
+    (tmp_path / "met.toml").write_text('target = "fake:step=8"\nbudget = "0.6x"\n')
+    out = tmp_path / "runs"
+    given = [*DEMO, "--dense-epochs", "0", "--epochs", "1", "--out", str(out)]
+    profiles = ["--profile", str(tmp_path / "never.toml"), "--profile", str(tmp_path / "met.toml")]
+    assert status_of(["run", *given, *profiles]) == 5
+    assert json.loads((out / "met" / "verify.json").read_text())["misses"] == []
+    assert not (out / "never" / "verify.json").exists()
+    assert "not measured" in capsys.readouterr().out
+
+
+def test_a_table_of_another_machine_plans_and_is_refused_for_verification(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, foreign = tmp_path / "there", tmp_path / "there.jsonl"
+    shutil.copytree(finished, folder)
+    table = LatencyTable.load(folder / "table.jsonl")
+    table.environment["device"] = "a board in another town"
+    table.save(foreign)
+    before = foreign.read_bytes()
+    given = ["--out", str(folder), "--table", str(foreign)]
+    main(["plan", *given])
+    plan = Plan.load(folder / "plan.json")
+    assert plan.predicted_ms is not None and plan.predicted_ms <= 0.5 * dense_ms(table)
+    assert "not measured" in capsys.readouterr().out
+    for step in ("profile", "prune", "finetune", "export"):
+        main([step, *given])
+    assert "a board in another town" in capsys.readouterr().out
+    assert status_of(["verify", *given]) == 13
+    assert "hwprune measure dense.onnx model.onnx" in capsys.readouterr().err
+    main(["report", *given])
+    assert "Not known yet whether the budget is met" in capsys.readouterr().out
+    verified = json.loads((folder / "verify.json").read_text())
+    assert verified["pruned"] is None and verified["relative_error"] < 1e-4
+    assert foreign.read_bytes() == before
+    files = [str(folder / "dense.onnx"), str(folder / "model.onnx")]
+    main(["measure", *files, "--target", "fake:step=16", "--budget", "0.5x"])
+    assert "budget 0.500" in capsys.readouterr().out
+    assert status_of(["measure", *files, "--target", "fake:step=16", "--budget", "0.1x"]) == 10
+
+
+def test_a_stale_table_is_refused_with_the_command_that_renews_it(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "old"
+    shutil.copytree(finished, folder)
+    table = LatencyTable.load(folder / "table.jsonl")
+    runtime = table.environment["runtime"]
+    table.environment["runtime"] = f"{runtime} 0.9"
+    table.save(folder / "table.jsonl")
+    target = ["--out", str(folder)]
+    with_version = FakeTarget(16).environment() | {"runtime": f"{runtime} 1.0"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FakeTarget, "environment", lambda _: with_version)
+        assert status_of(["prune", *target]) == 4
+        complaint = capsys.readouterr().err
+        assert "is stale" in complaint and f"hwprune profile --out {folder} --renew" in complaint
+        main(["prune", *target, "--stale-table"])
+        main(["profile", *target, "--renew"])
+        main(["prune", *target])
+    assert LatencyTable.load(folder / "table.jsonl").environment["runtime"].endswith("1.0")
+    assert LatencyTable.load(folder / "table.jsonl.old") == table
+
+
+def dense_ms(table: LatencyTable) -> float:
+    (network,) = table.networks.values()
+    return network.dense_ms

@@ -1,0 +1,150 @@
+"""A network with all that is needed to profile it, as files: for devices without PyTorch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import onnx
+from rich.console import Console
+
+from hwprune.errors import InputError
+from hwprune.files import write_atomically, write_text
+from hwprune.fill import fill
+from hwprune.graph import ChannelGraph
+from hwprune.plain import restore
+from hwprune.recipe import Recipe
+from hwprune.sampling import all_widths
+from hwprune.show import profile_progress, profile_summary
+from hwprune.table import LatencyTable
+from hwprune.targets import load_target
+
+from .resize import keep_first, resize
+
+FOLDER_VERSION = 1
+Planned: TypeAlias = Callable[[Mapping[str, int]], onnx.ModelProto]
+
+
+class ExportedNetworks:
+    """The dense network as ONNX, and the same network at any widths, from a folder.
+
+    Attributes:
+        graph: the channel graph.
+        dense: the dense network.
+        step: the channels that widths are multiples of; None where the device's own step will do,
+            because the dense file can be cut at any widths.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Read a folder of ``write_networks``.
+
+        Raises:
+            InputError: it is none, or of another version.
+        """
+        facts = _read(folder / "graph.json")
+        if facts.get("version") != FOLDER_VERSION:
+            raise InputError(
+                f"{folder} has version {facts.get('version')}; this hwprune reads "
+                f"{FOLDER_VERSION}. Export it again with the hwprune that is installed here."
+            )
+        try:
+            self.graph: ChannelGraph = restore(ChannelGraph, facts["graph"])
+            self.step: int | None = restore(int | None, facts["step"])
+            self.dense = onnx.load(str(folder / "dense.onnx"))
+        except Exception as error:  # protobuf raises kinds of its own
+            raise InputError(
+                f"{folder} holds no exported network ({type(error).__name__}: {error}). Make it "
+                "again with `hwprune profile --export-only`, and copy the whole folder."
+            ) from error
+        self._folder = folder
+
+    def at(self, widths: Mapping[str, int]) -> onnx.ModelProto:
+        """The network with the first channels of every group."""
+        if self.step is None:
+            return resize(self.dense, self.graph, keep_first(self.graph, widths))
+        path = self._folder / _name(widths)
+        try:
+            return onnx.load(str(path))
+        except FileNotFoundError as error:
+            raise InputError(
+                f"{path} is missing. Copy the whole folder, or export it again."
+            ) from error
+
+
+def write_networks(
+    dense: onnx.ModelProto,
+    graph: ChannelGraph,
+    folder: Path,
+    planned: Planned | None = None,
+    step: int = 1,
+) -> None:
+    """Write what profiling a network needs.
+
+    Args:
+        dense: the dense network.
+        graph: its channel graph.
+        folder: is made; ``graph.json`` comes last, so that half a folder is none.
+        planned: gives the network at given widths, where the dense file cannot be cut on the
+            device: then every network that will be measured is written.
+        step: channels that the widths of these are multiples of.
+    """
+    _save(dense, folder / "dense.onnx")
+    if planned is not None:
+        for widths in all_widths(graph, step):
+            if not (folder / _name(widths)).exists():
+                _save(planned(widths), folder / _name(widths))
+    facts = {
+        "version": FOLDER_VERSION,
+        "step": None if planned is None else step,
+        "graph": asdict(graph),
+    }
+    write_text(folder / "graph.json", json.dumps(facts) + "\n")
+
+
+def measure_folder(
+    folder: Path, recipe: Recipe, console: Console, *, renew: bool = False
+) -> LatencyTable:
+    """Fill a latency table with the networks in a folder.
+
+    Args:
+        folder: of ``write_networks``.
+        recipe: its target and table; without a table, ``table.jsonl`` in the folder.
+        console: is told what is being done.
+        renew: begin the table anew.
+
+    Raises:
+        InputError, TableError: as ``ExportedNetworks`` and ``fill``.
+    """
+    networks, device = ExportedNetworks(folder), load_target(recipe.target)
+    path = Path(recipe.table) if recipe.table else folder / "table.jsonl"
+    with profile_progress(console) as tell:
+        table = fill(
+            networks.graph, networks, device,
+            path=path, step=networks.step, renew=renew, progress=tell,
+        )  # fmt: skip
+    console.print(profile_summary(path, table, table.network(networks.graph)))
+    return table
+
+
+def _save(model: onnx.ModelProto, path: Path) -> None:
+    write_atomically(path, lambda temporary: onnx.save(model, str(temporary)))
+
+
+def _name(widths: Mapping[str, int]) -> str:
+    digest = hashlib.sha256(json.dumps(widths, sort_keys=True).encode()).hexdigest()
+    return f"planned-{digest[:12]}.onnx"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path.parent} holds no exported network ({error}). `hwprune profile --export-only "
+            "DIR` makes such a folder."
+        ) from error
+    return facts

@@ -1,0 +1,89 @@
+"""Measure exported files against a latency budget; PyTorch is not needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+from rich.console import Console
+
+from hwprune.budget import ERROR, Budget
+from hwprune.errors import HwpruneError, InputError, LatencyMiss, NotMeasured
+from hwprune.measure import Measurement, interleave
+from hwprune.targets import Target, load_target
+
+
+def measure_files(
+    dense: Path, pruned: Path, target: str, budget: str, console: Console
+) -> tuple[Measurement, Measurement]:
+    """Measure two files beside each other and say whether the budget is met.
+
+    Raises:
+        InputError: a file, target or budget that is none.
+        LatencyMiss: the budget is not met.
+    """
+    wanted, device = Budget.parse(budget), load_target(target)
+    first, second = side_by_side(read_onnx(dense), read_onnx(pruned), device)
+    ratio = wanted.ratio_to(first.latency_ms)
+    console.print(
+        f"{device.name}: dense {first.latency_ms:.3f} ms, pruned {second.latency_ms:.3f} ms, "
+        f"{second.latency_ms / first.latency_ms:.3f} of it; budget {ratio:.3f}"
+    )
+    for measurement in (first, second):
+        if measurement.warning:
+            console.print(f"[yellow]{measurement.warning}")
+    for miss in latency_misses(first, second, ratio):
+        raise miss
+    return first, second
+
+
+def side_by_side(
+    dense: onnx.ModelProto, pruned: onnx.ModelProto, target: Target, seconds: float = 40.0
+) -> tuple[Measurement, Measurement]:
+    """Latencies of the dense and of the pruned network, from one interleaved run."""
+    runs = [target.load(dense), target.load(pruned)]
+    first, second = interleave(runs, seconds=seconds, error=ERROR)
+    return first, second
+
+
+def latency_misses(
+    dense: Measurement | None, pruned: Measurement | None, budget_ratio: float | None
+) -> list[HwpruneError]:
+    """Why the latency budget is not known to be met; empty when it is."""
+    if dense is None or pruned is None or budget_ratio is None:
+        return [
+            NotMeasured(
+                "The latency was not measured: the network is planned for another device than this "
+                "one. Copy dense.onnx and model.onnx there and run `hwprune measure dense.onnx "
+                "model.onnx` with the same --target and --budget."
+            )
+        ]
+    ratio = pruned.latency_ms / dense.latency_ms
+    if ratio <= budget_ratio:
+        return []
+    return [
+        LatencyMiss(
+            f"The exported file takes {pruned.latency_ms:.3f} ms, {ratio:.3f} of the dense network "
+            f"in the same run; the budget is {budget_ratio:.3f}: {ratio / budget_ratio - 1:.1%} "
+            "over. Measure again on a quiet machine, or prune with a smaller --budget."
+        )
+    ]
+
+
+def read_onnx(path: Path) -> onnx.ModelProto:
+    """Read and check an ONNX file.
+
+    Raises:
+        InputError: it is missing or no valid ONNX model.
+    """
+    try:
+        model = onnx.load(str(path))
+        onnx.checker.check_model(model, full_check=True)
+    except FileNotFoundError as error:
+        raise InputError(f"No ONNX file at {path}; make it with `hwprune export`.") from error
+    except Exception as error:  # protobuf and the checker raise kinds of their own
+        raise InputError(
+            f"{path} is no valid ONNX model: {str(error).splitlines()[0]}. Make it again with "
+            "`hwprune export`."
+        ) from error
+    return model
