@@ -198,7 +198,18 @@ _step_command("report", "Write report.json and report.html.")
 
 @commands.group("table")
 def table_commands() -> None:
-    """Show, merge and compare latency tables."""
+    """List, show, merge and compare latency tables."""
+
+
+@table_commands.command("list")
+def list_command() -> None:
+    """The tables that ship with hwprune, and where they are."""
+    from hwprune.table import LatencyTable
+    from hwprune.table_tools import shipped_tables
+
+    for path in shipped_tables():
+        table = LatencyTable.load(path)
+        click.echo(f"{path}\n  {table.target}, {table.environment['runtime']}, on {table.device}")
 
 
 @table_commands.command("show")
@@ -251,6 +262,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         commands(arguments, prog_name="hwprune", standalone_mode=False)
     except HwpruneError as error:
         _fail(str(error), error.exit_status)
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        _fail(
+            "This command needs PyTorch, which is not installed here. What works without it: "
+            "`hwprune profile --measure`, `measure`, `table`.",
+            InputError.exit_status,
+        )
     except click.ClickException as error:
         _fail(error.format_message(), InputError.exit_status)
     except (KeyboardInterrupt, click.Abort):

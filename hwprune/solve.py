@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import Bounds, LinearConstraint, milp
-from scipy.sparse import csr_array
 
 from hwprune.cost import Cost, Options, latency_cost, macs_cost, params_cost
+from hwprune.eliminate import Elimination
 from hwprune.errors import BudgetError, InputError
 from hwprune.graph import ChannelGraph
+from hwprune.milp import solve_milp
 from hwprune.plan import Plan
+from hwprune.program import Choice, Program
+from hwprune.relax import relax
 from hwprune.table import LatencyTable
 
 if TYPE_CHECKING:
@@ -87,9 +90,9 @@ def solve(
     options = width_options(graph, table, min_fraction, min_width, multiple, max_options)
     limits = _limits(graph, table, options, budget_ms, max_macs, max_params)
     values = {g.name: _values(scores[g.name], options[g.name]) for g in graph.groups}
-    widths, bound = _within(limits, values, options, gap, time_limit_s)
+    widths, found = _within(limits, values, options, gap, time_limit_s)
     value = sum(float(values[g][options[g].index(width)]) for g, width in widths.items())
-    bound = max(bound, value)
+    bound = max(found.bound, value)
     return replace(
         Plan.from_kept(graph, {name: _best(scores[name], width) for name, width in widths.items()}),
         value=value,
@@ -183,45 +186,13 @@ def _values(scores: Tensor, widths: Sequence[int]) -> NDArray[np.float64]:
     return best[[w - 1 for w in widths]].cpu().numpy()
 
 
-class _Variables:
-    """Columns of the integer programme: one for each option, then one for each pair of options."""
+@dataclass(frozen=True)
+class _Found:
+    """A choice of options with what is known about it."""
 
-    def __init__(self, sizes: Mapping[str, int], pairs: Sequence[tuple[str, str]]) -> None:
-        starts = np.cumsum([0, *sizes.values()])
-        self.x = {g: np.arange(starts[i], starts[i + 1]) for i, g in enumerate(sizes)}
-        self.binaries = int(starts[-1])
-        self.y: dict[tuple[str, str], NDArray[np.int64]] = {}
-        self.count = self.binaries
-        for g, h in pairs:
-            shape = (sizes[g], sizes[h])
-            self.y[g, h] = np.arange(self.count, self.count + math.prod(shape)).reshape(shape)
-            self.count += math.prod(shape)
-
-    def row(self, cost: Cost) -> NDArray[np.float64]:
-        """The cost's coefficients."""
-        row = np.zeros(self.count)
-        for group, values in cost.unary.items():
-            row[self.x[group]] += values
-        for pair, matrix in cost.pair.items():
-            row[self.y[pair]] += matrix
-        return row
-
-    def equalities(self) -> LinearConstraint:
-        """One option a group; the pair variables' marginals are the options."""
-        entries: list[tuple[int, int, float]] = []
-        right: list[float] = []
-        for columns in self.x.values():
-            entries += [(len(right), int(c), 1.0) for c in columns]
-            right.append(1.0)
-        for (g, h), block in self.y.items():
-            for group, lines in ((g, block), (h, block.T)):
-                for option, line in zip(self.x[group], lines, strict=True):
-                    entries += [(len(right), int(c), 1.0) for c in line]
-                    entries.append((len(right), int(option), -1.0))
-                    right.append(0.0)
-        rows, columns_, data = zip(*entries, strict=True)
-        matrix = csr_array((data, (rows, columns_)), shape=(len(right), self.count))
-        return LinearConstraint(matrix, right, right)
+    choice: Choice
+    bound: float
+    prices: tuple[float, ...] = ()
 
 
 def _within(
@@ -230,97 +201,99 @@ def _within(
     options: Options,
     gap: float,
     time_limit_s: float,
-) -> tuple[dict[str, int], float]:
-    """Widths that meet every budget exactly, and a bound on the value that no widths exceed.
+) -> tuple[dict[str, int], _Found]:
+    """Widths that meet every budget exactly, with a bound on the value that no widths exceed.
 
     The solver is given the budgets as they are, so that one which a plan meets to the last digit
     can be met. Where it then makes use of its tolerance, it is asked again for a little less.
     """
-    bound = sum(float(value[-1]) for value in values.values())
+    program = _program(limits, values, options)
+    bound = math.inf
     for tightened in _TIGHTENED:
-        choice, found = _solve_milp(values, limits, tightened, gap, time_limit_s)
-        bound = bound if tightened else min(bound, found)
-        widths = {name: options[name][k] for name, k in choice.items()}
+        found = _best_choice(program, gap, time_limit_s, tightened)
+        if found is None:
+            raise BudgetError(_unreachable(program, limits, time_limit_s))
+        bound = bound if tightened else found.bound
+        widths = {name: options[name][k] for name, k in found.choice.items()}
         if all(limit.met(widths) for limit in limits):
-            return widths, bound
+            return widths, replace(found, bound=bound)
     raise BudgetError(
         "The solver returned widths over the budget, which should not happen; please report it. "
         "A --budget that differs by a percent will do."
     )
 
 
-def _solve_milp(
-    values: Mapping[str, NDArray[np.float64]],
-    limits: Sequence[_Limit],
-    tightened: float,
-    gap: float,
-    time_limit_s: float,
-) -> tuple[dict[str, int], float]:
-    """The chosen option of every group, and a bound that no choice exceeds."""
-    pairs = _orient([limit.cost for limit in limits])
-    variables = _Variables({g: len(v) for g, v in values.items()}, pairs)
-    objective = np.zeros(variables.count)
-    scale = max(float(v[-1]) for v in values.values()) or 1.0
-    for group, value in values.items():
-        objective[variables.x[group]] = -value / scale
-    rows = [  # in shares of the budget: the solver's tolerance is absolute
-        LinearConstraint(
-            csr_array(variables.row(limit.cost)[None] / limit.most),
-            -np.inf,
-            1.0 - limit.cost.constant / limit.most - tightened,
-        )
+def _program(
+    limits: Sequence[_Limit], values: Mapping[str, NDArray[np.float64]], options: Options
+) -> Program:
+    order = tuple(options)
+    objective = Cost(order, 0.0, {(name,): value for name, value in values.items()})
+    shares = tuple(
+        Cost(order, limit.cost.constant / limit.most,
+             {scope: table / limit.most for scope, table in limit.cost.tables.items()})
         for limit in limits
-    ]
-    result = _highs(variables, objective, [variables.equalities(), *rows], gap, time_limit_s)
-    if result.x is None:
-        if result.status == 1:
-            raise BudgetError(
-                f"No plan was found within {time_limit_s:g} s. Give more time_limit_s or fewer "
-                "max_options."
-            )
-        raise BudgetError(_unreachable(variables, limits))
-    choice = {g: int(np.argmax(result.x[columns])) for g, columns in variables.x.items()}
-    return choice, -float(result.mip_dual_bound) * scale
+    )  # fmt: skip
+    return Program({name: len(widths) for name, widths in options.items()}, objective, shares)
 
 
-def _highs(
-    variables: _Variables,
-    objective: NDArray[np.float64],
-    constraints: list[LinearConstraint],
-    gap: float,
-    time_limit_s: float,
-) -> Any:
-    integrality = np.zeros(variables.count, dtype=np.int64)
-    integrality[: variables.binaries] = 1
-    return milp(
-        objective,
-        constraints=constraints,
-        integrality=integrality,
-        bounds=Bounds(0, 1),
-        options={"mip_rel_gap": gap, "time_limit": time_limit_s},
+def _best_choice(
+    program: Program, gap: float, time_limit_s: float, tightened: float
+) -> _Found | None:
+    """The best choice within the budgets; None if there is none.
+
+    Where few groups meet at a time, the Lagrangian bound comes first: often its best choice is good
+    enough, and else it rules out nearly all options, so that little is left for HiGHS.
+
+    Raises:
+        BudgetError: time is up and no choice was found.
+    """
+    elimination = Elimination(program.sizes, program.scopes)
+    if not elimination.feasible or tightened:
+        answer = solve_milp(program, gap, time_limit_s, tightened)
+        if answer.choice is None and answer.bound > -math.inf:
+            raise BudgetError(_late(time_limit_s))
+        return None if answer.choice is None else _Found(answer.choice, answer.bound)
+    begun = time.monotonic()
+    relaxed = relax(program, elimination)
+    prices = tuple(float(price) for price in relaxed.prices)
+    if relaxed.bound == -math.inf:
+        return None
+    value = -math.inf if relaxed.choice is None else program.objective.at(relaxed.choice)
+    enough = value + max(gap, 1e-12) * abs(value)  # no choice up to here is worth looking for
+    if relaxed.choice is not None and relaxed.bound <= enough:
+        return _Found(relaxed.choice, relaxed.bound, prices)
+    kept = {group: np.flatnonzero(line > enough) for group, line in relaxed.marginals.items()}
+    if relaxed.choice is not None and not all(map(len, kept.values())):
+        return _Found(relaxed.choice, min(relaxed.bound, enough), prices)
+    answer = solve_milp(
+        program.restricted(kept),
+        gap,
+        time_limit_s - (time.monotonic() - begun),
+        above=None if relaxed.choice is None else value,
+    )
+    bound = min(relaxed.bound, max(answer.bound, enough))
+    if answer.choice is not None:
+        choice = {group: int(kept[group][k]) for group, k in answer.choice.items()}
+        better = program.objective.at(choice) > value
+        return _Found(choice if better or relaxed.choice is None else relaxed.choice, bound, prices)
+    if relaxed.choice is not None:
+        return _Found(relaxed.choice, bound, prices)
+    if answer.bound > -math.inf:
+        raise BudgetError(_late(time_limit_s))
+    return None
+
+
+def _late(time_limit_s: float) -> str:
+    return (
+        f"No plan was found within {time_limit_s:g} s. Give more time_limit_s or fewer max_options."
     )
 
 
-def _orient(costs: Sequence[Cost]) -> list[tuple[str, str]]:
-    """All pairs of groups that meet in a cost, each once; costs are turned to agree."""
-    pairs: dict[tuple[str, str], None] = {}
-    for cost in costs:
-        for g, h in list(cost.pair):
-            if (h, g) in pairs:
-                cost.pair[h, g] = cost.pair.pop((g, h)).T
-            else:
-                pairs[g, h] = None
-    return list(pairs)
-
-
-def _unreachable(variables: _Variables, limits: Sequence[_Limit]) -> str:
+def _unreachable(program: Program, limits: Sequence[_Limit], time_limit_s: float) -> str:
     """Which budgets cannot be met, and the least that can be reached of each alone."""
     said = []
-    for limit in limits:
-        scale = max(float(variables.row(limit.cost).max()), 1e-300)
-        row = variables.row(limit.cost) / scale
-        least = _highs(variables, row, [variables.equalities()], 1e-4, 30.0)
-        lowest = float(least.fun) * scale + limit.cost.constant
+    for limit, share in zip(limits, program.shares, strict=True):
+        lowest = -_greatest(program, _negative(share), time_limit_s) * limit.most
         said.append(
             f"{limit.name}: {limit.most:.4g} {limit.unit} wanted, at least {lowest:.4g} "
             f"{limit.unit} reachable".replace("  ", " ")
@@ -330,3 +303,16 @@ def _unreachable(variables: _Variables, limits: Sequence[_Limit]) -> str:
         f"{'; '.join(said)}. Give a larger --budget, or a smaller --min-fraction, which lets "
         "layers become narrower."
     )
+
+
+def _negative(cost: Cost) -> Cost:
+    return Cost(cost.order, -cost.constant, {scope: -table for scope, table in cost.tables.items()})
+
+
+def _greatest(program: Program, objective: Cost, time_limit_s: float) -> float:
+    """The greatest value of a sum without any budget."""
+    alone = Program(program.sizes, objective, ())
+    elimination = Elimination(alone.sizes, alone.scopes)
+    if elimination.feasible:
+        return elimination.best(objective.tables)[0] + objective.constant
+    return solve_milp(alone, 1e-4, time_limit_s).bound

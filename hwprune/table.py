@@ -13,9 +13,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.optimize import nnls
 
 from hwprune.errors import HwpruneError, TableError
@@ -25,6 +26,7 @@ from hwprune.kernels import Kernel
 from hwprune.plain import restore
 
 TABLE_VERSION = 1
+Steps = TypeVar("Steps", float, NDArray[np.float64])
 _VERSIONS = {"runtime", "driver"}  # of the environment: where only these differ a table is stale
 
 
@@ -58,10 +60,12 @@ class Surface:
     pair: float
     spills: tuple[tuple[float, float], ...] = ()
 
-    def ms(self, a: float, b: float) -> float:
-        """Milliseconds at ``a`` input steps and ``b`` output steps."""
+    def ms(self, a: Steps, b: Steps) -> Steps:
+        """Milliseconds at ``a`` input steps and ``b`` output steps; numbers or arrays of them."""
         linear = self.overhead + self.input * a + self.output * b + self.pair * a * b
-        return linear + sum(slope * max(0.0, a * b - knee) for knee, slope in self.spills)
+        for knee, slope in self.spills:
+            linear = linear + slope * np.maximum(0.0, a * b - knee)
+        return linear
 
     def scaled(self, by: float) -> Surface:
         """The surface times a factor."""

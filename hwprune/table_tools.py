@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
 
 import numpy as np
 from rich.console import Group as Together
@@ -11,7 +13,13 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from hwprune.errors import TableError
-from hwprune.table import LatencyTable, Sample, typical_ms
+from hwprune.table import LatencyTable, Network, Sample, typical_ms
+
+
+def shipped_tables() -> list[Path]:
+    """The latency tables that ship with hwprune: to plan for their devices, and to look at."""
+    found = resources.files("hwprune.latency_tables").iterdir()
+    return sorted(Path(str(each)) for each in found if each.name.endswith(".jsonl"))
 
 
 def merge_tables(tables: Sequence[LatencyTable]) -> LatencyTable:
@@ -67,17 +75,25 @@ def show_table(table: LatencyTable) -> RenderableType:
     facts.add_row("step", str(table.step))
     facts.add_row("kinds of kernel", str(len({sample.kind for sample in table.samples})))
     facts.add_row("samples", str(len(table.samples)))
-    networks = Table(title="networks", title_justify="left")
-    for column in ("fingerprint", "kernels", "dense, ms", "held out", "median error", "worst"):
-        networks.add_column(column, justify="left" if column == "fingerprint" else "right")
-    for network in table.networks.values():
-        errors = network.errors
-        shown = (f"{np.median(errors):.1%}", f"{errors[-1]:.1%}") if errors else ("", "")
-        networks.add_row(
-            network.fingerprint, str(len(network.kernels)), f"{network.dense_ms:.3f}",
-            str(len(errors)), *shown,
-        )  # fmt: skip
+    networks = Table("network", *table.networks, title="networks", title_justify="left")
+    columns = [_network_facts(network) for network in table.networks.values()]
+    for name in columns[0] if columns else ():
+        networks.add_row(name, *(column[name] for column in columns))
     return Together(facts, networks)
+
+
+def _network_facts(network: Network) -> dict[str, str]:
+    errors = network.errors
+    levels = [np.median(errors), np.quantile(errors, 0.95), errors[-1]] if errors else []
+    return {
+        "kernels": str(len(network.kernels)),
+        "dense, ms": f"{network.dense_ms:.3f}",
+        "held-out networks": str(len(errors)),
+        "error: median, 95 %, worst": ", ".join(f"{level:.1%}" for level in levels),
+        "known to": "" if network.noise is None else f"{network.noise:.1%}",
+        "profiles (rejected)": f"{network.profiled} ({network.rejected})",
+        "seconds": f"{network.seconds:.0f}",
+    }
 
 
 def show_difference(one: LatencyTable, other: LatencyTable) -> RenderableType:

@@ -103,6 +103,13 @@ def test_a_device_without_pytorch_fills_the_same_table(folder, table, tmp_path) 
     assert LatencyTable.load(path) == table
 
 
+def test_what_needs_pytorch_says_so() -> None:
+    ran = process("trace", "torchvision:resnet18")
+    _, complained = ran.communicate(timeout=120)
+    assert ran.returncode == 2
+    assert "needs PyTorch, which is not installed here" in complained
+
+
 def test_ten_kills_lose_tear_and_double_nothing(folder, table, tmp_path) -> None:
     path = tmp_path / "table.jsonl"
     command = (
