@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -14,100 +13,126 @@ from hwprune.table import LatencyTable, Surface
 
 Options = Mapping[str, Sequence[int]]  # group -> widths to choose from, ascending
 Table = NDArray[np.float64]
+Scope = tuple[str, ...]
 
-JOIN = 5000  # entries up to which a kernel that joins three groups or more has a table of its own
+LARGEST_LINK = 1_000_000  # entries of a table that says which totals are sums of which
+
+
+class WidthOptions:
+    """The widths to choose from, and totals of several groups' widths as if they were groups.
+
+    A concatenation of many groups would need a table over all of them. With the total of its first
+    two as a variable of its own, the total of the first three as another, and so on, three meet at
+    a time; layers that read the same beginning share its totals.
+
+    Attributes:
+        options: group or total -> widths, ascending; the groups come first.
+        sums: total -> the two that it adds up, and for their options the number of its own.
+    """
+
+    def __init__(self, options: Options) -> None:
+        self.options: dict[str, Sequence[int]] = dict(options)
+        self.sums: dict[str, tuple[Scope, NDArray[np.int64]]] = {}
+        self._of: dict[tuple[tuple[str, int], ...], str] = {}
+
+    def scope(self, *sides: Channels) -> Scope:
+        """The groups and totals that set some channels, in order."""
+        names = {name for side in sides for name, _ in side.groups}
+        return tuple(name for name in self.options if name in names)
+
+    def joined(self, channels: Channels, most: int = 2) -> Channels:
+        """The same channels with one total for all groups, where there are more than ``most``."""
+        if len(channels.groups) <= most:
+            return channels
+        place = {name: i for i, name in enumerate(self.options)}
+        parts = tuple(sorted(channels.groups, key=lambda part: place[part[0]]))
+        total, times = parts[0]
+        for end in range(2, len(parts) + 1):
+            total, times = self._total(parts[:end], total, times), 1
+        return Channels(channels.fixed, ((total, times),))
+
+    def _total(self, parts: tuple[tuple[str, int], ...], first: str, times: int) -> str:
+        """A variable for the channels of ``parts``; ``first`` stands for all but the last."""
+        if parts in self._of:
+            return self._of[parts]
+        second, second_times = parts[-1]
+        one = times * np.asarray(self.options[first])
+        other = second_times * np.asarray(self.options[second])
+        added = one[:, None] + other[None, :]
+        most = max(2, LARGEST_LINK // added.size)  # totals; beyond, they are rounded up
+        grid = 1
+        while len(np.unique(-(-added // grid))) > most:
+            grid *= 2
+        values, numbers = np.unique(grid * -(-added // grid), return_inverse=True)
+        name = "+".join(f"{n}x{group}" if n > 1 else group for group, n in parts)
+        self.options[name] = [int(value) for value in values]
+        self.sums[name] = ((first, second), numbers.reshape(added.shape))
+        self._of[parts] = name
+        return name
 
 
 @dataclass
 class Cost:
-    """``constant`` plus, for every scope, the entry of its table at the groups' options.
+    """``constant`` plus, for every scope, the entry of its table at the options chosen.
 
     Attributes:
-        order: the groups, in the order that scopes list them.
-        tables: scope (groups that set a kernel's channels) -> cost, a dimension for each group.
+        widths: to choose from.
+        tables: scope (groups and totals that set a kernel's channels) -> cost, each a dimension.
     """
 
-    order: tuple[str, ...]
+    widths: WidthOptions
     constant: float = 0.0
-    tables: dict[tuple[str, ...], Table] = field(default_factory=dict)
+    tables: dict[Scope, Table] = field(default_factory=dict)
 
     def at(self, choice: Mapping[str, int]) -> float:
-        """The cost when group ``g`` takes its option number ``choice[g]``."""
+        """The cost when group or total ``g`` takes its option number ``choice[g]``."""
         chosen = (table[tuple(choice[g] for g in scope)] for scope, table in self.tables.items())
         return self.constant + sum(map(float, chosen))
 
-    def add(
-        self, surface: Surface, inputs: Channels, outputs: Channels, options: Options, step: int
-    ) -> None:
-        """Add a kernel whose time is a surface over its input and output channels.
-
-        A concatenation is taken part by part where its time is a sum over the parts, and also where
-        its groups have too many options together for a table: then each part is rounded up to the
-        step, and spills are their chord, so that the cost is never less than the surface.
-        """
-        names = {name for name, _ in (*inputs.groups, *outputs.groups)}
-        scope = tuple(name for name in self.order if name in names)
-        entries = math.prod(len(options[name]) for name in scope)
-        parts_add_up = not surface.spills and all(
-            _rounded(side, options, step) <= 1 for side in (inputs, outputs)
-        )
-        if len(scope) <= 2 or (entries <= JOIN and not parts_add_up):
-            a = _steps(inputs, scope, options, step)
-            b = _steps(outputs, scope, options, step)
-            self._add_table(scope, surface.ms(a, b))
-        else:
-            self._add_parts(surface, inputs, outputs, options, step)
-
-    def _add_table(self, scope: tuple[str, ...], table: Table) -> None:
+    def add(self, surface: Surface, inputs: Channels, outputs: Channels, step: int) -> None:
+        """Add a kernel whose time is a surface over its input and output channels."""
+        inputs, outputs = self.widths.joined(inputs), self.widths.joined(outputs)
+        scope = self.widths.scope(inputs, outputs)
+        if len(scope) > 3:
+            inputs, outputs = self.widths.joined(inputs, 1), self.widths.joined(outputs, 1)
+            scope = self.widths.scope(inputs, outputs)
+        a, b = (_steps(side, scope, self.widths.options, step) for side in (inputs, outputs))
+        table = surface.ms(a, b)
         if scope:
             self.tables[scope] = self.tables.get(scope, 0.0) + table
         else:
             self.constant += float(table)
 
-    def _add_parts(
-        self, surface: Surface, inputs: Channels, outputs: Channels, options: Options, step: int
-    ) -> None:
-        chord = surface.pair + _spill_chord(surface, inputs, outputs, options, step)
-        self.constant += surface.overhead
-        nothing = Channels(fixed=0)
-        for part in _parts(inputs):
-            self.add(Surface(0.0, surface.input, 0.0, 0.0), part, nothing, options, step)
-        for part in _parts(outputs):
-            self.add(Surface(0.0, 0.0, surface.output, 0.0), nothing, part, options, step)
-        for one in _parts(inputs):
-            for other in _parts(outputs):
-                self.add(Surface(0.0, 0.0, 0.0, chord), one, other, options, step)
 
-
-def latency_cost(graph: ChannelGraph, table: LatencyTable, options: Options) -> Cost:
+def latency_cost(graph: ChannelGraph, table: LatencyTable, widths: WidthOptions) -> Cost:
     """Milliseconds by the latency table, calibration included."""
     network = table.network(graph)
-    cost = Cost(tuple(graph.widths), network.offset_ms)
+    cost = Cost(widths, network.offset_ms)
     for kernel in network.kernels:
         surface = table.surfaces[kernel.kind].scaled(network.scale)
-        cost.add(surface, kernel.inputs, kernel.outputs, options, table.step)
+        cost.add(surface, kernel.inputs, kernel.outputs, table.step)
     per_parameter = network.ms_per_mparam / 1e6
     for parameter in graph.parameters if per_parameter else ():
         surface = Surface(0.0, 0.0, 0.0, per_parameter * parameter.rest)
-        cost.add(surface, parameter.rows, parameter.columns, options, step=1)
+        cost.add(surface, parameter.rows, parameter.columns, step=1)
     return cost
 
 
-def macs_cost(graph: ChannelGraph, options: Options) -> Cost:
+def macs_cost(graph: ChannelGraph, widths: WidthOptions) -> Cost:
     """Multiply-accumulates of one sample."""
-    cost = Cost(tuple(graph.widths))
+    cost = Cost(widths)
     for layer in graph.layers:
         surface = Surface(0.0, 0.0, 0.0, layer.macs_per_pair)
-        cost.add(surface, layer.inputs, layer.outputs, options, step=1)
+        cost.add(surface, layer.inputs, layer.outputs, step=1)
     return cost
 
 
-def params_cost(graph: ChannelGraph, options: Options) -> Cost:
+def params_cost(graph: ChannelGraph, widths: WidthOptions) -> Cost:
     """Parameters."""
-    cost = Cost(tuple(graph.widths))
+    cost = Cost(widths)
     for parameter in graph.parameters:
         surface = Surface(0.0, 0.0, 0.0, parameter.rest)
-        cost.add(surface, parameter.rows, parameter.columns, options, step=1)
+        cost.add(surface, parameter.rows, parameter.columns, step=1)
     return cost
 
 
@@ -119,30 +144,3 @@ def _steps(channels: Channels, scope: Sequence[str], options: Options, step: int
         count = count + times * np.asarray(options[name], dtype=float).reshape(shape)
     whole = np.broadcast_to(count, [len(options[name]) for name in scope])
     return np.ceil(whole / step)
-
-
-def _parts(channels: Channels) -> list[Channels]:
-    """A side that joins several groups, one part for each; each part rounds up by itself."""
-    parts = [Channels(0, (entry,)) for entry in channels.groups]
-    return parts + ([Channels(channels.fixed)] if channels.fixed else [])
-
-
-def _rounded(channels: Channels, options: Options, step: int) -> int:
-    """How many parts of a side have sizes between two steps; of one, the sum rounds as it does."""
-    return sum(
-        any(part.count({name: width}) % step for name, _ in part.groups for width in options[name])
-        or (not part.groups and part.fixed % step > 0)
-        for part in _parts(channels)
-    )
-
-
-def _spill_chord(
-    surface: Surface, inputs: Channels, outputs: Channels, options: Options, step: int
-) -> float:
-    """The slope of a line in ``a*b`` that lies above the spills, which are convex."""
-    widest = {name: widths[-1] for name, widths in options.items()}
-    a, b = -(-inputs.count(widest) // step), -(-outputs.count(widest) // step)
-    spilled = surface.ms(a, b) - Surface(
-        surface.overhead, surface.input, surface.output, surface.pair
-    ).ms(a, b)
-    return float(spilled) / (a * b)

@@ -14,10 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-Table = NDArray[np.float64]
-Scope = tuple[str, ...]
+from hwprune.cost import Scope, Table
 
 LARGEST = 3_000_000  # entries of a table; beyond, the groups meet too many at a time
 

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
 
-from hwprune.cost import Cost
-from hwprune.program import Choice, Program, Scope
+from hwprune.cost import Cost, Scope, Table
+from hwprune.program import FORBIDDEN, Choice, Program
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def solve_milp(
         -objective / scale,
         constraints=constraints,
         integrality=integrality,
-        bounds=Bounds(0, 1),
+        bounds=Bounds(0, variables.allowed(program.links)),
         options={"mip_rel_gap": gap, "time_limit": max(time_limit_s, 1e-3)},
     )
     if result.status == 2:
@@ -95,6 +95,21 @@ class _Variables:
                 self.y[scope] = np.arange(self.count, self.count + math.prod(shape)).reshape(shape)
                 self.count += math.prod(shape)
 
+    def allowed(self, links: Mapping[Scope, Table]) -> NDArray[np.float64]:
+        """1 for every column that may be taken, 0 for those that a link forbids."""
+        most = np.ones(self.count)
+        for scope, table in links.items():
+            whole, shape = self._within(scope)
+            forbidden = np.broadcast_to((table <= FORBIDDEN).reshape(shape), self.y[whole].shape)
+            most[self.y[whole][forbidden]] = 0.0
+        return most
+
+    def _within(self, scope: Scope) -> tuple[Scope, list[int]]:
+        """The scope whose entries this one shares, and the shape of its table among them."""
+        whole = next(s for s in self.y if set(scope) <= set(s))
+        sizes = zip(whole, self.y[whole].shape, strict=True)
+        return whole, [size if group in scope else 1 for group, size in sizes]
+
     def row(self, cost: Cost) -> NDArray[np.float64]:
         """The cost's coefficients."""
         row = np.zeros(self.count)
@@ -102,9 +117,7 @@ class _Variables:
             if len(scope) == 1:
                 row[self.x[scope[0]]] += table
             else:
-                whole = next(s for s in self.y if set(scope) <= set(s))
-                shape = [n if g in scope else 1 for g, n in zip(whole, self.y[whole].shape,
-                                                                 strict=True)]  # fmt: skip
+                whole, shape = self._within(scope)
                 row[self.y[whole]] += table.reshape(shape)
         return row
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hwprune.cost import Cost
+from hwprune.cost import Cost, Scope, Table, WidthOptions
 
-Table = NDArray[np.float64]
-Scope = tuple[str, ...]
-Choice = dict[str, int]  # group -> number of its option
+Choice = dict[str, int]  # group or total -> number of its option
 
+FORBIDDEN = -1e9  # times the reach of the objective: what no total of allowed options comes near
 EXACT = 1e-12  # of a budget: what adding up in another order may differ by
 _REACH = 4  # options to either side that a step of the search may go
 _TRIES = 40  # pairs of steps that are looked at closely, best first
@@ -25,20 +24,48 @@ class Program:
     """Maximise a sum of tables over the options of groups while other sums stay within 1.
 
     Attributes:
-        sizes: group -> the number of its options.
+        sizes: group or total -> the number of its options.
         objective: to maximise.
         shares: of each budget, the share of it that a choice uses.
+        links: which options of a total go with which of those it adds up: 0, or ``FORBIDDEN``.
+        sums: total -> the two that it adds up, and for their options the number of its own.
     """
 
     sizes: dict[str, int]
     objective: Cost
     shares: tuple[Cost, ...]
+    links: dict[Scope, Table]
+    sums: dict[str, tuple[Scope, NDArray[np.int64]]]
+
+    @classmethod
+    def of(cls, widths: WidthOptions, objective: Cost, shares: Sequence[Cost]) -> Program:
+        """The programme of an objective and shares over the same widths."""
+        sizes = {name: len(options) for name, options in widths.options.items()}
+        links = {}
+        for total, ((first, second), numbers) in widths.sums.items():
+            hit = np.arange(sizes[total]) == numbers[..., None]
+            table = np.where(hit, 0.0, FORBIDDEN)
+            scope = tuple(name for name in sizes if name in (first, second, total))
+            links[scope] = table.transpose([(first, second, total).index(n) for n in scope])
+        return cls(sizes, objective, tuple(shares), links, widths.sums)
 
     @cached_property
     def scopes(self) -> list[Scope]:
         """Every set of groups that some table joins, each once."""
         costs = (self.objective, *self.shares)
-        return list(dict.fromkeys(scope for cost in costs for scope in cost.tables))
+        return list(dict.fromkeys([*self.links, *(s for cost in costs for s in cost.tables)]))
+
+    @cached_property
+    def scale(self) -> float:
+        """How far the objective reaches, and 1 if it is the same everywhere."""
+        return sum(float(np.ptp(table)) for table in self.objective.tables.values()) or 1.0
+
+    def whole(self, choice: Mapping[str, int]) -> Choice:
+        """A choice of the groups' options with the totals that follow from it."""
+        full = {name: choice[name] for name in self.sizes if name not in self.sums}
+        for total, ((first, second), numbers) in self.sums.items():
+            full[total] = int(numbers[full[first], full[second]])
+        return full
 
     def used(self, choice: Mapping[str, int]) -> NDArray[np.float64]:
         """The share of each budget that a choice uses."""
@@ -48,15 +75,17 @@ class Program:
         """Whether a choice is within all budgets."""
         return bool((self.used(choice) <= 1 + EXACT).all())
 
-    def priced(self, prices: Sequence[float]) -> dict[Scope, Table]:
+    def priced(self, prices: Iterable[float]) -> dict[Scope, Table]:
         """The objective less what a choice pays for its shares; without the constants."""
         tables = {scope: table.copy() for scope, table in self.objective.tables.items()}
         for price, share in zip(prices, self.shares, strict=True):
             for scope, table in share.tables.items() if price else ():
                 tables[scope] = tables.get(scope, 0.0) - price * table
+        for scope, table in self.links.items():
+            tables[scope] = tables.get(scope, 0.0) + self.scale * table
         return tables
 
-    def constant(self, prices: Sequence[float]) -> float:
+    def constant(self, prices: Iterable[float]) -> float:
         """What ``priced`` leaves out: the objective's constant, and the budgets at their prices."""
         left = (
             p * (1 - share.constant) for p, share in zip(prices, self.shares, strict=True)
@@ -66,15 +95,14 @@ class Program:
     def restricted(self, kept: Mapping[str, NDArray[np.int64]]) -> Program:
         """The same with some options only, numbered anew."""
 
-        def cut(cost: Cost) -> Cost:
-            tables = {
-                scope: table[np.ix_(*(kept[g] for g in scope))]
-                for scope, table in cost.tables.items()
-            }
-            return Cost(cost.order, cost.constant, tables)
+        def cut(tables: Mapping[Scope, Table]) -> dict[Scope, Table]:
+            return {s: table[np.ix_(*(kept[g] for g in s))] for s, table in tables.items()}
 
-        sizes = {g: len(options) for g, options in kept.items()}
-        return Program(sizes, cut(self.objective), tuple(map(cut, self.shares)))
+        objective, *shares = (
+            replace(cost, tables=cut(cost.tables)) for cost in (self.objective, *self.shares)
+        )
+        sizes = {name: len(kept[name]) for name in self.sizes}
+        return Program(sizes, objective, tuple(shares), cut(self.links), {})
 
     def improved(self, choice: Choice) -> Choice:
         """A choice within the budgets that no one or two steps improve; ``choice`` is within."""
@@ -92,7 +120,7 @@ class Program:
         single = np.where((uses <= room).all(axis=1), gains, -np.inf)
         best = int(single.argmax())
         if single[best] > 0:
-            return choice | dict([moves[best]])
+            return self.whole(choice | dict([moves[best]]))
         together = gains[:, None] + gains[None, :]
         fits = (uses[:, None, :] + uses[None, :, :] <= room).all(axis=2)
         together = np.where(np.triu(fits, 1), together, 0.0)
@@ -101,30 +129,44 @@ class Program:
             if together[first, second] <= 0:
                 return None
             if moves[first][0] != moves[second][0]:
-                changed = choice | dict([moves[first], moves[second]])
+                changed = self.whole(choice | dict([moves[first], moves[second]]))
                 if self.meets(changed) and self.objective.at(changed) > self.objective.at(choice):
                     return changed
         return None
 
     def _moves(self, choice: Choice) -> tuple[list[tuple[str, int]], Table, Table]:
         """Steps of one group to a near option: what each gains, and what it uses."""
-        costs = (self.objective, *self.shares)
         moves: list[tuple[str, int]] = []
-        rows: list[Table] = []
-        for group, size in self.sizes.items():
-            now = choice[group]
-            near = [k for k in range(max(0, now - _REACH), min(size, now + _REACH + 1)) if k != now]
-            if near:
-                lines = [self._line(cost, group, choice) for cost in costs]
-                moves += [(group, k) for k in near]
-                rows += [np.array([line[k] - line[now] for line in lines]) for k in near]
-        table = np.array(rows).reshape(len(moves), len(costs))
+        rows: list[list[float]] = []
+        for group, scopes in self._touched.items():
+            now, size = choice[group], self.sizes[group]
+            before = [_sum(cost, scopes, choice) for cost in (self.objective, *self.shares)]
+            for k in range(max(0, now - _REACH), min(size, now + _REACH + 1)):
+                if k != now:
+                    changed = self.whole(choice | {group: k}) if self.sums else choice | {group: k}
+                    after = (_sum(cost, scopes, changed) for cost in (self.objective, *self.shares))
+                    moves.append((group, k))
+                    rows.append([b - a for a, b in zip(before, after, strict=True)])
+        table = np.array(rows).reshape(len(moves), 1 + len(self.shares))
         return moves, table[:, 0], table[:, 1:]
 
-    def _line(self, cost: Cost, group: str, choice: Choice) -> Table:
-        """The cost at every option of a group while the others stay; but for a constant."""
-        line = np.zeros(self.sizes[group])
-        for scope, table in cost.tables.items():
-            if group in scope:
-                line += table[tuple(slice(None) if g == group else choice[g] for g in scope)]
-        return line
+    @cached_property
+    def _touched(self) -> dict[str, list[Scope]]:
+        """The scopes whose entries change with a group's option, through totals too."""
+        within = {name: {name} for name in self.sizes if name not in self.sums}
+        for total, (parts, _) in self.sums.items():
+            for group in within.values():
+                if group & set(parts):
+                    group.add(total)
+        return {
+            group: [scope for scope in self.scopes if names & set(scope)]
+            for group, names in within.items()
+        }
+
+
+def _sum(cost: Cost, scopes: Sequence[Scope], choice: Mapping[str, int]) -> float:
+    """The entries of some tables of a cost."""
+    found = ((scope, cost.tables.get(scope)) for scope in scopes)
+    return sum(
+        float(table[tuple(choice[g] for g in scope)]) for scope, table in found if table is not None
+    )

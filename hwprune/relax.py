@@ -96,7 +96,8 @@ def _least_bound(
     scale = max(abs(value) for value, _ in cuts) or 1.0
     rows = np.array([[*room, -1.0] for _, room in cuts])
     right = np.array([-value / scale for value, _ in cuts])
-    count = rows.shape[1] - 1
+    count = len(cuts[0][1])
     bounds = [(0.0, highest / scale)] * count + [(None, None)]
     found = linprog([0.0] * count + [1.0], A_ub=rows, b_ub=right, bounds=bounds)
+    assert found.x is not None  # the first cut bounds it from below, the prices from above
     return found.x[:-1] * scale, float(found.x[-1]) * scale

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from hwprune.cost import Cost, Options, latency_cost, macs_cost, params_cost
+from hwprune.cost import Cost, WidthOptions, latency_cost, macs_cost, params_cost
 from hwprune.eliminate import Elimination
 from hwprune.errors import BudgetError, InputError
 from hwprune.graph import ChannelGraph
@@ -88,9 +88,11 @@ def solve(
     """
     _check(graph, scores, table, {"ms": budget_ms, "macs": max_macs, "params": max_params})
     options = width_options(graph, table, min_fraction, min_width, multiple, max_options)
-    limits = _limits(graph, table, options, budget_ms, max_macs, max_params)
+    to_choose = WidthOptions(options)
+    limits = _limits(graph, table, to_choose, budget_ms, max_macs, max_params)
     values = {g.name: _values(scores[g.name], options[g.name]) for g in graph.groups}
-    widths, found = _within(limits, values, options, gap, time_limit_s)
+    objective = Cost(to_choose, 0.0, {(name,): value for name, value in values.items()})
+    widths, found = _within(limits, objective, gap, time_limit_s)
     value = sum(float(values[g][options[g].index(width)]) for g, width in widths.items())
     bound = max(found.bound, value)
     return replace(
@@ -157,7 +159,7 @@ def _check(
 def _limits(
     graph: ChannelGraph,
     table: LatencyTable | None,
-    options: Options,
+    options: WidthOptions,
     budget_ms: float | None,
     max_macs: float | None,
     max_params: float | None,
@@ -196,25 +198,22 @@ class _Found:
 
 
 def _within(
-    limits: Sequence[_Limit],
-    values: Mapping[str, NDArray[np.float64]],
-    options: Options,
-    gap: float,
-    time_limit_s: float,
+    limits: Sequence[_Limit], objective: Cost, gap: float, time_limit_s: float
 ) -> tuple[dict[str, int], _Found]:
     """Widths that meet every budget exactly, with a bound on the value that no widths exceed.
 
     The solver is given the budgets as they are, so that one which a plan meets to the last digit
     can be met. Where it then makes use of its tolerance, it is asked again for a little less.
     """
-    program = _program(limits, values, options)
+    program = _program(limits, objective)
     bound = math.inf
     for tightened in _TIGHTENED:
         found = _best_choice(program, gap, time_limit_s, tightened)
         if found is None:
             raise BudgetError(_unreachable(program, limits, time_limit_s))
         bound = bound if tightened else found.bound
-        widths = {name: options[name][k] for name, k in found.choice.items()}
+        options = objective.widths.options
+        widths = {g: options[g][k] for g, k in found.choice.items() if g not in program.sums}
         if all(limit.met(widths) for limit in limits):
             return widths, replace(found, bound=bound)
     raise BudgetError(
@@ -223,17 +222,14 @@ def _within(
     )
 
 
-def _program(
-    limits: Sequence[_Limit], values: Mapping[str, NDArray[np.float64]], options: Options
-) -> Program:
-    order = tuple(options)
-    objective = Cost(order, 0.0, {(name,): value for name, value in values.items()})
-    shares = tuple(
-        Cost(order, limit.cost.constant / limit.most,
-             {scope: table / limit.most for scope, table in limit.cost.tables.items()})
-        for limit in limits
-    )  # fmt: skip
-    return Program({name: len(widths) for name, widths in options.items()}, objective, shares)
+def _program(limits: Sequence[_Limit], objective: Cost) -> Program:
+    """The knapsack with every budget as 1."""
+
+    def share(limit: _Limit) -> Cost:
+        tables = {scope: table / limit.most for scope, table in limit.cost.tables.items()}
+        return Cost(objective.widths, limit.cost.constant / limit.most, tables)
+
+    return Program.of(objective.widths, objective, [share(limit) for limit in limits])
 
 
 def _best_choice(
@@ -306,13 +302,14 @@ def _unreachable(program: Program, limits: Sequence[_Limit], time_limit_s: float
 
 
 def _negative(cost: Cost) -> Cost:
-    return Cost(cost.order, -cost.constant, {scope: -table for scope, table in cost.tables.items()})
+    tables = {scope: -table for scope, table in cost.tables.items()}
+    return replace(cost, constant=-cost.constant, tables=tables)
 
 
 def _greatest(program: Program, objective: Cost, time_limit_s: float) -> float:
     """The greatest value of a sum without any budget."""
-    alone = Program(program.sizes, objective, ())
+    alone = replace(program, objective=objective, shares=())
     elimination = Elimination(alone.sizes, alone.scopes)
     if elimination.feasible:
-        return elimination.best(objective.tables)[0] + objective.constant
+        return elimination.best(alone.priced(()))[0] + objective.constant
     return solve_milp(alone, 1e-4, time_limit_s).bound

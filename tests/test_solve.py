@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hwprune.cost import latency_cost, macs_cost, params_cost
+from hwprune.cost import WidthOptions, latency_cost, macs_cost, params_cost
 from hwprune.errors import BudgetError, InputError
 from hwprune.graph import ChannelGraph, Channels, Group, Layer, ParameterShape
 from hwprune.kernels import Kernel
@@ -182,10 +182,11 @@ def test_costs_are_those_of_the_graph_and_the_table(seed) -> None:
     made = instance(seed)
     options = width_options(made.graph, made.table, 0.25, max_options=12)
     exact = all(len(k.inputs.groups) < 2 for k in made.table.network(made.graph).kernels)
+    to_choose = WidthOptions(options)
     costs = [
-        latency_cost(made.graph, made.table, options),
-        macs_cost(made.graph, options),
-        params_cost(made.graph, options),
+        latency_cost(made.graph, made.table, to_choose),
+        macs_cost(made.graph, to_choose),
+        params_cost(made.graph, to_choose),
     ]
     for widths in random.Random(seed).choices(list(made.choices()), k=5):
         choice = {name: options[name].index(width) for name, width in widths.items()}
