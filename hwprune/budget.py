@@ -24,9 +24,9 @@ from hwprune.targets import Target
 if TYPE_CHECKING:
     from torch import Tensor
 
-AIM = 0.975  # of the budget, before anything was measured
-ROOM = 0.02  # of the budget: kept below it beside two standard errors, for other minutes
-WIDTH = 0.02  # of the budget: how far below that a plan uses what there is
+LEAST = 0.97  # of the budget: a plan that uses less leaves accuracy behind
+ROOM = 0.007  # of the budget: kept below it beside two standard errors, for other minutes
+AIM = 0.978  # of the budget, before anything was measured
 ERROR = 0.004  # of a ratio, at which measuring stops
 
 
@@ -97,7 +97,7 @@ class Round:
 
     def uses(self, wanted: float) -> bool:
         """Whether it is within the budget with that room, and not far below."""
-        return (self.most - WIDTH) * wanted <= self.ratio <= self.most * wanted
+        return LEAST * wanted <= self.ratio <= self.most * wanted
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def fit_budget(
     networks: Networks,
     budget: Budget,
     *,
-    rounds: int = 6,
+    rounds: int = 4,
     report: Callable[[Round], None] | None = None,
     **limits: Unpack[Limits],
 ) -> FittedPlan:
@@ -246,7 +246,7 @@ def _corrected(turn: Round, dense_ms: float, wanted: float) -> float:
 
     Exact where the truth is the table times a factor plus an offset.
     """
-    aim = (turn.most - WIDTH / 3) * wanted
+    aim = (LEAST + turn.most) / 2 * wanted
     if turn.ratio >= 1 or turn.predicted_ms >= dense_ms:
         return turn.predicted_ms * aim / turn.ratio
     slope = (dense_ms - turn.predicted_ms) / (1 - turn.ratio)
@@ -266,7 +266,7 @@ def _best(tried: Sequence[FittedPlan], wanted: float, stopped: str) -> FittedPla
         raise BudgetError((measured if tried else "") + stopped)
     roomy = [each for each in met if each.rounds[0].ratio <= each.rounds[0].most * wanted]
     best = max(roomy or met, key=lambda each: each.plan.value or 0.0)
-    near = best.rounds[0].ratio >= (best.rounds[0].most - WIDTH) * wanted
+    near = best.rounds[0].ratio >= LEAST * wanted
     turns = tuple(each.rounds[0] for each in tried)
     remark = "" if near else f"below the budget by more than wanted: {stopped}"
     return replace(best, rounds=turns, remark=remark)

@@ -159,8 +159,9 @@ def profile_command(
 
 
 @commands.command("plan")
+@click.option("--explain", is_flag=True, help="what the next widths of every group would change")
 @recipe_options
-def plan_command(**options: Any) -> None:
+def plan_command(explain: bool, **options: Any) -> None:
     """Choose the widths by the latency table alone; nothing is measured.
 
     The table may have been made on another device. Writes plan.json in --out.
@@ -171,7 +172,7 @@ def plan_command(**options: Any) -> None:
     job = Job(_recipe_of_folder(options), Console())
     job.recipe.need("out")
     job.recipe.save(job.folder / "recipe.toml")
-    plan_only(job)
+    plan_only(job, explained=explain)
 
 
 @commands.command("measure")

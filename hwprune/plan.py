@@ -31,6 +31,7 @@ class Plan:
         measured_ms: of the network built with these widths, once it was measured.
         measured_ratio: the same divided by the dense network's, from interleaved runs.
         budgets: the constraints it was solved under.
+        prices: what one unit more of each budget would be worth, by the Lagrangian relaxation.
         source: where the dense architecture comes from, for loading.
         numbers: of channels that the pruned network's modules hold, for loading:
             ``(path of the module, name of its attribute, values)``.
@@ -47,6 +48,7 @@ class Plan:
     measured_ms: float | None = None
     measured_ratio: float | None = None
     budgets: dict[str, float] = field(default_factory=dict)
+    prices: dict[str, float] = field(default_factory=dict)
     source: dict[str, Any] = field(default_factory=dict)
     numbers: tuple[tuple[str, str, tuple[int, ...]], ...] = ()
 

@@ -3,45 +3,23 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hwprune.cost import Cost, WidthOptions, latency_cost, macs_cost, params_cost
-from hwprune.eliminate import Elimination
+from hwprune.cost import Cost, WidthOptions, latency_cost
 from hwprune.errors import BudgetError, InputError
 from hwprune.graph import ChannelGraph
-from hwprune.milp import solve_milp
+from hwprune.limits import Limit, Widths, limits_of
+from hwprune.optimum import best_widths
 from hwprune.plan import Plan
-from hwprune.program import Choice, Program
-from hwprune.relax import relax
 from hwprune.table import LatencyTable
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-_TIGHTENED = (0.0, 2e-6, 1e-4)  # HiGHS keeps a constraint, and an integer, to about 1e-6
-
-Widths = Mapping[str, int]
-
-
-@dataclass(frozen=True)
-class _Limit:
-    """A budget: its cost in the solver's form, and the exact one that the plan is held to."""
-
-    name: str
-    unit: str
-    cost: Cost
-    most: float
-    exact: Callable[[Widths], float]
-
-    def met(self, widths: Widths) -> bool:
-        return self.exact(widths) <= self.most
 
 
 def solve(
@@ -50,8 +28,10 @@ def solve(
     table: LatencyTable | None = None,
     *,
     budget_ms: float | None = None,
+    also: Sequence[tuple[LatencyTable, float]] = (),
     max_macs: float | None = None,
     max_params: float | None = None,
+    max_weight_bytes: float | None = None,
     min_fraction: float = 0.25,
     min_width: int = 1,
     multiple: int | None = None,
@@ -61,19 +41,20 @@ def solve(
 ) -> Plan:
     """The plan of greatest importance within the budgets.
 
-    A width ``k`` of a group is worth the sum of its ``k`` greatest scores. One binary variable for
-    each width of each group; for every kernel that joins two groups, continuous variables for the
-    pairs of widths, tied to both groups' binaries; so a kernel is charged for its input *and*
-    output width. Solved by HiGHS (after Aflalo et al. 2020, "Knapsack Pruning with Inner
-    Distillation", whose weights are FLOPs of one layer at a time).
+    A width ``k`` of a group is worth the sum of its ``k`` greatest scores; a kernel is charged for
+    its input *and* output width together (after Aflalo et al. 2020, "Knapsack Pruning with Inner
+    Distillation", whose weights are FLOPs of one layer at a time). The Lagrangian bound rules out
+    most widths, HiGHS decides between the rest.
 
     Args:
         graph: the channel graph.
         scores: group -> importance of each channel, [width], not negative.
-        table: the latency table; without one, only ``max_macs`` and ``max_params`` can be given.
+        table: the latency table; without one, latency cannot be limited.
         budget_ms: greatest predicted latency.
+        also: further targets' tables, with their budgets in milliseconds; all of them are met.
         max_macs: greatest number of multiply-accumulates for one sample.
         max_params: greatest number of parameters.
+        max_weight_bytes: greatest size of the parameters in fp32.
         min_fraction: the share of its channels that every group keeps at least.
         min_width: the channels that every group keeps at least, where it has as many.
         multiple: widths to choose from are multiples of this, and the dense width; the table's
@@ -86,43 +67,125 @@ def solve(
         BudgetError: no choice of widths meets the budgets; says the lowest that can be reached.
         InputError: no budget, or scores that do not fit the graph.
     """
-    _check(graph, scores, table, {"ms": budget_ms, "macs": max_macs, "params": max_params})
-    options = width_options(graph, table, min_fraction, min_width, multiple, max_options)
+    budgets = {"ms": budget_ms, "macs": max_macs, "params": max_params}
+    budgets |= {"weight bytes": max_weight_bytes}
+    budgets |= {f"ms on {other.target}": most for other, most in also}
+    _check_budgets(budgets, table)
+    _check_scores(graph, scores)
+    tables = [*([table] if table is not None else []), *(other for other, _ in also)]
+    options = width_options(graph, tables, min_fraction, min_width, multiple, max_options)
     to_choose = WidthOptions(options)
-    limits = _limits(graph, table, to_choose, budget_ms, max_macs, max_params)
-    values = {g.name: _values(scores[g.name], options[g.name]) for g in graph.groups}
-    objective = Cost(to_choose, 0.0, {(name,): value for name, value in values.items()})
-    widths, found = _within(limits, objective, gap, time_limit_s)
-    value = sum(float(values[g][options[g].index(width)]) for g, width in widths.items())
+    first = [(table, budget_ms)] if table is not None and budget_ms is not None else []
+    limits = limits_of(
+        graph, to_choose, [*first, *also], max_macs, max_params, max_weight_bytes
+    )  # fmt: skip
+    objective = _importance(graph, scores, to_choose)
+    widths, found = best_widths(limits, objective, gap, time_limit_s)
+    value = _value(scores, widths)
     bound = max(found.bound, value)
     return replace(
-        Plan.from_kept(graph, {name: _best(scores[name], width) for name, width in widths.items()}),
+        _plan(graph, scores, table, widths),
         value=value,
         bound=bound,
         gap=(bound - value) / bound if bound > 0 else 0.0,
-        predicted_ms=table.predict_ms(graph, widths) if table is not None else None,
-        budgets={
-            name: float(limit)
-            for name, limit in (("ms", budget_ms), ("macs", max_macs), ("params", max_params))
-            if limit is not None
-        },
+        budgets={limit.key: float(limit.most) for limit in limits},
+        prices=_prices(limits, found.prices),
     )
+
+
+def cheapest(
+    graph: ChannelGraph,
+    scores: Mapping[str, Tensor],
+    table: LatencyTable,
+    *,
+    min_share: float,
+    min_fraction: float = 0.25,
+    min_width: int = 1,
+    multiple: int | None = None,
+    max_options: int = 12,
+    gap: float = 1e-4,
+    time_limit_s: float = 60.0,
+) -> Plan:
+    """The plan of least predicted latency that keeps a share of the importance.
+
+    Args:
+        graph, scores, table: as in ``solve``.
+        min_share: of the summed importance of all channels.
+        min_fraction, min_width, multiple, max_options, time_limit_s: as in ``solve``.
+        gap: stop when the latency is proven to be within this share of the least.
+
+    Returns:
+        The plan; its ``gap`` is that of the latency, and it has no ``bound`` on importance.
+
+    Raises:
+        InputError: a share that is not in (0, 1), or scores that do not fit the graph.
+    """
+    if not 0 < min_share < 1:
+        raise InputError(f"min_share must lie in (0, 1), got {min_share}.")
+    _check_scores(graph, scores)
+    options = width_options(graph, [table], min_fraction, min_width, multiple, max_options)
+    to_choose = WidthOptions(options)
+    latency = latency_cost(graph, table, to_choose)
+    faster = Cost(to_choose, -latency.constant, {s: -t for s, t in latency.tables.items()})
+    kept = _importance(graph, scores, to_choose).tables
+    lost = Cost(to_choose, 0.0, {scope: value[-1] - value for scope, value in kept.items()})
+    everything = _value(scores, graph.widths)
+    limit = Limit(
+        "importance lost", "importance lost", "", lost, (1 - min_share) * everything,
+        lambda widths: everything - _value(scores, widths),
+    )  # fmt: skip
+    widths, found = best_widths([limit], faster, gap, time_limit_s)
+    plan = _plan(graph, scores, table, widths)
+    assert plan.predicted_ms is not None
+    off = max(0.0, plan.predicted_ms + found.bound) / plan.predicted_ms
+    return replace(plan, value=_value(scores, widths), gap=off, budgets={limit.key: limit.most})
+
+
+def pareto(
+    graph: ChannelGraph,
+    scores: Mapping[str, Tensor],
+    table: LatencyTable,
+    ratios: Sequence[float],
+    **limits: Any,
+) -> list[Plan]:
+    """The best plan at each of several latencies: the front between latency and importance.
+
+    Args:
+        graph, scores, table: as in ``solve``.
+        ratios: budgets as shares of the dense network's predicted latency.
+        limits: the other arguments of ``solve``.
+
+    Returns:
+        Plans in the order of ``ratios``; those that cannot be reached are left out.
+
+    Raises:
+        InputError: as ``solve``.
+    """
+    dense_ms = table.predict_ms(graph, graph.widths)
+    plans = []
+    for ratio in ratios:
+        try:
+            plans.append(solve(graph, scores, table, budget_ms=ratio * dense_ms, **limits))
+        except BudgetError:
+            continue
+    return plans
 
 
 def width_options(
     graph: ChannelGraph,
-    table: LatencyTable | None,
+    tables: Sequence[LatencyTable],
     min_fraction: float,
     min_width: int = 1,
     multiple: int | None = None,
     max_options: int = 12,
 ) -> dict[str, list[int]]:
     """Widths to choose from: multiples of the device's step, and the dense width, ascending."""
-    of_layers = multiple or (table.step if table is not None else 1)
-    narrowest = table.narrowest(graph) if table is not None else {}
+    of_layers = multiple or (tables[0].step if tables else 1)
+    measured = [table.narrowest(graph) for table in tables]
     options = {}
     for group in graph.groups:
-        floor = max(math.ceil(min_fraction * group.width), narrowest.get(group.name, 1), min_width)
+        least = [narrowest[group.name] for narrowest in measured]
+        floor = max(math.ceil(min_fraction * group.width), min_width, *least)
         lowest, step = min(floor, group.width), group.step(of_layers)
         widths = sorted({*range(step * math.ceil(lowest / step), group.width, step), group.width})
         if len(widths) > max_options:
@@ -132,20 +195,18 @@ def width_options(
     return options
 
 
-def _check(
-    graph: ChannelGraph,
-    scores: Mapping[str, Tensor],
-    table: LatencyTable | None,
-    budgets: Mapping[str, float | None],
-) -> None:
+def _check_budgets(budgets: Mapping[str, float | None], table: LatencyTable | None) -> None:
     given = {name: limit for name, limit in budgets.items() if limit is not None}
     if not given:
-        raise InputError("No budget; give budget_ms, max_macs or max_params.")
+        raise InputError("No budget; give budget_ms, max_macs, max_params or max_weight_bytes.")
     for name, limit in given.items():
         if not (math.isfinite(limit) and limit > 0):
             raise InputError(f"A budget of {limit} {name}; give a positive number.")
     if "ms" in given and table is None:
         raise InputError("A latency budget needs a latency table; make one with hwprune.profile.")
+
+
+def _check_scores(graph: ChannelGraph, scores: Mapping[str, Tensor]) -> None:
     if not graph.groups:
         raise BudgetError("The network has no prunable channels; see `hwprune trace`.")
     for group in graph.groups:
@@ -154,162 +215,49 @@ def _check(
             raise InputError(f"Scores of {group.name}: expected [{group.width}], got {got}.")
         if not bool(((scores[group.name] >= 0) & scores[group.name].isfinite()).all()):
             raise InputError(f"Scores of {group.name} hold negative or undefined numbers.")
+    if not any(bool((scores[group.name] > 0).any()) for group in graph.groups):
+        raise InputError(
+            "All scores are zero: nothing tells the channels apart. A network without trained "
+            "weights or without gradients scores so; try criterion `magnitude`."
+        )
 
 
-def _limits(
-    graph: ChannelGraph,
-    table: LatencyTable | None,
-    options: WidthOptions,
-    budget_ms: float | None,
-    max_macs: float | None,
-    max_params: float | None,
-) -> list[_Limit]:
-    limits = []
-    if budget_ms is not None and table is not None:
-        cost, exact = latency_cost(graph, table, options), partial(table.predict_ms, graph)
-        limits.append(_Limit("latency", "ms", cost, budget_ms, exact))
-    if max_macs is not None:
-        limits.append(_Limit("MACs", "", macs_cost(graph, options), max_macs, graph.macs))
-    if max_params is not None:
-        cost = params_cost(graph, options)
-        limits.append(_Limit("parameters", "", cost, max_params, graph.params))
-    return limits
+def _importance(graph: ChannelGraph, scores: Mapping[str, Tensor], options: WidthOptions) -> Cost:
+    objective = Cost(options)
+    for group in graph.groups:
+        values = values_of(scores[group.name], options.options[group.name])
+        objective.tables[(group.name,)] = values
+    return objective
 
 
-def _best(scores: Tensor, width: int) -> list[int]:
+def _value(scores: Mapping[str, Tensor], widths: Widths) -> float:
+    return sum(float(values_of(scores[name], [width])[0]) for name, width in widths.items())
+
+
+def _prices(limits: Sequence[Limit], prices: Sequence[float]) -> dict[str, float]:
+    """What one unit more of each budget would be worth."""
+    return {
+        limit.key: price / limit.most
+        for limit, price in zip(limits, prices, strict=bool(prices))
+    }  # fmt: skip
+
+
+def _plan(
+    graph: ChannelGraph, scores: Mapping[str, Tensor], table: LatencyTable | None, widths: Widths
+) -> Plan:
+    """The plan that keeps the best channels of every group."""
+    kept = {name: best_channels(scores[name], width) for name, width in widths.items()}
+    predicted_ms = table.predict_ms(graph, widths) if table is not None else None
+    return replace(Plan.from_kept(graph, kept), predicted_ms=predicted_ms)
+
+
+def best_channels(scores: Tensor, width: int) -> list[int]:
     """The channels of the greatest scores."""
     order = scores.detach().double().argsort(descending=True, stable=True)
     return [int(channel) for channel in order[:width]]
 
 
-def _values(scores: Tensor, widths: Sequence[int]) -> NDArray[np.float64]:
+def values_of(scores: Tensor, widths: Sequence[int]) -> NDArray[np.float64]:
     """The sum of the greatest scores at every width."""
     best = scores.detach().double().sort(descending=True).values.cumsum(0)
     return best[[w - 1 for w in widths]].cpu().numpy()
-
-
-@dataclass(frozen=True)
-class _Found:
-    """A choice of options with what is known about it."""
-
-    choice: Choice
-    bound: float
-    prices: tuple[float, ...] = ()
-
-
-def _within(
-    limits: Sequence[_Limit], objective: Cost, gap: float, time_limit_s: float
-) -> tuple[dict[str, int], _Found]:
-    """Widths that meet every budget exactly, with a bound on the value that no widths exceed.
-
-    The solver is given the budgets as they are, so that one which a plan meets to the last digit
-    can be met. Where it then makes use of its tolerance, it is asked again for a little less.
-    """
-    program = _program(limits, objective)
-    bound = math.inf
-    for tightened in _TIGHTENED:
-        found = _best_choice(program, gap, time_limit_s, tightened)
-        if found is None:
-            raise BudgetError(_unreachable(program, limits, time_limit_s))
-        bound = bound if tightened else found.bound
-        options = objective.widths.options
-        widths = {g: options[g][k] for g, k in found.choice.items() if g not in program.sums}
-        if all(limit.met(widths) for limit in limits):
-            return widths, replace(found, bound=bound)
-    raise BudgetError(
-        "The solver returned widths over the budget, which should not happen; please report it. "
-        "A --budget that differs by a percent will do."
-    )
-
-
-def _program(limits: Sequence[_Limit], objective: Cost) -> Program:
-    """The knapsack with every budget as 1."""
-
-    def share(limit: _Limit) -> Cost:
-        tables = {scope: table / limit.most for scope, table in limit.cost.tables.items()}
-        return Cost(objective.widths, limit.cost.constant / limit.most, tables)
-
-    return Program.of(objective.widths, objective, [share(limit) for limit in limits])
-
-
-def _best_choice(
-    program: Program, gap: float, time_limit_s: float, tightened: float
-) -> _Found | None:
-    """The best choice within the budgets; None if there is none.
-
-    Where few groups meet at a time, the Lagrangian bound comes first: often its best choice is good
-    enough, and else it rules out nearly all options, so that little is left for HiGHS.
-
-    Raises:
-        BudgetError: time is up and no choice was found.
-    """
-    elimination = Elimination(program.sizes, program.scopes)
-    if not elimination.feasible or tightened:
-        answer = solve_milp(program, gap, time_limit_s, tightened)
-        if answer.choice is None and answer.bound > -math.inf:
-            raise BudgetError(_late(time_limit_s))
-        return None if answer.choice is None else _Found(answer.choice, answer.bound)
-    begun = time.monotonic()
-    relaxed = relax(program, elimination)
-    prices = tuple(float(price) for price in relaxed.prices)
-    if relaxed.bound == -math.inf:
-        return None
-    value = -math.inf if relaxed.choice is None else program.objective.at(relaxed.choice)
-    enough = value + max(gap, 1e-12) * abs(value)  # no choice up to here is worth looking for
-    if relaxed.choice is not None and relaxed.bound <= enough:
-        return _Found(relaxed.choice, relaxed.bound, prices)
-    kept = {group: np.flatnonzero(line > enough) for group, line in relaxed.marginals.items()}
-    if relaxed.choice is not None and not all(map(len, kept.values())):
-        return _Found(relaxed.choice, min(relaxed.bound, enough), prices)
-    answer = solve_milp(
-        program.restricted(kept),
-        gap,
-        time_limit_s - (time.monotonic() - begun),
-        above=None if relaxed.choice is None else value,
-    )
-    bound = min(relaxed.bound, max(answer.bound, enough))
-    if answer.choice is not None:
-        choice = {group: int(kept[group][k]) for group, k in answer.choice.items()}
-        better = program.objective.at(choice) > value
-        return _Found(choice if better or relaxed.choice is None else relaxed.choice, bound, prices)
-    if relaxed.choice is not None:
-        return _Found(relaxed.choice, bound, prices)
-    if answer.bound > -math.inf:
-        raise BudgetError(_late(time_limit_s))
-    return None
-
-
-def _late(time_limit_s: float) -> str:
-    return (
-        f"No plan was found within {time_limit_s:g} s. Give more time_limit_s or fewer max_options."
-    )
-
-
-def _unreachable(program: Program, limits: Sequence[_Limit], time_limit_s: float) -> str:
-    """Which budgets cannot be met, and the least that can be reached of each alone."""
-    said = []
-    for limit, share in zip(limits, program.shares, strict=True):
-        lowest = -_greatest(program, _negative(share), time_limit_s) * limit.most
-        said.append(
-            f"{limit.name}: {limit.most:.4g} {limit.unit} wanted, at least {lowest:.4g} "
-            f"{limit.unit} reachable".replace("  ", " ")
-        )
-    return (
-        f"No choice of widths meets {'these budgets together' if len(said) > 1 else 'the budget'}: "
-        f"{'; '.join(said)}. Give a larger --budget, or a smaller --min-fraction, which lets "
-        "layers become narrower."
-    )
-
-
-def _negative(cost: Cost) -> Cost:
-    tables = {scope: -table for scope, table in cost.tables.items()}
-    return replace(cost, constant=-cost.constant, tables=tables)
-
-
-def _greatest(program: Program, objective: Cost, time_limit_s: float) -> float:
-    """The greatest value of a sum without any budget."""
-    alone = replace(program, objective=objective, shares=())
-    elimination = Elimination(alone.sizes, alone.scopes)
-    if elimination.feasible:
-        return elimination.best(alone.priced(()))[0] + objective.constant
-    return solve_milp(alone, 1e-4, time_limit_s).bound

@@ -19,6 +19,7 @@ from hwprune.checkpoint import save
 from hwprune.distill import Distillation
 from hwprune.errors import HwpruneError, InputError
 from hwprune.evaluate import Accuracy, evaluate, reestimate_norms
+from hwprune.explain import explain, explanation
 from hwprune.export.folder import write_networks
 from hwprune.files import write_atomically
 from hwprune.job import Job
@@ -124,17 +125,25 @@ def export_networks(job: Job, folder: Path) -> None:
     )
 
 
-def plan_only(job: Job) -> Plan:
+def plan_only(job: Job, *, explained: bool = False) -> Plan:
     """Choose the widths by the latency table alone, and write ``plan.json``."""
     fitted = plan_budget(job.graph, job.scores, job.table, job.budget, **job.limits)
     plan = fitted.plan.with_source(model=job.recipe.model, num_classes=job.loaded.num_classes)
     plan.save(job.folder / "plan.json")
     dense_ms = job.table.predict_ms(job.graph, job.graph.widths)
     assert plan.predicted_ms is not None
-    widths = Table("group", "channels", "kept")
-    for group in job.graph.groups:
-        widths.add_row(group.name, str(group.width), str(plan.widths[group.name]))
-    job.console.print(widths)
+    if explained:
+        rows = explain(
+            job.graph, job.scores, job.table, plan,
+            min_fraction=job.limits["min_fraction"], min_width=job.limits["min_width"],
+            multiple=job.limits["multiple"],
+        )  # fmt: skip
+        job.console.print(explanation(plan, rows))
+    else:
+        widths = Table("group", "channels", "kept")
+        for group in job.graph.groups:
+            widths.add_row(group.name, str(group.width), str(plan.widths[group.name]))
+        job.console.print(widths)
     job.console.print(
         f"{job.folder / 'plan.json'}: predicted {plan.predicted_ms:.3f} ms, "
         f"{plan.predicted_ms / dense_ms:.3f} of dense ({dense_ms:.3f} ms); "

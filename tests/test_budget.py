@@ -9,7 +9,7 @@ import torch
 from hwprune.export.planned import PlannedNetworks
 from torch import nn
 
-from hwprune.budget import ROOM, WIDTH, Budget, fit_budget
+from hwprune.budget import LEAST, ROOM, Budget, fit_budget
 from hwprune.errors import BudgetError, InputError, TableError
 from hwprune.profile import profile
 from hwprune.targets.fake import FakeTarget
@@ -76,6 +76,8 @@ TRUTHS = [
     FakeTarget(8, offset_ms=-0.1 * DENSE_MS),
     FakeTarget(8, factor=1.3, offset_ms=0.3 * DENSE_MS),
     FakeTarget(8, factor=0.8, offset_ms=-0.1 * DENSE_MS),
+    FakeTarget(8, unfused=1500.0),  # a third of its time is in activations that no kernel shows
+    FakeTarget(8, factor=1.2, offset_ms=0.1 * DENSE_MS, unfused=800.0),
     FakeTarget(16),  # another step than the table's
     FakeTarget(8, noise=0.01),
 ]
@@ -93,15 +95,15 @@ def test_the_loop_ends_within_the_budget_and_near_it(bench, truth, budget) -> No
     wanted = float(budget[:-1])
     ratio = bench.ratio(truth, fitted.plan)
     assert ratio <= wanted * (1.0 if not truth.noise else 1.01)
-    assert ratio >= 0.95 * wanted or fitted.remark
+    assert ratio >= LEAST * wanted * (0.99 if truth.noise else 1.0) or fitted.remark
     assert fitted.rounds == tuple(told)
-    assert len(fitted.rounds) <= 6
+    assert len(fitted.rounds) <= 4
     assert fitted.plan.measured_ms == fitted.pruned.latency_ms
     assert fitted.plan.measured_ratio == fitted.pruned.latency_ms / fitted.dense.latency_ms
     assert fitted.plan.measured_ratio <= wanted
     if not truth.noise and truth.step == 8:
-        assert not fitted.remark
-        assert (1 - ROOM - WIDTH) * wanted <= ratio <= (1 - ROOM) * wanted
+        assert LEAST * wanted <= ratio or "widths are too coarse" in fitted.remark
+        assert ratio <= (1 - ROOM) * wanted
         assert len(fitted.rounds) <= 3
 
 

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import itertools
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hwprune.cost import WidthOptions, latency_cost, macs_cost, params_cost
+from hwprune.baselines import BASELINES, _knapsack
+from hwprune.cost import Cost, WidthOptions, latency_cost, macs_cost, params_cost
 from hwprune.errors import BudgetError, InputError
+from hwprune.explain import explain
 from hwprune.graph import ChannelGraph, Channels, Group, Layer, ParameterShape
 from hwprune.kernels import Kernel
-from hwprune.solve import solve, width_options
+from hwprune.program import Program
+from hwprune.solve import cheapest, pareto, solve, width_options
 from hwprune.table import LatencyTable, Network, Sample
 
 STEP = 4
@@ -32,7 +36,7 @@ class Instance:
 
     def choices(self):
         """All widths that the solver may choose."""
-        options = width_options(self.graph, self.table, 0.25, max_options=12)
+        options = width_options(self.graph, [self.table], 0.25, max_options=12)
         for widths in itertools.product(*options.values()):
             yield dict(zip(options, widths, strict=True))
 
@@ -67,13 +71,18 @@ def random_layers(draw: random.Random, names: list[str]) -> list[tuple[str, Chan
     """Chains, residual stages, concatenations, depthwise convolutions, flattened linears."""
     layers = [("conv", fixed(3), one(names[0]))]
     for before, after in itertools.pairwise(names):
-        shape = draw.choice(["chain", "stage", "depthwise", "concatenation"])
+        shape = draw.choice(["chain", "stage", "depthwise", "squeeze", "concatenation", "of all"])
         layers.append(("conv", one(before), one(after)))
         if shape == "stage":
             layers.append(("conv", one(after), one(before)))
             layers.append(("conv", one(before), one(before)))
         elif shape == "depthwise":
             layers.append(("depthwise", fixed(1), one(after)))
+        elif shape == "squeeze":
+            layers.append(("linear", one(after), one(before)))
+            layers.append(("linear", one(before), one(after)))
+        elif shape == "of all":
+            layers.append(("conv", Channels(3, tuple((n, 1) for n in names)), one(after)))
         elif shape == "concatenation":
             both = Channels(draw.choice([0, 5]), ((before, 1), (after, 1)))
             layers.append(("conv", both, one(draw.choice(names))))
@@ -140,25 +149,16 @@ def check_plan(made: Instance, plan, budgets) -> None:
 
 @pytest.mark.parametrize("names", COMBINATIONS, ids="+".join)
 def test_plans_are_as_good_as_enumeration(names) -> None:
-    for seed in range(30):
-        made = instance(seed, concatenations="budget_ms" not in names)
-        budgets = random_budgets(made, random.Random(seed), names)
-        plan = solve(made.graph, made.scores, made.table, gap=0.0, **budgets)
-        check_plan(made, plan, budgets)
-        assert plan.value == pytest.approx(made.best_value(budgets), rel=1e-6, abs=1e-6), seed
-
-
-def test_a_concatenation_costs_too_much_rather_than_too_little() -> None:
-    """Its latency is an upper bound: the plan meets the budget, and may fall short of the best."""
-    for seed in range(40):
+    """2,030 instances: chains, stages, concatenations, depthwise layers, one to three budgets."""
+    for seed in range(290):
         made = instance(seed)
-        budgets = random_budgets(made, random.Random(seed), BUDGETS[:1])
-        try:
+        budgets = random_budgets(made, random.Random(seed), names)
+        if min(budgets.values()) > 0:  # a negative offset can make a latency negative
             plan = solve(made.graph, made.scores, made.table, gap=0.0, **budgets)
-        except BudgetError:
-            continue
-        check_plan(made, plan, budgets)
-        assert plan.value <= made.best_value(budgets) * (1 + 1e-6) + 1e-6
+            check_plan(made, plan, budgets)
+            best = made.best_value(budgets)
+            assert plan.value == pytest.approx(best, rel=1e-9, abs=1e-9), seed
+            assert plan.bound >= best * (1 - 1e-9)
 
 
 @given(st.integers(0, 10**6), st.sampled_from(COMBINATIONS), st.floats(0.01, 2))
@@ -180,8 +180,7 @@ def test_no_budget_is_ever_exceeded(seed, names, share) -> None:
 @settings(max_examples=40, deadline=None)
 def test_costs_are_those_of_the_graph_and_the_table(seed) -> None:
     made = instance(seed)
-    options = width_options(made.graph, made.table, 0.25, max_options=12)
-    exact = all(len(k.inputs.groups) < 2 for k in made.table.network(made.graph).kernels)
+    options = width_options(made.graph, [made.table], 0.25, max_options=12)
     to_choose = WidthOptions(options)
     costs = [
         latency_cost(made.graph, made.table, to_choose),
@@ -190,11 +189,10 @@ def test_costs_are_those_of_the_graph_and_the_table(seed) -> None:
     ]
     for widths in random.Random(seed).choices(list(made.choices()), k=5):
         choice = {name: options[name].index(width) for name, width in widths.items()}
+        choice = Program.of(to_choose, Cost(to_choose), ()).whole(choice)
         latency, macs, params = (cost.at(choice) for cost in costs)
         true_ms, true_macs, true_params = made.costs(widths)
-        assert latency >= true_ms * (1 - 1e-9) - 1e-12
-        if exact:
-            assert latency == pytest.approx(true_ms)
+        assert latency == pytest.approx(true_ms)
         assert macs == pytest.approx(true_macs)
         assert params == pytest.approx(true_params)
 
@@ -210,22 +208,22 @@ def test_the_kept_channels_are_those_of_the_greatest_scores() -> None:
 
 def test_widths_lie_on_the_step_or_are_dense() -> None:
     made = instance(5)
-    for name, widths in width_options(made.graph, made.table, 0.25, max_options=12).items():
+    for name, widths in width_options(made.graph, [made.table], 0.25, max_options=12).items():
         dense = made.graph.widths[name]
         assert widths == sorted(set(widths))
         assert widths[-1] == dense
         assert all(width % STEP == 0 or width == dense for width in widths)
         assert min(widths) >= 0.25 * dense
-    few = width_options(made.graph, None, 0.25, max_options=3)
+    few = width_options(made.graph, [], 0.25, max_options=3)
     assert all(len(widths) <= 3 for widths in few.values())
-    whole = width_options(made.graph, made.table, 1.0, max_options=12)
+    whole = width_options(made.graph, [made.table], 1.0, max_options=12)
     assert whole == {name: [width] for name, width in made.graph.widths.items()}
 
 
 def test_widths_that_a_user_insists_on() -> None:
     made = instance(5)
     dense = made.graph.widths
-    for name, widths in width_options(made.graph, None, 0.1, min_width=7, multiple=3).items():
+    for name, widths in width_options(made.graph, [], 0.1, min_width=7, multiple=3).items():
         assert all(width % 3 == 0 or width == dense[name] for width in widths)
         assert min(widths) >= min(7, dense[name])
     macs = 0.5 * made.graph.macs()
@@ -246,7 +244,7 @@ def test_an_unreachable_budget_says_what_can_be_reached() -> None:
     made = instance(4, concatenations=False)
     narrow = {
         name: w[0]
-        for name, w in width_options(made.graph, made.table, 0.25, max_options=12).items()
+        for name, w in width_options(made.graph, [made.table], 0.25, max_options=12).items()
     }
     least_ms, least_macs, least_params = made.costs(narrow)
     with pytest.raises(BudgetError, match=r"latency: .* ms wanted, at least .* ms reach") as caught:
@@ -302,12 +300,11 @@ def test_scores_must_fit(bad) -> None:
         solve(made.graph, scores, made.table, max_macs=1e9)
 
 
-def test_scores_of_zero_still_give_a_plan() -> None:
+def test_scores_of_zero_are_an_error() -> None:
     made = instance(2)
     scores = {name: torch.zeros_like(s) for name, s in made.scores.items()}
-    plan = solve(made.graph, scores, made.table, max_macs=made.graph.macs() * 0.9)
-    assert (plan.value, plan.gap) == (0.0, 0.0)
-    assert plan.macs <= made.graph.macs() * 0.9
+    with pytest.raises(InputError, match="All scores are zero"):
+        solve(made.graph, scores, made.table, max_macs=made.graph.macs() * 0.9)
 
 
 def test_out_of_time_is_an_error_or_an_honest_gap() -> None:
@@ -320,3 +317,141 @@ def test_out_of_time_is_an_error_or_an_honest_gap() -> None:
         assert "time_limit_s" in str(error)
     else:
         assert 0 <= plan.gap <= 1
+
+
+def test_several_targets_and_weight_bytes_are_all_kept() -> None:
+    """One table twice as slow as the other, with its own budget; against enumeration."""
+    for seed in range(60):
+        made, slow = instance(seed), instance(seed).table
+        slow.samples = [replace(s, times_ms=(2 * s.times_ms[0] + 0.1,)) for s in slow.samples]
+        widths = random.Random(seed).choice(list(made.choices()))
+        one_ms = made.table.predict_ms(made.graph, widths)
+        other_ms = slow.predict_ms(made.graph, widths)
+        weight_bytes = 4.0 * made.graph.params(widths)
+        if min(one_ms, other_ms) <= 0:
+            continue
+        plan = solve(
+            made.graph, made.scores, made.table,
+            budget_ms=one_ms, also=[(slow, other_ms)], max_weight_bytes=weight_bytes, gap=0.0,
+        )  # fmt: skip
+
+        def within(w, made=made, slow=slow, limits=(one_ms, other_ms, weight_bytes)) -> bool:
+            used = (
+                made.table.predict_ms(made.graph, w), slow.predict_ms(made.graph, w),
+                4.0 * made.graph.params(w),
+            )  # fmt: skip
+            return all(u <= m for u, m in zip(used, limits, strict=True))
+
+        assert within(plan.widths)
+        best = max(made.value(w) for w in made.choices() if within(w))
+        assert plan.value == pytest.approx(best, rel=1e-9, abs=1e-9)
+        assert set(plan.budgets) == {"ms", f"ms on {slow.target}", "weights"}
+
+
+@pytest.mark.parametrize("share", [0.4, 0.8, 0.99])
+def test_the_cheapest_plan_is_that_of_enumeration(share) -> None:
+    for seed in range(40):
+        made = instance(seed)
+        plan = cheapest(made.graph, made.scores, made.table, min_share=share, gap=0.0)
+        least = share * made.value(made.graph.widths)
+        times = [
+            made.costs(widths)[0] for widths in made.choices() if made.value(widths) >= least
+        ]  # fmt: skip
+        assert made.value(plan.widths) >= least * (1 - 1e-12)
+        assert plan.predicted_ms == pytest.approx(min(times), rel=1e-9, abs=1e-9)
+    for bad in (0.0, 1.0, -1.0):
+        with pytest.raises(InputError, match="min_share must lie"):
+            cheapest(made.graph, made.scores, made.table, min_share=bad)
+
+
+def test_the_front_rises_with_the_budget_and_leaves_out_what_is_unreachable() -> None:
+    made = instance(4)
+    dense_ms = made.costs(made.graph.widths)[0]
+    plans = pareto(made.graph, made.scores, made.table, [0.001, 0.5, 0.7, 0.9, 1.0], gap=0.0)
+    assert 1 <= len(plans) < 5
+    assert [p.value for p in plans] == sorted(p.value for p in plans)
+    assert all(p.predicted_ms <= dense_ms * (1 + 1e-12) for p in plans)
+
+
+def test_prices_say_what_a_little_more_of_a_budget_is_worth() -> None:
+    """A chain of many groups, where the front is nearly smooth."""
+    names = [f"g{i}" for i in range(8)]
+    groups = tuple(Group(name, 64, ()) for name in names)
+    sides = [fixed(3), *map(one, names)]
+    layers = tuple(
+        Layer(f"l{i}", f"l{i}.w", "conv", a, b, 9.0)
+        for i, (a, b) in enumerate(itertools.pairwise(sides))
+    )
+    graph = ChannelGraph(groups, {}, layers)
+    draw = torch.Generator().manual_seed(0)
+    scores = {name: torch.rand(64, generator=draw).square() for name in names}
+
+    def at(share: float):
+        return solve(graph, scores, max_macs=share * graph.macs(), max_options=64, gap=1e-6)
+
+    low, middle, high = at(0.48), at(0.5), at(0.52)
+    slope = (high.value - low.value) / (0.04 * graph.macs())
+    assert middle.prices["macs"] == pytest.approx(slope, rel=0.1)
+
+
+def test_every_group_is_explained_by_its_next_widths() -> None:
+    made = instance(8)
+    plan = solve(made.graph, made.scores, made.table, max_macs=0.6 * made.graph.macs())
+    rows = explain(made.graph, made.scores, made.table, plan)
+    assert [row.group for row in rows] == [g.name for g in made.graph.groups]
+    options = width_options(made.graph, [made.table], 0.25)
+    for row in rows:
+        now = options[row.group].index(row.width)
+        for step, place in ((row.down, now - 1), (row.up, now + 1)):
+            if not 0 <= place < len(options[row.group]):
+                assert step is None
+                continue
+            widths = plan.widths | {row.group: step.width}
+            assert step.width == options[row.group][place]
+            assert step.value == pytest.approx(made.value(widths) - plan.value)
+            assert step.ms == pytest.approx(made.costs(widths)[0] - plan.predicted_ms)
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_baselines_choose_offered_widths_and_never_beat_the_optimum(name) -> None:
+    found = 0
+    for seed in range(40):
+        made = instance(seed)
+        budget_ms = 0.85 * made.costs(made.graph.widths)[0]
+        if budget_ms <= 0:
+            continue
+        try:
+            plan = BASELINES[name](made.graph, made.scores, made.table, budget_ms=budget_ms)
+        except BudgetError:
+            continue
+        found += 1
+        options = width_options(made.graph, [made.table], 0.25)
+        assert all(width in options[group] for group, width in plan.widths.items())
+        assert plan.value == pytest.approx(made.value(plan.widths))
+        assert plan.predicted_ms == made.costs(plan.widths)[0]
+        if plan.predicted_ms <= budget_ms:
+            best = made.best_value({"budget_ms": budget_ms})
+            assert plan.value <= best * (1 + 1e-9)
+        elif name == "uniform":
+            raise AssertionError("uniform widths are held to the table")
+    assert found > 5
+
+
+def test_the_dynamic_programme_is_exact_for_costs_that_add_up() -> None:
+    for seed in range(100):
+        draw = random.Random(seed)
+        sizes = {f"g{i}": draw.randrange(1, 5) for i in range(draw.randrange(1, 5))}
+        values = {g: np.cumsum([draw.random() for _ in range(n)]) for g, n in sizes.items()}
+        costs = {g: np.cumsum([draw.randrange(4) for _ in range(n)]) for g, n in sizes.items()}
+        room = draw.choice([4, 5, 8, 10])  # divides the bins: nothing is rounded
+        totals = {
+            choice: sum(float(values[g][k]) for g, k in zip(sizes, choice, strict=True))
+            for choice in itertools.product(*map(range, sizes.values()))
+            if sum(int(costs[g][k]) for g, k in zip(sizes, choice, strict=True)) <= room
+        }
+        if not totals:
+            with pytest.raises(BudgetError):
+                _knapsack(values, costs, room)
+            continue
+        chosen = _knapsack(values, costs, room)
+        assert totals[tuple(chosen[g] for g in sizes)] == pytest.approx(max(totals.values()))

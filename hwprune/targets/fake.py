@@ -1,7 +1,8 @@
 """A device that exists only in software, with a known staircase: for tests and examples.
 
 It computes times instead of taking them, so that a test knows the truth. Its networks can be
-slower than its kernels by a factor and an offset, as on real devices.
+slower than its kernels by a factor and an offset, and by activations that are not fused into any
+kernel (milliseconds for a million elements), as on real devices.
 """
 
 from __future__ import annotations
@@ -26,9 +27,11 @@ class FakeTarget:
         factor: str | float = 1.0,
         offset_ms: str | float = 0.0,
         noise: str | float = 0.0,
+        unfused: str | float = 0.0,
     ) -> None:
         self.step, self.factor = int(step), float(factor)
         self.offset_ms, self.noise = float(offset_ms), float(noise)
+        self.unfused = float(unfused)
         if self.step < 1:
             raise ValueError(f"step must be at least 1, got {step}")
 
@@ -37,7 +40,7 @@ class FakeTarget:
         """What a user types to get this target."""
         return (
             f"fake:step={self.step},factor={self.factor},offset_ms={self.offset_ms},"
-            f"noise={self.noise}"
+            f"noise={self.noise},unfused={self.unfused}"
         )
 
     def environment(self) -> dict[str, str]:
@@ -66,6 +69,10 @@ class FakeNetwork:
                 milliseconds, kind = self._cost(node, shapes)
                 self._kernels.append((node, milliseconds, kind))
         self._total_ms = target.offset_ms + target.factor * sum(ms for _, ms, _ in self._kernels)
+        activations = [node.output[0] for node in inferred.node if node.op_type == "Relu"]
+        self._total_ms += (
+            target.unfused * sum(math.prod(shapes[name]) for name in activations) / 1e6
+        )
 
     def run_ms(self) -> float:
         """The network's time; noise only ever adds."""

@@ -1,0 +1,267 @@
+"""Other ways to choose widths, to compare with; each called like ``solve``.
+
+They keep the budget by their own account of costs, which leaves out what ``solve`` counts: a plan's
+``predicted_ms`` is always by the latency table, and may be over the budget.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwprune.errors import BudgetError
+from hwprune.graph import ChannelGraph
+from hwprune.plan import Plan
+from hwprune.solve import best_channels, values_of, width_options
+from hwprune.table import LatencyTable
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Baseline = Callable[..., Plan]
+Table = NDArray[np.float64]
+
+_BINS = 4000  # of the budget, in dynamic programmes
+
+
+def uniform(
+    graph: ChannelGraph,
+    scores: Mapping[str, Tensor],
+    table: LatencyTable,
+    *,
+    budget_ms: float,
+    min_fraction: float = 0.25,
+    multiple: int | None = None,
+    max_options: int = 12,
+) -> Plan:
+    """The same share of every group, the greatest that the latency table says meets the budget.
+
+    Raises:
+        BudgetError: none does.
+    """
+    options = width_options(graph, [table], min_fraction, 1, multiple, max_options)
+
+    def at(share: float) -> dict[str, int]:
+        return {
+            g.name: min(options[g.name], key=lambda w: abs(w - share * g.width))
+            for g in graph.groups
+        }
+
+    within = [
+        widths
+        for widths in map(at, np.linspace(min_fraction, 1.0, 400))
+        if table.predict_ms(graph, widths) <= budget_ms
+    ]
+    if not within:
+        raise BudgetError(f"No uniform share of the widths meets {budget_ms:.3f} ms.")
+    return _plan(graph, scores, table, within[-1], budget_ms)
+
+
+def greedy_ratio(
+    graph: ChannelGraph,
+    scores: Mapping[str, Tensor],
+    table: LatencyTable,
+    *,
+    budget_ms: float,
+    min_fraction: float = 0.25,
+    multiple: int | None = None,
+    max_options: int = 12,
+) -> Plan:
+    """Channels by importance for each millisecond, most first, until the budget is full.
+
+    Aflalo et al. 2020, "Knapsack Pruning with Inner Distillation", section 3.1: every step of a
+    group's width has one cost, that of taking it out of the dense network; which channels its
+    neighbours lose does not count.
+
+    Raises:
+        BudgetError: nothing fits.
+    """
+    options = width_options(graph, [table], min_fraction, 1, multiple, max_options)
+    values, costs = _alone(graph, scores, table, options)
+    chosen = dict.fromkeys(options, 0)
+    room = budget_ms - _constant(graph, table, costs)
+    if room < 0:
+        raise BudgetError("By this account of costs nothing fits the budget.")
+    while True:
+        steps = [
+            ((values[g][j] - values[g][k]) / max(costs[g][j] - costs[g][k], 1e-12), g, j)
+            for g, k in chosen.items()
+            for j in range(k + 1, len(options[g]))
+            if costs[g][j] - costs[g][k] <= room
+        ]
+        if not steps:
+            return _plan(graph, scores, table, _widths(options, chosen), budget_ms)
+        _, group, j = max(steps)
+        room -= float(costs[group][j] - costs[group][chosen[group]])
+        chosen[group] = j
+
+
+def dynamic_programme(
+    graph: ChannelGraph,
+    scores: Mapping[str, Tensor],
+    table: LatencyTable,
+    *,
+    budget_ms: float,
+    min_fraction: float = 0.25,
+    multiple: int | None = None,
+    max_options: int = 12,
+) -> Plan:
+    """The best choice by the same costs, exactly: a knapsack with one item a group.
+
+    Aflalo et al. 2020, section 3.1, whose costs are FLOPs of one layer at a time.
+    """
+    options = width_options(graph, [table], min_fraction, 1, multiple, max_options)
+    values, costs = _alone(graph, scores, table, options)
+    room = budget_ms - _constant(graph, table, costs)
+    chosen = _knapsack(values, costs, room)
+    return _plan(graph, scores, table, _widths(options, chosen), budget_ms)
+
+
+def ordered_groups(
+    graph: ChannelGraph,
+    scores: Mapping[str, Tensor],
+    table: LatencyTable,
+    *,
+    budget_ms: float,
+    min_fraction: float = 0.25,
+    multiple: int | None = None,
+    max_options: int = 12,
+    rounds: int = 1,
+) -> Plan:
+    """A knapsack in which every kernel's input width is frozen, and its output width is chosen.
+
+    After Shen et al. 2022, "Structural Pruning via Latency-Saliency Knapsack" (HALP): the input
+    widths are the dense ones in the first round, and those of the round before afterwards.
+    """
+    options = width_options(graph, [table], min_fraction, 1, multiple, max_options)
+    values = {g.name: values_of(scores[g.name], options[g.name]) for g in graph.groups}
+    network = table.network(graph)
+    before = dict(graph.widths)
+    for _ in range(rounds):
+        costs = {name: np.zeros(len(widths)) for name, widths in options.items()}
+        constant = network.offset_ms
+        for kernel in network.kernels:
+            surface = table.surfaces[kernel.kind].scaled(network.scale)
+            a = table.steps(kernel.inputs.count(before))
+            if not kernel.outputs.groups:
+                constant += surface.ms(a, table.steps(kernel.outputs.fixed))
+                continue
+            owner = kernel.outputs.groups[0][0]  # of several, the first pays
+            for k, width in enumerate(options[owner]):
+                b = table.steps(kernel.outputs.count(before | {owner: width}))
+                costs[owner][k] += surface.ms(a, b)
+        chosen = _knapsack(values, costs, budget_ms - constant)
+        before = _widths(options, chosen)
+    return _plan(graph, scores, table, before, budget_ms)
+
+
+def ordered_groups_iterated(
+    graph: ChannelGraph,
+    scores: Mapping[str, Tensor],
+    table: LatencyTable,
+    *,
+    budget_ms: float,
+    min_fraction: float = 0.25,
+    multiple: int | None = None,
+    max_options: int = 12,
+) -> Plan:
+    """``ordered_groups``, ten rounds of it."""
+    return ordered_groups(
+        graph,
+        scores,
+        table,
+        budget_ms=budget_ms,
+        min_fraction=min_fraction,
+        multiple=multiple,
+        max_options=max_options,
+        rounds=10,
+    )
+
+
+BASELINES: dict[str, Baseline] = {
+    "uniform": uniform,
+    "greedy ratio": greedy_ratio,
+    "dynamic programme": dynamic_programme,
+    "ordered groups": ordered_groups,
+    "ordered groups, iterated": ordered_groups_iterated,
+}
+
+
+def _alone(
+    graph: ChannelGraph,
+    scores: Mapping[str, Tensor],
+    table: LatencyTable,
+    options: Mapping[str, Sequence[int]],
+) -> tuple[dict[str, Table], dict[str, Table]]:
+    """Every option's value, and what it costs while all other groups are dense."""
+    values = {g.name: values_of(scores[g.name], options[g.name]) for g in graph.groups}
+    dense_ms = table.predict_ms(graph, graph.widths)
+    costs = {}
+    for name, widths in options.items():
+        times = [table.predict_ms(graph, graph.widths | {name: width}) for width in widths]
+        costs[name] = np.maximum.accumulate(np.array(times)) - dense_ms
+        costs[name] -= costs[name][0]
+    return values, costs
+
+
+def _constant(graph: ChannelGraph, table: LatencyTable, costs: Mapping[str, Table]) -> float:
+    """What the dense network costs less the groups' own costs."""
+    dense_ms = table.predict_ms(graph, graph.widths)
+    return dense_ms - sum(float(cost[-1]) for cost in costs.values())
+
+
+def _knapsack(
+    values: Mapping[str, Table], costs: Mapping[str, Table], room: float
+) -> dict[str, int]:
+    """The option of every group: the greatest value whose costs, rounded up, fit.
+
+    Raises:
+        BudgetError: nothing fits.
+    """
+    bins = np.arange(_BINS + 1)
+    best = np.zeros(_BINS + 1)
+    taken = {}
+    for group, value in values.items():
+        if room <= 0:
+            raise BudgetError("By this account of costs nothing fits the budget.")
+        weight = np.ceil(costs[group] / room * _BINS - 1e-9).astype(int)
+        reached = np.full((len(value), _BINS + 1), -np.inf)
+        for k in range(len(value)):
+            fits = bins >= weight[k]
+            reached[k, fits] = best[bins[fits] - weight[k]] + value[k]
+        taken[group] = reached.argmax(axis=0), weight
+        best = reached.max(axis=0)
+    if not np.isfinite(best[-1]):
+        raise BudgetError("By this account of costs nothing fits the budget.")
+    chosen: dict[str, int] = {}
+    left = _BINS
+    for group in reversed(list(values)):
+        option, weight = taken[group]
+        chosen[group] = int(option[left])
+        left -= int(weight[chosen[group]])
+    return chosen
+
+
+def _widths(options: Mapping[str, Sequence[int]], chosen: Mapping[str, int]) -> dict[str, int]:
+    return {name: options[name][k] for name, k in chosen.items()}
+
+
+def _plan(
+    graph: ChannelGraph,
+    scores: Mapping[str, Tensor],
+    table: LatencyTable,
+    widths: Mapping[str, int],
+    budget_ms: float,
+) -> Plan:
+    kept = {name: best_channels(scores[name], width) for name, width in widths.items()}
+    value = sum(float(values_of(scores[name], [width])[0]) for name, width in widths.items())
+    return replace(
+        Plan.from_kept(graph, kept),
+        value=value,
+        predicted_ms=table.predict_ms(graph, widths),
+        budgets={"ms": budget_ms},
+    )

@@ -1,0 +1,123 @@
+"""Why a plan has the widths it has: what the next width up or down of every group would change."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rich.console import Group as Together
+from rich.console import RenderableType
+from rich.table import Table
+
+from hwprune.graph import ChannelGraph
+from hwprune.plan import Plan
+from hwprune.solve import values_of, width_options
+from hwprune.table import LatencyTable
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+BINDING = 0.98  # of a budget: used so far, it limits the plan
+
+
+@dataclass(frozen=True)
+class Step:
+    """What another width of one group would change, all other groups staying as they are.
+
+    Attributes:
+        width: the other width.
+        value: importance won, or lost when negative.
+        ms: predicted milliseconds it costs, or saves when negative.
+    """
+
+    width: int
+    value: float
+    ms: float
+
+    @property
+    def value_per_ms(self) -> float:
+        """Importance for each millisecond; infinite where it costs none."""
+        return self.value / self.ms if self.ms else float("inf")
+
+
+@dataclass(frozen=True)
+class Explained:
+    """A group's width, and the steps to the next narrower and wider one, where there are such."""
+
+    group: str
+    dense: int
+    width: int
+    down: Step | None
+    up: Step | None
+
+
+def explain(
+    graph: ChannelGraph,
+    scores: Mapping[str, Tensor],
+    table: LatencyTable,
+    plan: Plan,
+    *,
+    min_fraction: float = 0.25,
+    min_width: int = 1,
+    multiple: int | None = None,
+    max_options: int = 12,
+) -> list[Explained]:
+    """For every group, what its next widths would change.
+
+    Args:
+        graph, scores, table: that the plan was made with.
+        plan: of ``solve``.
+        min_fraction, min_width, multiple, max_options: that it was made with.
+    """
+    options = width_options(graph, [table], min_fraction, min_width, multiple, max_options)
+    now_ms = table.predict_ms(graph, plan.widths)
+    rows = []
+    for group in graph.groups:
+        now = plan.widths[group.name]
+        here = float(values_of(scores[group.name], [now])[0])
+
+        def step(width: int | None, name: str = group.name, here: float = here) -> Step | None:
+            if width is None:
+                return None
+            value = float(values_of(scores[name], [width])[0]) - here
+            return Step(width, value, table.predict_ms(graph, plan.widths | {name: width}) - now_ms)
+
+        lower = [width for width in options[group.name] if width < now]
+        higher = [width for width in options[group.name] if width > now]
+        down, up = step(max(lower, default=None)), step(min(higher, default=None))
+        rows.append(Explained(group.name, group.width, now, down, up))
+    return rows
+
+
+def explanation(plan: Plan, rows: list[Explained]) -> RenderableType:
+    """The same for a terminal: budgets with their prices, then every group."""
+    budgets = Table(title="budgets", title_justify="left")
+    for column in ("", "budget", "used", "share", "one more is worth"):
+        budgets.add_column(column, justify="right" if column else "left")
+    used = {"ms": plan.predicted_ms, "macs": plan.macs, "params": plan.params}
+    used["weights"] = plan.params
+    for name, most in plan.budgets.items():
+        amount = used.get(name)
+        share = "" if amount is None else f"{amount / most:.1%}"
+        binds = amount is not None and amount >= BINDING * most
+        price = plan.prices.get(name)
+        budgets.add_row(
+            f"[bold]{name}, binding" if binds else name,
+            f"{most:.5g}",
+            "" if amount is None else f"{amount:.5g}",
+            share,
+            "" if price is None else f"{price:.3g}",
+        )
+    groups = Table(
+        title="value of a millisecond: the next width down, and up", title_justify="left"
+    )
+    for column in ("group", "channels", "kept", "down to", "loses a ms", "up to", "wins a ms"):
+        groups.add_column(column, justify="left" if column == "group" else "right")
+    for row in rows:
+        down, up = (
+            (str(step.width), f"{step.value_per_ms:.3g}") if step is not None else ("", "")
+            for step in (row.down, row.up)
+        )
+        groups.add_row(row.group, str(row.dense), str(row.width), *down, *up)
+    return Together(budgets, groups)
