@@ -28,8 +28,8 @@ class PlannedNetworks:
     """The dense network as ONNX, and the same network at any widths.
 
     The dense file is cut where that is proven to give the pruned network's outputs; a file that
-    holds numbers of channels as constants (group norms, shuffles) cannot be cut, and every planned
-    network is pruned and exported instead, which takes seconds each.
+    holds numbers of channels as constants (group norms, shuffles) cannot be cut, nor can whole
+    branches: such a planned network is pruned and exported instead, which takes seconds.
 
     Attributes:
         dense: the dense network.
@@ -44,9 +44,9 @@ class PlannedNetworks:
         self.cuts = self._cutting_is_right()
 
     def at(self, widths: Mapping[str, int]) -> onnx.ModelProto:
-        """The network with the first channels of every group."""
+        """The network with the first channels of every group; without branches at width 0."""
         plan = keep_first(self._graph, widths)
-        if self.cuts:
+        if self.cuts and not plan.left_out:
             return resize(self.dense, self._graph, plan)
         return to_onnx(prune(self._model, self._graph, plan), self._inputs)
 

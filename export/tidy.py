@@ -1,7 +1,8 @@
-"""Remove what the exporter writes in place of a plain reshape.
+"""Remove what the exporter writes and nothing needs.
 
 Pooling to one pixel of an activation whose channels lie last in memory becomes a gather of every
-element by a table of indices: slow to run, and wrong once channels are cut.
+element by a table of indices: slow to run, and wrong once channels are cut. A residual branch that
+was left out remains as an addition of zeros.
 """
 
 from __future__ import annotations
@@ -34,10 +35,52 @@ def plain_reshapes(proto: onnx.ModelProto) -> None:
     _drop_unused(graph)
 
 
+def without_zeros(proto: onnx.ModelProto) -> None:
+    """Remove additions of zeros, and a ReLU of what has just been one, in place."""
+    graph = proto.graph
+    constants = {i.name: i for i in graph.initializer}
+    producer = {output: node for node in graph.node for output in node.output}
+    kept = {output.name for output in graph.output}
+    shapes = {
+        value.name: [d.dim_value or d.dim_param for d in value.type.tensor_type.shape.dim]
+        for value in (*graph.value_info, *graph.input)
+    }
+    same: dict[str, str] = {}  # a removed node's output -> what it was equal to
+    for node in list(graph.node):
+        for place, name in enumerate(node.input):
+            node.input[place] = same.get(name, name)
+        stays = None
+        if node.op_type == "Add":
+            others = [n for n in node.input if not _is_zero(n, constants, producer)]
+            whole = len(others) == 1 and shapes.get(others[0]) == shapes.get(node.output[0])
+            stays = others[0] if whole and others[0] in shapes else None
+        elif node.op_type == "Relu" and node.input[0] in producer:
+            stays = node.input[0] if producer[node.input[0]].op_type == "Relu" else None
+        if stays is not None and node.output[0] not in kept:
+            same[node.output[0]] = stays
+            graph.node.remove(node)
+    _drop_unused(graph)
+
+
+def _is_zero(name: str, constants: dict[str, Any], producer: dict[str, Any]) -> bool:
+    """Whether a tensor holds zeros only, as ``zeros_like`` is exported; never a weight's sum."""
+    if name in constants:
+        return name.startswith("zeros_like") and not numpy_helper.to_array(constants[name]).any()
+    node = producer.get(name)
+    if node is None or node.op_type not in ("ConstantOfShape", "Expand"):
+        return False
+    value = [a.t for a in node.attribute if a.name == "value"]
+    value += [constants[n] for n in node.input[:1] if n in constants and node.op_type == "Expand"]
+    return bool(value) and not numpy_helper.to_array(value[0]).any()
+
+
 def _drop_unused(graph: Any) -> None:
     used = {name for node in graph.node for name in node.input} | {o.name for o in graph.output}
-    for node in [n for n in graph.node if n.op_type == "Reshape" and n.output[0] not in used]:
-        graph.node.remove(node)
+    removable = ("Reshape", "ConstantOfShape", "Expand", "Shape")
+    for node in reversed([n for n in graph.node if n.op_type in removable]):
+        if node.output[0] not in used:
+            graph.node.remove(node)
+            used = {name for n in graph.node for name in n.input} | {o.name for o in graph.output}
     used = {name for node in graph.node for name in node.input} | {o.name for o in graph.output}
     for constant in [i for i in graph.initializer if i.name not in used]:
         graph.initializer.remove(constant)

@@ -20,7 +20,7 @@ from hwprune.files import write_atomically
 from hwprune.modes import evaluating
 
 from .keep_names import keep_names, uses_by_place
-from .tidy import plain_reshapes
+from .tidy import plain_reshapes, without_zeros
 
 
 def to_onnx(
@@ -60,6 +60,7 @@ def to_onnx(
         ) from error
     proto: onnx.ModelProto = program.model_proto
     plain_reshapes(proto)
+    without_zeros(proto)
     keep_names(proto, state, uses)
     return proto
 

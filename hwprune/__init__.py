@@ -15,11 +15,12 @@ if find_spec("torch") is not None:
     from hwprune.budget import Budget, fit_budget
     from hwprune.checkpoint import load, save
     from hwprune.distill import Distillation
+    from hwprune.explain import explain
     from hwprune.job import Job
     from hwprune.profile import profile
     from hwprune.prune import prune
     from hwprune.score import score
-    from hwprune.solve import solve
+    from hwprune.solve import cheapest, pareto, solve
     from hwprune.steps import run
     from hwprune.trace import trace
     from hwprune.train import Teaching, Training, finetune
@@ -40,9 +41,12 @@ __all__ = [
     "Slice",
     "Teaching",
     "Training",
+    "cheapest",
+    "explain",
     "finetune",
     "fit_budget",
     "load",
+    "pareto",
     "profile",
     "prune",
     "run",

@@ -16,7 +16,7 @@ from hwprune.errors import InputError
 from hwprune.files import write_atomically
 from hwprune.models import build_model
 from hwprune.plan import Plan
-from hwprune.prune import fit_attributes, set_numbers
+from hwprune.prune import fit_attributes, leave_out, set_numbers
 
 WEIGHTS, PLAN = "model.safetensors", "plan.json"
 
@@ -75,6 +75,7 @@ def load(directory: Path | str, model: nn.Module | None = None) -> nn.Module:
     except SafetensorError as error:
         raise InputError(f"{folder / WEIGHTS} cannot be read: {error}.") from error
     dense = copy.deepcopy(model) if model is not None else _build(plan, folder)
+    leave_out(dense, plan.left_out)
     pruned = shaped_like(dense, state)
     set_numbers(pruned, plan.numbers)
     return pruned

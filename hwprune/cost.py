@@ -90,14 +90,18 @@ class Cost:
         return self.constant + sum(map(float, chosen))
 
     def add(self, surface: Surface, inputs: Channels, outputs: Channels, step: int) -> None:
-        """Add a kernel whose time is a surface over its input and output channels."""
+        """Add a kernel whose time is a surface over its input and output channels.
+
+        Without channels on a side that has groups it is left out, and costs nothing.
+        """
         inputs, outputs = self.widths.joined(inputs), self.widths.joined(outputs)
         scope = self.widths.scope(inputs, outputs)
         if len(scope) > 3:
             inputs, outputs = self.widths.joined(inputs, 1), self.widths.joined(outputs, 1)
             scope = self.widths.scope(inputs, outputs)
         a, b = (_steps(side, scope, self.widths.options, step) for side in (inputs, outputs))
-        table = surface.ms(a, b)
+        gone = (a == 0 if inputs.groups else False) | (b == 0 if outputs.groups else False)
+        table = np.where(gone, 0.0, surface.ms(a, b))
         if scope:
             self.tables[scope] = self.tables.get(scope, 0.0) + table
         else:

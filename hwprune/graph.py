@@ -150,6 +150,25 @@ class Attribute:
 
 
 @dataclass(frozen=True)
+class Branch:
+    """A residual branch that can be left out whole, so that its shortcut is handed on alone.
+
+    Attributes:
+        name: path of the module whose output is added to the shortcut.
+        modules: paths of the modules in it, outermost only, that one last.
+        groups: the groups that lie in it alone; with all of them at width 0 it is left out.
+    """
+
+    name: str
+    modules: tuple[str, ...]
+    groups: tuple[str, ...]
+
+    def holds(self, path: str) -> bool:
+        """Whether a module, or a tensor of the state dict, lies in it."""
+        return any(path == each or path.startswith(f"{each}.") for each in self.modules)
+
+
+@dataclass(frozen=True)
 class FlowNode:
     """A layer, or a place where activations meet.
 
@@ -181,6 +200,7 @@ class ChannelGraph:
         flow: inputs, layers and joins in order of execution: what a picture shows.
         norms: layer and RMS norms whose statistics run over prunable channels.
         attributes: numbers of channels that modules hold, and their code counts on.
+        branches: residual branches that can be left out whole.
     """
 
     groups: tuple[Group, ...]
@@ -191,6 +211,7 @@ class ChannelGraph:
     flow: tuple[FlowNode, ...] = field(default=())
     norms: tuple[Norm, ...] = field(default=())
     attributes: tuple[Attribute, ...] = field(default=())
+    branches: tuple[Branch, ...] = field(default=())
 
     @cached_property
     def widths(self) -> dict[str, int]:
@@ -223,28 +244,44 @@ class ChannelGraph:
         keys = {piece.key for piece in group.slices}
         return [norm.module for norm in self.norms if norm.weight in keys]
 
+    def left_out(self, widths: Mapping[str, int]) -> tuple[Branch, ...]:
+        """The branches whose groups are all at width 0."""
+        return tuple(b for b in self.branches if not any(widths[name] for name in b.groups))
+
     def macs(self, widths: Mapping[str, int] | None = None) -> int:
         """Multiply-accumulates of all layers for one sample; dense without ``widths``."""
         chosen = self.widths if widths is None else widths
-        return round(sum(layer.macs(chosen) for layer in self.layers))
+        gone = self.left_out(chosen)
+        return round(
+            sum(la.macs(chosen) for la in self.layers if not any(b.holds(la.name) for b in gone))
+        )
 
     def params(self, widths: Mapping[str, int] | None = None) -> int:
         """The number of parameters; dense without ``widths``."""
         chosen = self.widths if widths is None else widths
-        return sum(parameter.count(chosen) for parameter in self.parameters)
+        gone = self.left_out(chosen)
+        return sum(
+            p.count(chosen) for p in self.parameters if not any(b.holds(p.key) for b in gone)
+        )  # fmt: skip
 
     def numbers(self, widths: Mapping[str, int]) -> tuple[tuple[str, str, tuple[int, ...]], ...]:
         """What the modules' attributes are at the given widths: (module, name, values)."""
+        gone = self.left_out(widths)
         return tuple(
             (each.module, each.name, tuple(size.count(widths) for size in each.sizes))
             for each in self.attributes
+            if not any(branch.holds(each.module) for branch in gone)
         )
 
     def removed(self, kept: Mapping[str, Sequence[int]]) -> dict[str, dict[int, list[int]]]:
-        """Which indices of every cut tensor go: ``{state_dict key: {dim: sorted indices}}``."""
+        """Which indices of every cut tensor go: ``{state_dict key: {dim: sorted indices}}``.
+
+        Tensors of branches that are left out whole are not cut: they go with their modules.
+        """
         gone: dict[str, dict[int, set[int]]] = {}
         for group in self.groups:
             channels = sorted(set(range(group.width)) - set(kept[group.name]))
+            channels = channels if kept[group.name] else []
             for key, dim, positions in group.slices if channels else ():
                 place = gone.setdefault(key, {}).setdefault(dim, set())
                 place.update(index for channel in channels for index in positions[channel])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import onnx
@@ -24,6 +24,11 @@ class Kernel:
     kind: str
     inputs: Channels
     outputs: Channels
+
+    def vanishes(self, widths: Mapping[str, int]) -> bool:
+        """Whether a side has no channels left: its branch is left out."""
+        sides = (side for side in (self.inputs, self.outputs) if side.groups)
+        return any(side.count(widths) == 0 for side in sides)
 
 
 def describe(

@@ -19,7 +19,8 @@ def zeroed(model: nn.Module, graph: ChannelGraph, plan: Plan) -> nn.Module:
     """A copy of ``model`` of full size in which every removed channel is zero everywhere.
 
     Its outputs must equal those of ``prune(model, graph, plan)``: the oracle of the channel graph.
-    A layer or RMS norm over channels (``graph.norms``) runs on the channels that are kept.
+    A layer or RMS norm over channels (``graph.norms``) runs on the channels that are kept; the last
+    module of a branch that is left out gives zeros.
     """
     copied = copy.deepcopy(model)
     state = copied.state_dict(keep_vars=True)
@@ -27,6 +28,8 @@ def zeroed(model: nn.Module, graph: ChannelGraph, plan: Plan) -> nn.Module:
     for key, by_dim in removed.items():
         for dim, gone in by_dim.items():
             state[key].data.index_fill_(dim, torch.tensor(gone, device=state[key].device), 0)
+    for branch in graph.left_out(plan.widths):
+        copied.get_submodule(branch.name).register_forward_hook(_zeros)
     cut = [norm for norm in graph.norms if norm.weight in removed]
     pruned = prune(model, graph, plan) if cut else model
     for norm in cut:
@@ -34,6 +37,10 @@ def zeroed(model: nn.Module, graph: ChannelGraph, plan: Plan) -> nn.Module:
         smaller = pruned.get_submodule(norm.module)
         copied.get_submodule(norm.module).forward = _on_kept(smaller, kept, norm.dim)
     return copied
+
+
+def _zeros(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
+    return torch.zeros_like(output)
 
 
 def _on_kept(norm: nn.Module, kept: Tensor, dim: int) -> Callable[[Tensor], Tensor]:

@@ -35,6 +35,7 @@ class Plan:
         source: where the dense architecture comes from, for loading.
         numbers: of channels that the pruned network's modules hold, for loading:
             ``(path of the module, name of its attribute, values)``.
+        left_out: paths of modules that are left out, and whether the rest reads zeros from them.
     """
 
     kept: dict[str, tuple[int, ...]]
@@ -51,6 +52,7 @@ class Plan:
     prices: dict[str, float] = field(default_factory=dict)
     source: dict[str, Any] = field(default_factory=dict)
     numbers: tuple[tuple[str, str, tuple[int, ...]], ...] = ()
+    left_out: tuple[tuple[str, bool], ...] = ()
 
     @property
     def widths(self) -> dict[str, int]:
@@ -61,14 +63,22 @@ class Plan:
     def from_kept(cls, graph: ChannelGraph, kept: Mapping[str, Sequence[int]]) -> Plan:
         """A plan by hand; groups that are not named keep all their channels.
 
+        A residual branch is left out by keeping no channel of any of its groups.
+
         Raises:
             InputError: an unknown group, an index out of range or twice, or no channel left.
         """
+        nothing = {name for name, indices in kept.items() if not len(indices)}
+        for branch in graph.branches:
+            if nothing >= set(branch.groups):
+                nothing -= set(branch.groups)
         for name, indices in kept.items():
             width = graph.group(name).width
             listed = [int(i) for i in indices]
-            if not listed:
-                raise InputError(f"Group {name} would keep no channel; keep at least one.")
+            if name in nothing:
+                branches = [b.groups for b in graph.branches if name in b.groups]
+                hint = f", or none of all of {', '.join(branches[0])}" if branches else ""
+                raise InputError(f"Group {name} would keep no channel; keep at least one{hint}.")
             if len(set(listed)) != len(listed) or not all(0 <= i < width for i in listed):
                 raise InputError(
                     f"Group {name} has channels 0 to {width - 1}, each to be named once; got "
@@ -80,7 +90,14 @@ class Plan:
         }
         widths = {name: len(indices) for name, indices in full.items()}
         macs, params, numbers = graph.macs(widths), graph.params(widths), graph.numbers(widths)
-        return cls(full, graph.fingerprint, macs, params, numbers=numbers)
+        gone = [
+            (path, path == branch.name)
+            for branch in graph.left_out(widths)
+            for path in branch.modules
+        ]
+        return cls(
+            full, graph.fingerprint, macs, params, numbers=numbers, left_out=tuple(gone)
+        )  # fmt: skip
 
     def check(self, graph: ChannelGraph) -> None:
         """Refuse a graph other than the one that the plan was made for.
@@ -94,10 +111,11 @@ class Plan:
                 f"has {graph.fingerprint}). Trace the network that the plan names, with the same "
                 "--image-size, or make a new plan with `hwprune prune`."
             )
+        gone = {name for branch in graph.left_out(self.widths) for name in branch.groups}
         for name, width in graph.widths.items():
             indices = self.kept.get(name, ())
             if (
-                not indices
+                (not indices and name not in gone)
                 or len(set(indices)) != len(indices)
                 or not set(indices) <= set(range(width))
             ):
@@ -133,6 +151,9 @@ class Plan:
             content["numbers"] = tuple(
                 (str(module), str(name), tuple(map(int, values)))
                 for module, name, values in content.get("numbers", ())
+            )
+            content["left_out"] = tuple(
+                (str(path), bool(zeros)) for path, zeros in content.get("left_out", ())
             )
             plan = cls(**content)
         except FileNotFoundError as error:

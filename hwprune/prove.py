@@ -72,6 +72,25 @@ def prove(
         return graph, found
 
 
+def prove_branches(graph: ChannelGraph, model: nn.Module, inputs: tuple[Any, ...]) -> ChannelGraph:
+    """The graph with those branches only without which the model's code runs, and runs right."""
+    if not graph.branches:
+        return graph
+    with _full_precision():
+        bench = make_bench(model, inputs)
+        everything: dict[str, list[int]] = {
+            name: [] for branch in graph.branches for name in branch.groups
+        }
+        if refusal(bench, graph, everything) is None:
+            return graph
+        sound = [
+            branch
+            for branch in graph.branches
+            if refusal(bench, graph, {name: [] for name in branch.groups}) is None
+        ]
+    return replace(graph, branches=tuple(sound))
+
+
 def _without_doubles(graph: ChannelGraph) -> Iterator[ChannelGraph]:
     """The graph without each name of an attribute that means the same as another of its module."""
     meanings: dict[tuple[str, tuple[Channels, ...]], list[str]] = defaultdict(list)

@@ -42,7 +42,24 @@ def prune(model: nn.Module, graph: ChannelGraph, plan: Plan) -> nn.Module:
     for module in student.modules():
         fit_attributes(module)
     set_numbers(student, graph.numbers(plan.widths))
+    leave_out(student, plan.left_out)
     return student
+
+
+class Zeros(nn.Module):
+    """In place of the last module of a residual branch that is left out: adds nothing."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Zeros shaped like ``x``."""
+        return torch.zeros_like(x)
+
+
+def leave_out(model: nn.Module, modules: Iterable[tuple[str, bool]]) -> None:
+    """Take modules out: the last of a branch gives zeros, the others hand on what they get."""
+    for path, gives_zeros in modules:
+        parent, _, name = path.rpartition(".")
+        new = Zeros() if gives_zeros else nn.Identity()
+        setattr(model.get_submodule(parent), name, new.train(model.training))
 
 
 def _without(tensor: Tensor, removed: Mapping[int, list[int]]) -> Tensor:

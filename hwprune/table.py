@@ -211,8 +211,9 @@ class LatencyTable:
             TableError: as ``network``; or a width lies outside the range that was measured.
         """
         network = self.network(graph)
+        gone = {name for branch in graph.left_out(widths) for name in branch.groups}
         for name, least in self.narrowest(graph).items():
-            if not least <= widths[name] <= graph.widths[name]:
+            if not least <= widths[name] <= graph.widths[name] and name not in gone:
                 raise TableError(
                     f"Nothing was measured of {widths[name]} channels of group {name}: widths from "
                     f"{least} to {graph.widths[name]} were. Choose one of these."
@@ -222,6 +223,7 @@ class LatencyTable:
                 self.steps(kernel.inputs.count(widths)), self.steps(kernel.outputs.count(widths))
             )
             for kernel in network.kernels
+            if not kernel.vanishes(widths)
         )
         parameters_ms = network.ms_per_mparam * graph.params(widths) / 1e6
         return network.scale * total + network.offset_ms + parameters_ms

@@ -9,14 +9,16 @@ a copy (``prove.py``). Nothing here knows a model family.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
 
+from hwprune.branches import find_branches
 from hwprune.capture import batch_of_two, capture
 from hwprune.gather import doubtful_groups, gather, pin_group
 from hwprune.graph import ChannelGraph
-from hwprune.prove import prove
+from hwprune.prove import prove, prove_branches
 from hwprune.walk import LabelWalk
 
 
@@ -48,5 +50,7 @@ def trace(
     for name, reason in unsound.items():
         pin_group(walk, graph.group(name), f"the model's code holds sizes: {reason}")
     graph = gather(walk, model) if unsound else graph
+    branches = find_branches(walk.program, graph.groups)
+    graph = prove_branches(replace(graph, branches=branches), model, inputs)
     graph.lint()
     return graph

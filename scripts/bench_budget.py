@@ -1,0 +1,112 @@
+#!/usr/bin/env python3
+"""Whether the closed loop ends near its budget: five networks, four budgets each, really measured.
+
+For every network the table that ``scripts/bench_latency_model.py`` leaves is used, or made.
+Importance is drawn at random (it does not change what a network of given widths takes). Every
+budget is a line of RESULTS, written when it is done and skipped when it is there.
+
+    python scripts/bench_budget.py --tables runs/latency_model
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from hwprune.export.planned import PlannedNetworks
+from rich.console import Console
+from rich.table import Table
+
+import hwprune
+from hwprune.budget import LEAST, Budget, fit_budget
+from hwprune.errors import BudgetError
+from hwprune.models import build_model
+from hwprune.targets import load_target
+
+NETWORKS = (
+    "torchvision:resnet50", "torchvision:mobilenet_v2", "torchvision:efficientnet_b0",
+    "torchvision:regnet_y_400mf", "torchvision:densenet121",
+)  # fmt: skip
+
+
+def main() -> None:
+    """Fill the results file and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--target", default="onnxruntime-cpu:threads=1")
+    parser.add_argument("--networks", nargs="+", default=NETWORKS)
+    parser.add_argument("--budgets", nargs="+", default=["0.5x", "0.6x", "0.7x", "0.8x"])
+    parser.add_argument("--min-fraction", type=float, default=0.125)
+    parser.add_argument("--tables", type=Path, default=Path("runs/latency_model"))
+    parser.add_argument("--results", type=Path, default=Path("runs/budget.jsonl"))
+    given = parser.parse_args()
+    warnings.simplefilter("ignore")
+    rows = []
+    if given.results.exists():
+        rows = [json.loads(line) for line in given.results.read_text("utf-8").splitlines()]
+    for name in given.networks:
+        missing = [b for b in given.budgets if (name, b) not in _done(rows, given.target)]
+        if missing:
+            _fit_network(name, missing, given, rows)
+    Console(width=150).print(_table([row for row in rows if row["target"] == given.target]))
+
+
+def _done(rows: list[dict[str, Any]], target: str) -> set[tuple[str, str]]:
+    return {(row["network"], row["budget"]) for row in rows if row["target"] == target}
+
+
+def _fit_network(
+    name: str, budgets: list[str], given: argparse.Namespace, rows: list[dict[str, Any]]
+) -> None:
+    torch.manual_seed(0)
+    model, image = build_model(name).eval(), torch.rand(1, 3, 224, 224)
+    graph = hwprune.trace(model, image)
+    file = f"{given.target}-{name.rpartition(':')[2]}-224.jsonl".replace(":", "-")
+    target = load_target(given.target)
+    table = hwprune.profile(model, image, target, graph=graph, path=given.tables / file)
+    networks = PlannedNetworks(model, image, graph)
+    scores = {group.name: torch.rand(group.width) for group in graph.groups}
+    for text in budgets:
+        begun, row = time.monotonic(), {"network": name, "target": given.target, "budget": text}
+        try:
+            fitted = fit_budget(
+                graph, scores, table, target, networks, Budget.parse(text),
+                min_fraction=given.min_fraction,
+            )  # fmt: skip
+            share = (fitted.plan.measured_ratio or 0.0) / float(text[:-1])
+            ratios = [turn.ratio / float(text[:-1]) for turn in fitted.rounds]
+            row |= {"share": share, "rounds": ratios, "remark": fitted.remark}
+        except BudgetError as error:
+            row["error"] = str(error)
+        row["seconds"] = time.monotonic() - begun
+        rows.append(row)
+        given.results.parent.mkdir(parents=True, exist_ok=True)
+        with given.results.open("a", encoding="utf-8") as file_:
+            file_.write(json.dumps(row) + "\n")
+
+
+def _table(rows: list[dict[str, Any]]) -> Table:
+    near = sum(LEAST <= row.get("share", 0.0) <= 1 for row in rows)
+    over = sum(row.get("share", 0.0) > 1 for row in rows)
+    table = Table(
+        title=f"measured latency / budget: {near} of {len(rows)} in [{LEAST}, 1], {over} over",
+        title_justify="left",
+    )
+    for column in ("network", "budget", "measured / budget", "each round", "seconds", "remark"):
+        table.add_column(column)
+    for row in rows:
+        table.add_row(
+            row["network"].rpartition(":")[2], row["budget"],
+            f"{row['share']:.3f}" if "share" in row else "",
+            " ".join(f"{ratio:.3f}" for ratio in row.get("rounds", ())),
+            f"{row['seconds']:.0f}", row.get("error", row.get("remark", "")),
+        )  # fmt: skip
+    return table
+
+
+if __name__ == "__main__":
+    main()
