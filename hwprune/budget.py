@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import TYPE_CHECKING, TypedDict
 
 from typing_extensions import Unpack
@@ -25,8 +26,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LEAST = 0.97  # of the budget: a plan that uses less leaves accuracy behind
-ROOM = 0.007  # of the budget: kept below it beside two standard errors, for other minutes
-AIM = 0.978  # of the budget, before anything was measured
+ROOM = 0.005  # of the budget: kept below it beside two standard errors, for other minutes
+AIM = 0.98  # of the budget, before anything was measured
+NEIGHBOURS = (1.0, 0.987, 1.01)  # of what is asked for: plans next to each other err differently
 ERROR = 0.004  # of a ratio, at which measuring stops
 
 
@@ -74,9 +76,9 @@ class Budget:
 
 @dataclass(frozen=True)
 class Round:
-    """One turn of the loop: what was asked of the solver, predicted, and measured.
+    """One network of the loop: what was asked of the solver, predicted, and measured.
 
-    ``error`` is the relative standard error of the ratio.
+    ``error`` is the relative standard error of the ratio, ``number`` that of the round, from 1.
     """
 
     budget_ms: float
@@ -84,6 +86,7 @@ class Round:
     measured_ms: float
     dense_ms: float
     error: float = 0.0
+    number: int = 1
 
     @property
     def ratio(self) -> float:
@@ -127,6 +130,7 @@ class Limits(TypedDict, total=False):
     min_fraction: float
     min_width: int
     multiple: int | None
+    depth: bool
 
 
 def plan_budget(
@@ -177,8 +181,9 @@ def fit_budget(
         target: where to measure.
         networks: the dense network as ONNX, and any planned one.
         budget: milliseconds or a fraction of the dense latency.
-        rounds: how often to correct.
-        report: is told of every round.
+        rounds: how often to build, measure and correct; each round measures a few plans that
+            lie next to each other, since a table errs differently on each.
+        report: is told of every network that was measured.
         limits: what ``solve`` keeps to beside latency.
 
     Returns:
@@ -193,24 +198,31 @@ def fit_budget(
     asked = wanted * bench.dense_predicted_ms * AIM
     tried: list[FittedPlan] = []
     stopped = ""
-    for _ in range(rounds):
-        try:
-            plan = solve(graph, scores, table, budget_ms=asked, **limits)
-        except BudgetError as error:
-            stopped = f"{error} (The budget is {wanted:.3f}x of {bench.dense_ms:.3f} ms.)"
+    for number in range(1, rounds + 1):
+        plans: list[Plan] = []
+        for share in NEIGHBOURS:
+            known = [plan.widths for plan in (*plans, *(each.plan for each in tried))]
+            try:
+                plan = solve(graph, scores, table, budget_ms=share * asked, **limits)
+            except BudgetError as error:
+                stopped = f"{error} (The budget is {wanted:.3f}x of {bench.dense_ms:.3f} ms.)"
+                continue
+            if plan.widths not in known:
+                plans.append(plan)
+        if not plans:
+            coarse = "No other plan is nearer: another budget binds, or the widths are too coarse."
+            stopped = stopped or coarse
             break
-        if any(plan.widths == other.plan.widths for other in tried):
-            stopped = "No other plan is nearer: another budget binds, or the widths are too coarse."
-            break
-        tried.append(bench.measure(plan, asked))
+        measured = bench.measure(plans, asked, number)
+        tried += measured
         if report is not None:
-            report(tried[-1].rounds[0])
-        turn = tried[-1].rounds[0]
-        if turn.uses(wanted):
+            for each in measured:
+                report(each.rounds[0])
+        if any(each.rounds[0].uses(wanted) for each in measured):
             break
-        over = [r.predicted_ms for t in tried for r in t.rounds if r.ratio > r.most * wanted]
-        asked = _corrected(turn, bench.dense_predicted_ms, wanted)
-        asked = max(1e-9, min([asked, *(0.9999 * predicted_ms for predicted_ms in over)]))
+        turns = [each.rounds[0] for each in measured]
+        asked = fmean(_corrected(turn, bench.dense_predicted_ms, wanted) for turn in turns)
+        asked = max(asked, 1e-9)
     return _best(tried, wanted, stopped or f"Not nearer within {rounds} rounds.")
 
 
@@ -226,19 +238,23 @@ class _Bench:
         self.dense_run = target.load(networks.dense)
         self.dense_ms = interleave([self.dense_run], rounds=1000, seconds=4)[0].latency_ms
 
-    def measure(self, plan: Plan, asked_ms: float) -> FittedPlan:
-        """The plan with its measured latency."""
-        run = self.target.load(self.networks.at(plan.widths))
-        dense, pruned = interleave([self.dense_run, run], seconds=20, error=ERROR)
-        turn = Round(
-            asked_ms,
-            plan.predicted_ms or 0.0,
-            pruned.latency_ms,
-            dense.latency_ms,
-            min(1.0, ratio_error(dense, pruned)),
-        )
-        plan = replace(plan, measured_ms=pruned.latency_ms, measured_ratio=turn.ratio)
-        return FittedPlan(plan, dense, pruned, (turn,))
+    def measure(self, plans: Sequence[Plan], asked_ms: float, number: int) -> list[FittedPlan]:
+        """The plans with their measured latencies, from one interleaved run."""
+        runs = [self.target.load(self.networks.at(plan.widths)) for plan in plans]
+        dense, *pruned = interleave([self.dense_run, *runs], seconds=30, error=ERROR)
+        fitted = []
+        for plan, own in zip(plans, pruned, strict=True):
+            turn = Round(
+                asked_ms,
+                plan.predicted_ms or 0.0,
+                own.latency_ms,
+                dense.latency_ms,
+                min(1.0, ratio_error(dense, own)),
+                number,
+            )
+            plan = replace(plan, measured_ms=own.latency_ms, measured_ratio=turn.ratio)
+            fitted.append(FittedPlan(plan, dense, own, (turn,)))
+        return fitted
 
 
 def _corrected(turn: Round, dense_ms: float, wanted: float) -> float:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from hwprune.graph import ChannelGraph, Channels
+from hwprune.graph import Branch, ChannelGraph, Channels
 from hwprune.table import LatencyTable, Surface
 
 Options = Mapping[str, Sequence[int]]  # group -> widths to choose from, ascending
@@ -28,10 +28,12 @@ class WidthOptions:
     Attributes:
         options: group or total -> widths, ascending; the groups come first.
         sums: total -> the two that it adds up, and for their options the number of its own.
+        together: groups of which all have width 0 or none has: those of a branch.
     """
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, together: Sequence[Scope] = ()) -> None:
         self.options: dict[str, Sequence[int]] = dict(options)
+        self.together = tuple(together)
         self.sums: dict[str, tuple[Scope, NDArray[np.int64]]] = {}
         self._of: dict[tuple[tuple[str, int], ...], str] = {}
 
@@ -89,19 +91,29 @@ class Cost:
         chosen = (table[tuple(choice[g] for g in scope)] for scope, table in self.tables.items())
         return self.constant + sum(map(float, chosen))
 
-    def add(self, surface: Surface, inputs: Channels, outputs: Channels, step: int) -> None:
+    def add(
+        self,
+        surface: Surface,
+        inputs: Channels,
+        outputs: Channels,
+        step: int,
+        branch: Branch | None = None,
+    ) -> None:
         """Add a kernel whose time is a surface over its input and output channels.
 
-        Without channels on a side that has groups it is left out, and costs nothing.
+        Without channels on a side that has groups it is left out, and costs nothing; so it does
+        where the branch that it lies in is left out.
         """
         inputs, outputs = self.widths.joined(inputs), self.widths.joined(outputs)
-        scope = self.widths.scope(inputs, outputs)
+        switch = Channels(0, ((branch.groups[0], 1),)) if branch is not None else Channels()
+        scope = self.widths.scope(inputs, outputs, switch)
         if len(scope) > 3:
             inputs, outputs = self.widths.joined(inputs, 1), self.widths.joined(outputs, 1)
-            scope = self.widths.scope(inputs, outputs)
+            scope = self.widths.scope(inputs, outputs, switch)
         a, b = (_steps(side, scope, self.widths.options, step) for side in (inputs, outputs))
-        gone = (a == 0 if inputs.groups else False) | (b == 0 if outputs.groups else False)
-        table = np.where(gone, 0.0, surface.ms(a, b))
+        sides = [side for side in (inputs, outputs, switch) if side.groups]
+        gone = [_steps(side, scope, self.widths.options, step) == 0 for side in sides]
+        table = np.where(np.any(gone, axis=0), 0.0, surface.ms(a, b)) if gone else surface.ms(a, b)
         if scope:
             self.tables[scope] = self.tables.get(scope, 0.0) + table
         else:
@@ -115,10 +127,8 @@ def latency_cost(graph: ChannelGraph, table: LatencyTable, widths: WidthOptions)
     for kernel in network.kernels:
         surface = table.surfaces[kernel.kind].scaled(network.scale)
         cost.add(surface, kernel.inputs, kernel.outputs, table.step)
-    per_parameter = network.ms_per_mparam / 1e6
-    for parameter in graph.parameters if per_parameter else ():
-        surface = Surface(0.0, 0.0, 0.0, per_parameter * parameter.rest)
-        cost.add(surface, parameter.rows, parameter.columns, step=1)
+    if network.ms_per_mparam:
+        _add_parameters(cost, graph, network.ms_per_mparam / 1e6)
     return cost
 
 
@@ -127,17 +137,32 @@ def macs_cost(graph: ChannelGraph, widths: WidthOptions) -> Cost:
     cost = Cost(widths)
     for layer in graph.layers:
         surface = Surface(0.0, 0.0, 0.0, layer.macs_per_pair)
-        cost.add(surface, layer.inputs, layer.outputs, step=1)
+        branch = _branch_of(graph, widths, layer.name)
+        cost.add(surface, layer.inputs, layer.outputs, 1, branch)
     return cost
 
 
 def params_cost(graph: ChannelGraph, widths: WidthOptions) -> Cost:
     """Parameters."""
     cost = Cost(widths)
-    for parameter in graph.parameters:
-        surface = Surface(0.0, 0.0, 0.0, parameter.rest)
-        cost.add(surface, parameter.rows, parameter.columns, step=1)
+    _add_parameters(cost, graph, 1.0)
     return cost
+
+
+def _add_parameters(cost: Cost, graph: ChannelGraph, each: float) -> None:
+    for parameter in graph.parameters:
+        surface = Surface(0.0, 0.0, 0.0, each * parameter.rest)
+        rows, columns = parameter.rows, parameter.columns
+        branch = _branch_of(graph, cost.widths, parameter.key)
+        cost.add(surface, rows, columns, 1, branch)
+
+
+def _branch_of(graph: ChannelGraph, widths: WidthOptions, path: str) -> Branch | None:
+    """The branch that something lies in, if it may be left out."""
+    for branch in graph.branches if widths.together else ():
+        if branch.groups in widths.together and branch.holds(path):
+            return branch
+    return None
 
 
 def _steps(channels: Channels, scope: Sequence[str], options: Options, step: int) -> Table:

@@ -78,7 +78,7 @@ def explain(
         here = float(values_of(scores[group.name], [now])[0])
 
         def step(width: int | None, name: str = group.name, here: float = here) -> Step | None:
-            if width is None:
+            if width is None or plan.widths[name] == 0:  # a branch comes back whole or not at all
                 return None
             value = float(values_of(scores[name], [width])[0]) - here
             return Step(width, value, table.predict_ms(graph, plan.widths | {name: width}) - now_ms)

@@ -160,6 +160,7 @@ class Job:
             min_fraction=recipe.min_fraction,
             min_width=max(1, recipe.min_width),
             multiple=recipe.multiple or None,
+            depth=recipe.depth,
         )
 
     @property

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,7 @@ class Program:
         shares: of each budget, the share of it that a choice uses.
         links: which options of a total go with which of those it adds up: 0, or ``FORBIDDEN``.
         sums: total -> the two that it adds up, and for their options the number of its own.
+        together: groups that take their first option, no channels, together or not at all.
     """
 
     sizes: dict[str, int]
@@ -36,6 +38,7 @@ class Program:
     shares: tuple[Cost, ...]
     links: dict[Scope, Table]
     sums: dict[str, tuple[Scope, NDArray[np.int64]]]
+    together: tuple[Scope, ...] = ()
 
     @classmethod
     def of(cls, widths: WidthOptions, objective: Cost, shares: Sequence[Cost]) -> Program:
@@ -47,7 +50,11 @@ class Program:
             table = np.where(hit, 0.0, FORBIDDEN)
             scope = tuple(name for name in sizes if name in (first, second, total))
             links[scope] = table.transpose([(first, second, total).index(n) for n in scope])
-        return cls(sizes, objective, tuple(shares), links, widths.sums)
+        for groups in widths.together:
+            for pair in pairwise(name for name in sizes if name in groups):
+                none = [np.array(widths.options[name]) == 0 for name in pair]
+                links[pair] = np.where(none[0][:, None] == none[1][None, :], 0.0, FORBIDDEN)
+        return cls(sizes, objective, tuple(shares), links, widths.sums, widths.together)
 
     @cached_property
     def scopes(self) -> list[Scope]:
@@ -120,7 +127,7 @@ class Program:
         single = np.where((uses <= room).all(axis=1), gains, -np.inf)
         best = int(single.argmax())
         if single[best] > 0:
-            return self.whole(choice | dict([moves[best]]))
+            return self.whole(choice | moves[best])
         together = gains[:, None] + gains[None, :]
         fits = (uses[:, None, :] + uses[None, :, :] <= room).all(axis=2)
         together = np.where(np.triu(fits, 1), together, 0.0)
@@ -128,27 +135,41 @@ class Program:
             first, second = np.unravel_index(flat, together.shape)
             if together[first, second] <= 0:
                 return None
-            if moves[first][0] != moves[second][0]:
-                changed = self.whole(choice | dict([moves[first], moves[second]]))
+            if moves[first].keys().isdisjoint(moves[second]):
+                changed = self.whole(choice | moves[first] | moves[second])
                 if self.meets(changed) and self.objective.at(changed) > self.objective.at(choice):
                     return changed
         return None
 
-    def _moves(self, choice: Choice) -> tuple[list[tuple[str, int]], Table, Table]:
-        """Steps of one group to a near option: what each gains, and what it uses."""
-        moves: list[tuple[str, int]] = []
+    def _moves(self, choice: Choice) -> tuple[list[Choice], Table, Table]:
+        """Steps of a group to a near option, or of a branch: what each gains, and what it uses."""
+        costs = (self.objective, *self.shares)
         rows: list[list[float]] = []
-        for group, scopes in self._touched.items():
-            now, size = choice[group], self.sizes[group]
-            before = [_sum(cost, scopes, choice) for cost in (self.objective, *self.shares)]
-            for k in range(max(0, now - _REACH), min(size, now + _REACH + 1)):
-                if k != now:
-                    changed = self.whole(choice | {group: k}) if self.sums else choice | {group: k}
-                    after = (_sum(cost, scopes, changed) for cost in (self.objective, *self.shares))
-                    moves.append((group, k))
-                    rows.append([b - a for a, b in zip(before, after, strict=True)])
-        table = np.array(rows).reshape(len(moves), 1 + len(self.shares))
+        moves = list(self._near(choice))
+        for move in moves:
+            scopes = list(dict.fromkeys(s for group in move for s in self._touched[group]))
+            changed = self.whole(choice | move) if self.sums else choice | move
+            before = [_sum(cost, scopes, choice) for cost in costs]
+            after = [_sum(cost, scopes, changed) for cost in costs]
+            rows.append([b - a for a, b in zip(before, after, strict=True)])
+        table = np.array(rows).reshape(len(moves), len(costs))
         return moves, table[:, 0], table[:, 1:]
+
+    def _near(self, choice: Choice) -> Iterator[Choice]:
+        bound = {group for groups in self.together for group in groups}
+        for group in self._touched:
+            now, size = choice[group], self.sizes[group]
+            if group in bound and now == 0:
+                continue  # only a whole branch comes back
+            for k in range(max(group in bound, now - _REACH), min(size, now + _REACH + 1)):
+                if k != now:
+                    yield {group: k}
+        for groups in self.together:
+            if choice[groups[0]]:
+                yield dict.fromkeys(groups, 0)
+            else:
+                yield dict.fromkeys(groups, 1)
+                yield {group: self.sizes[group] - 1 for group in groups}
 
     @cached_property
     def _touched(self) -> dict[str, list[Scope]]:

@@ -56,6 +56,7 @@ class Recipe:
     min_fraction: float = _option(0.35, "share of its channels that every group keeps at least")
     min_width: int = _option(0, "channels that every group keeps at least")
     multiple: int = _option(0, "widths to choose from; 0: the device's step, as measured")
+    depth: bool = _option(False, "let residual branches be left out whole")
     criterion: str = _option(
         "taylor", "importance: taylor, gate_taylor, magnitude, norm_scale, random"
     )

@@ -36,6 +36,7 @@ def solve(
     min_width: int = 1,
     multiple: int | None = None,
     max_options: int = 12,
+    depth: bool = False,
     gap: float = 1e-4,
     time_limit_s: float = 60.0,
 ) -> Plan:
@@ -60,6 +61,7 @@ def solve(
         multiple: widths to choose from are multiples of this, and the dense width; the table's
             step if not given.
         max_options: widths offered for each group.
+        depth: let residual branches be left out whole, for the importance of their channels.
         gap: stop when the plan is proven to be within this share of the best.
         time_limit_s: stop then with the best plan so far and its honest gap.
 
@@ -74,7 +76,7 @@ def solve(
     _check_scores(graph, scores)
     tables = [*([table] if table is not None else []), *(other for other, _ in also)]
     options = width_options(graph, tables, min_fraction, min_width, multiple, max_options)
-    to_choose = WidthOptions(options)
+    to_choose = with_branches(graph, options) if depth else WidthOptions(options)
     first = [(table, budget_ms)] if table is not None and budget_ms is not None else []
     limits = limits_of(
         graph, to_choose, [*first, *also], max_macs, max_params, max_weight_bytes
@@ -195,6 +197,16 @@ def width_options(
     return options
 
 
+def with_branches(graph: ChannelGraph, options: Mapping[str, Sequence[int]]) -> WidthOptions:
+    """The widths to choose from, with none for the groups of a branch that can be left out."""
+    droppable = {name for branch in graph.branches for name in branch.groups}
+    more = {
+        name: [0, *widths] if name in droppable else list(widths)
+        for name, widths in options.items()
+    }
+    return WidthOptions(more, [branch.groups for branch in graph.branches])
+
+
 def _check_budgets(budgets: Mapping[str, float | None], table: LatencyTable | None) -> None:
     given = {name: limit for name, limit in budgets.items() if limit is not None}
     if not given:
@@ -259,5 +271,5 @@ def best_channels(scores: Tensor, width: int) -> list[int]:
 
 def values_of(scores: Tensor, widths: Sequence[int]) -> NDArray[np.float64]:
     """The sum of the greatest scores at every width."""
-    best = scores.detach().double().sort(descending=True).values.cumsum(0)
-    return best[[w - 1 for w in widths]].cpu().numpy()
+    best = scores.detach().double().sort(descending=True).values.cumsum(0).cpu().numpy()
+    return np.concatenate([[0.0], best])[list(widths)]

@@ -428,7 +428,9 @@ def _kernel_times(job: Job, widths: dict[str, dict[str, int]]) -> list[dict[str,
     for kernel in network.kernels:
         surface = table.surfaces[kernel.kind]
         ms = {
-            name: network.scale
+            name: 0.0
+            if kernel.vanishes(w)
+            else network.scale
             * surface.ms(table.steps(kernel.inputs.count(w)), table.steps(kernel.outputs.count(w)))
             for name, w in widths.items()
         }

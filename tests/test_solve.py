@@ -16,7 +16,7 @@ from hwprune.baselines import BASELINES, _knapsack
 from hwprune.cost import Cost, WidthOptions, latency_cost, macs_cost, params_cost
 from hwprune.errors import BudgetError, InputError
 from hwprune.explain import explain
-from hwprune.graph import ChannelGraph, Channels, Group, Layer, ParameterShape
+from hwprune.graph import Branch, ChannelGraph, Channels, Group, Layer, ParameterShape
 from hwprune.kernels import Kernel
 from hwprune.program import Program
 from hwprune.solve import cheapest, pareto, solve, width_options
@@ -455,3 +455,57 @@ def test_the_dynamic_programme_is_exact_for_costs_that_add_up() -> None:
             continue
         chosen = _knapsack(values, costs, room)
         assert totals[tuple(chosen[g] for g in sizes)] == pytest.approx(max(totals.values()))
+
+
+def with_a_branch(made: Instance, draw: random.Random) -> Instance:
+    """The same network, in which the layers of one or two groups are a branch."""
+    names = [group.name for group in made.graph.groups]
+    groups = tuple(sorted(draw.sample(names, min(len(names), draw.choice([1, 2])))))
+    own = [
+        layer.name
+        for layer in made.graph.layers
+        if {n for n, _ in (*layer.inputs.groups, *layer.outputs.groups)} & set(groups)
+    ]
+    others = [layer.name for layer in made.graph.layers if layer.name not in own]
+    own += draw.sample(others, min(len(others), draw.choice([0, 1])))
+    graph = replace(made.graph, branches=(Branch(own[-1], tuple(own), groups),))
+    return replace(made, graph=graph)
+
+
+def choices_with_branches(made: Instance):
+    """All widths that the solver may choose, and none for all groups of a branch."""
+    (branch,) = made.graph.branches
+    for widths in made.choices():
+        yield widths
+        yield widths | dict.fromkeys(branch.groups, 0)
+
+
+@pytest.mark.parametrize("names", COMBINATIONS, ids="+".join)
+def test_branches_are_left_out_where_enumeration_leaves_them_out(names) -> None:
+    left_out = 0
+    for seed in range(80):
+        draw = random.Random(seed)
+        made = with_a_branch(instance(seed), draw)
+        everything = list(choices_with_branches(made))
+        costs = made.costs(draw.choice(everything))
+        budgets = {n: c for n, c in zip(BUDGETS, costs, strict=True) if n in names}
+        if min(budgets.values()) <= 0:
+            continue
+        plan = solve(made.graph, made.scores, made.table, gap=0.0, depth=True, **budgets)
+        check_plan(made, plan, budgets)
+        limits = [budgets.get(name, float("inf")) for name in BUDGETS]
+        best = max(
+            made.value(widths)
+            for widths in everything
+            if all(c <= m for c, m in zip(made.costs(widths), limits, strict=True))
+        )
+        assert plan.value == pytest.approx(best, rel=1e-9, abs=1e-9), seed
+        assert bool(plan.left_out) == bool(made.graph.left_out(plan.widths))
+        left_out += bool(plan.left_out)
+    assert left_out > 5
+
+
+def test_without_depth_no_branch_is_left_out() -> None:
+    made = with_a_branch(instance(3), random.Random(3))
+    plan = solve(made.graph, made.scores, made.table, max_macs=0.6 * made.graph.macs())
+    assert plan.left_out == () and min(plan.widths.values()) > 0
