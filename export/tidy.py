@@ -7,6 +7,8 @@ was left out remains as an addition of zeros.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -35,10 +37,15 @@ def plain_reshapes(proto: onnx.ModelProto) -> None:
     _drop_unused(graph)
 
 
-def without_zeros(proto: onnx.ModelProto) -> None:
-    """Remove additions of zeros, and a ReLU of what has just been one, in place."""
+def without_zeros(proto: onnx.ModelProto, weights: Collection[str]) -> None:
+    """Remove additions of zeros, and a ReLU of what has just been one, in place.
+
+    Args:
+        proto: the model.
+        weights: initializers that count as weights, even if they are zero.
+    """
     graph = proto.graph
-    constants = {i.name: i for i in graph.initializer}
+    constants = {i.name: i for i in graph.initializer if i.name not in weights}
     producer = {output: node for node in graph.node for output in node.output}
     kept = {output.name for output in graph.output}
     shapes = {
@@ -62,25 +69,29 @@ def without_zeros(proto: onnx.ModelProto) -> None:
     _drop_unused(graph)
 
 
-def _is_zero(name: str, constants: dict[str, Any], producer: dict[str, Any]) -> bool:
-    """Whether a tensor holds zeros only, as ``zeros_like`` is exported; never a weight's sum."""
+def _is_zero(name: str, constants: Mapping[str, Any], producer: Mapping[str, Any]) -> bool:
+    """Whether a tensor holds zeros only, as ``zeros_like`` and its multiples are exported."""
     if name in constants:
-        return name.startswith("zeros_like") and not numpy_helper.to_array(constants[name]).any()
+        return not numpy_helper.to_array(constants[name]).any()
     node = producer.get(name)
-    if node is None or node.op_type not in ("ConstantOfShape", "Expand"):
+    if node is None:
         return False
-    value = [a.t for a in node.attribute if a.name == "value"]
-    value += [constants[n] for n in node.input[:1] if n in constants and node.op_type == "Expand"]
-    return bool(value) and not numpy_helper.to_array(value[0]).any()
+    if node.op_type == "Mul":
+        return any(_is_zero(factor, constants, producer) for factor in node.input)
+    if node.op_type == "Expand":
+        return _is_zero(node.input[0], constants, producer)
+    values = [a.t for a in node.attribute if a.name == "value"]
+    return node.op_type == "ConstantOfShape" and not any(
+        numpy_helper.to_array(value).any() for value in values
+    )
 
 
 def _drop_unused(graph: Any) -> None:
-    used = {name for node in graph.node for name in node.input} | {o.name for o in graph.output}
-    removable = ("Reshape", "ConstantOfShape", "Expand", "Shape")
-    for node in reversed([n for n in graph.node if n.op_type in removable]):
-        if node.output[0] not in used:
+    readers = Counter(name for node in graph.node for name in node.input)
+    readers.update(output.name for output in graph.output)
+    for node in reversed(list(graph.node)):
+        if not any(readers[output] for output in node.output):
+            readers.subtract(node.input)
             graph.node.remove(node)
-            used = {name for n in graph.node for name in n.input} | {o.name for o in graph.output}
-    used = {name for node in graph.node for name in node.input} | {o.name for o in graph.output}
-    for constant in [i for i in graph.initializer if i.name not in used]:
+    for constant in [i for i in graph.initializer if not readers[i.name]]:
         graph.initializer.remove(constant)

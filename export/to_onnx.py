@@ -60,7 +60,7 @@ def to_onnx(
         ) from error
     proto: onnx.ModelProto = program.model_proto
     plain_reshapes(proto)
-    without_zeros(proto)
+    without_zeros(proto, state)
     keep_names(proto, state, uses)
     return proto
 

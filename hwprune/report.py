@@ -28,7 +28,7 @@ _EPOCH = {"epoch": int, "loss": float, "train_top1": float, "validation": _ACCUR
 _MEASURED = {"latency_ms": float, "median_ms": float, "iqr_ms": float, "quiet_share": float,
              "times_ms": [float], "warning?": str}  # fmt: skip
 _ROUND = {"budget_ms": float, "predicted_ms": float, "measured_ms": float, "dense_ms": float,
-          "ratio": float}  # fmt: skip
+          "ratio": float, "number?": int}  # fmt: skip
 _KERNEL = {"name": str, "kind": str, "ms": {"dense": float, "pruned": float}}
 SHAPES: dict[str, dict[str, Any]] = {
     "trace": {"unprunable": {str: str}, "macs": int, "params": int},

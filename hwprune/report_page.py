@@ -146,9 +146,11 @@ def _widths(run: Run) -> str:
     rows = [(g, str(b), str(a), str(b - a), f"{_share(a, b)}") for g, (b, a) in widths.items()]
     before, after = (sum(pair[side] for pair in widths.values()) for side in (0, 1))
     whole = sum(b == a for b, a in widths.values())
+    gone = sum(a == 0 for _, a in widths.values())
     text = _paragraph(
         f"{before} prunable channels in {len(widths)} groups became {after} "
         f"({_share(after, before)}). Kept whole: {whole}."
+        + (f" In branches that are left out: {gone}." if gone else "")
     )
     if not widths:
         return text
@@ -174,6 +176,7 @@ def _rounds(run: Run) -> str:
     for number, turn in enumerate(facts["rounds"], 1):
         predicted, measured, dense = turn["predicted_ms"], turn["measured_ms"], turn["dense_ms"]
         budget_ms = _budget_ms(facts["budget"], dense)
+        number = turn.get("number", number)
         label = f"{number}\u00a0(taken)" if measured == chosen else str(number)
         times = map(milliseconds, (turn["budget_ms"], predicted, measured))
         share = _share(measured, budget_ms) if budget_ms else ""
@@ -182,8 +185,9 @@ def _rounds(run: Run) -> str:
     head = "round, asked of the solver (ms), predicted (ms), measured (ms), prediction off by, "
     head += "dense beside it (ms), measured / dense, of the budget"
     text = (
-        f"Budget: {facts['budget']}. Each round builds the network, measures it beside the "
-        "dense one, and corrects what is asked of the solver next. Weights play no part."
+        f"Budget: {facts['budget']}. Each round builds networks that lie next to each other, "
+        "measures them beside the dense one, and corrects what is asked of the solver next. "
+        "Weights play no part."
     )
     gap = facts.get("gap")
     proof = (
