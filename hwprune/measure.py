@@ -24,6 +24,7 @@ from onnx import TensorProto, helper, numpy_helper
 from hwprune.targets import Runnable
 
 PROBE_TOLERANCE = 1.10  # a probe slower than this times its best marks a slow window
+PROBE_RUNS = 5  # whose fastest counts: what ran before has emptied the caches
 QUANTILE = 0.10  # of the samples is the latency; repeats to 0.5 % where medians do to 2 %
 QUIET = 1.10  # samples up to this times the latency were taken on a quiet machine
 LEAST_ROUNDS = 5  # however slow the networks
@@ -96,7 +97,7 @@ class Probe:
         self.best_ms = min(self._time() for _ in range(30))
 
     def _time(self) -> float:
-        return min(self._runnable.run_ms() for _ in range(2))
+        return min(self._runnable.run_ms() for _ in range(PROBE_RUNS))
 
     def slowdown(self) -> float:
         """The probe's time now, divided by its best so far."""
