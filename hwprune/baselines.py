@@ -1,7 +1,8 @@
 """Other ways to choose widths, to compare with; each called like ``solve``.
 
-They keep the budget by their own account of costs, which leaves out what ``solve`` counts: a plan's
-``predicted_ms`` is always by the latency table, and may be over the budget.
+``offered`` are the widths to choose from, as in ``solve``. They keep the budget by their own
+account of costs, which leaves out what ``solve`` counts: a plan's ``predicted_ms`` is always by the
+latency table, and may be over the budget.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import Unpack
 
 from hwprune.errors import BudgetError
 from hwprune.graph import ChannelGraph
 from hwprune.plan import Plan
-from hwprune.solve import best_channels, values_of, width_options
+from hwprune.solve import Offered, best_channels, values_of, width_options
 from hwprune.table import LatencyTable
 
 if TYPE_CHECKING:
@@ -34,16 +36,14 @@ def uniform(
     table: LatencyTable,
     *,
     budget_ms: float,
-    min_fraction: float = 0.25,
-    multiple: int | None = None,
-    max_options: int = 12,
+    **offered: Unpack[Offered],
 ) -> Plan:
     """The same share of every group, the greatest that the latency table says meets the budget.
 
     Raises:
         BudgetError: none does.
     """
-    options = width_options(graph, [table], min_fraction, 1, multiple, max_options)
+    options = width_options(graph, [table], **offered)
 
     def at(share: float) -> dict[str, int]:
         return {
@@ -53,7 +53,7 @@ def uniform(
 
     within = [
         widths
-        for widths in map(at, np.linspace(min_fraction, 1.0, 400))
+        for widths in map(at, np.linspace(0.0, 1.0, 400))
         if table.predict_ms(graph, widths) <= budget_ms
     ]
     if not within:
@@ -67,9 +67,7 @@ def greedy_ratio(
     table: LatencyTable,
     *,
     budget_ms: float,
-    min_fraction: float = 0.25,
-    multiple: int | None = None,
-    max_options: int = 12,
+    **offered: Unpack[Offered],
 ) -> Plan:
     """Channels by importance for each millisecond, most first, until the budget is full.
 
@@ -80,7 +78,7 @@ def greedy_ratio(
     Raises:
         BudgetError: nothing fits.
     """
-    options = width_options(graph, [table], min_fraction, 1, multiple, max_options)
+    options = width_options(graph, [table], **offered)
     values, costs = _alone(graph, scores, table, options)
     chosen = dict.fromkeys(options, 0)
     room = budget_ms - _constant(graph, table, costs)
@@ -106,15 +104,13 @@ def dynamic_programme(
     table: LatencyTable,
     *,
     budget_ms: float,
-    min_fraction: float = 0.25,
-    multiple: int | None = None,
-    max_options: int = 12,
+    **offered: Unpack[Offered],
 ) -> Plan:
     """The best choice by the same costs, exactly: a knapsack with one item a group.
 
     Aflalo et al. 2020, section 3.1, whose costs are FLOPs of one layer at a time.
     """
-    options = width_options(graph, [table], min_fraction, 1, multiple, max_options)
+    options = width_options(graph, [table], **offered)
     values, costs = _alone(graph, scores, table, options)
     room = budget_ms - _constant(graph, table, costs)
     chosen = _knapsack(values, costs, room)
@@ -127,17 +123,15 @@ def ordered_groups(
     table: LatencyTable,
     *,
     budget_ms: float,
-    min_fraction: float = 0.25,
-    multiple: int | None = None,
-    max_options: int = 12,
     rounds: int = 1,
+    **offered: Unpack[Offered],
 ) -> Plan:
     """A knapsack in which every kernel's input width is frozen, and its output width is chosen.
 
     After Shen et al. 2022, "Structural Pruning via Latency-Saliency Knapsack" (HALP): the input
     widths are the dense ones in the first round, and those of the round before afterwards.
     """
-    options = width_options(graph, [table], min_fraction, 1, multiple, max_options)
+    options = width_options(graph, [table], **offered)
     values = {g.name: values_of(scores[g.name], options[g.name]) for g in graph.groups}
     network = table.network(graph)
     before = dict(graph.widths)
@@ -165,21 +159,10 @@ def ordered_groups_iterated(
     table: LatencyTable,
     *,
     budget_ms: float,
-    min_fraction: float = 0.25,
-    multiple: int | None = None,
-    max_options: int = 12,
+    **offered: Unpack[Offered],
 ) -> Plan:
     """``ordered_groups``, ten rounds of it."""
-    return ordered_groups(
-        graph,
-        scores,
-        table,
-        budget_ms=budget_ms,
-        min_fraction=min_fraction,
-        multiple=multiple,
-        max_options=max_options,
-        rounds=10,
-    )
+    return ordered_groups(graph, scores, table, budget_ms=budget_ms, rounds=10, **offered)
 
 
 BASELINES: dict[str, Baseline] = {

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING
 
 from typing_extensions import Unpack
 
@@ -18,7 +18,7 @@ from hwprune.fill import Networks, batch_of
 from hwprune.graph import ChannelGraph
 from hwprune.measure import Measurement, interleave, ratio_error
 from hwprune.plan import Plan
-from hwprune.solve import solve
+from hwprune.solve import Offered, solve
 from hwprune.table import LatencyTable
 from hwprune.targets import Target
 
@@ -122,14 +122,11 @@ class FittedPlan:
     remark: str = ""
 
 
-class Limits(TypedDict, total=False):
+class Limits(Offered, total=False):
     """What a plan keeps to beside latency; each as in ``solve``."""
 
     max_macs: float | None
     max_params: float | None
-    min_fraction: float
-    min_width: int
-    multiple: int | None
     depth: bool
 
 

@@ -146,8 +146,9 @@ def profile_command(
 
         measure_folder(measure, _recipe_of_folder(options), Console(), renew=renew)
         return
+    from hwprune.elsewhere import export_networks
     from hwprune.job import Job
-    from hwprune.steps import export_networks, profile_step
+    from hwprune.steps import profile_step
 
     job = Job(_recipe_of_folder(options), Console())
     if export_only is not None:
@@ -166,8 +167,8 @@ def plan_command(explain: bool, **options: Any) -> None:
 
     The table may have been made on another device. Writes plan.json in --out.
     """
+    from hwprune.elsewhere import plan_only
     from hwprune.job import Job
-    from hwprune.steps import plan_only
 
     job = Job(_recipe_of_folder(options), Console())
     job.recipe.need("out")

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 from rich.console import Group as Together
 from rich.console import RenderableType
 from rich.table import Table
+from typing_extensions import Unpack
 
 from hwprune.graph import ChannelGraph
 from hwprune.plan import Plan
-from hwprune.solve import values_of, width_options
+from hwprune.solve import Offered, values_of, width_options
 from hwprune.table import LatencyTable
 
 if TYPE_CHECKING:
@@ -57,20 +58,16 @@ def explain(
     scores: Mapping[str, Tensor],
     table: LatencyTable,
     plan: Plan,
-    *,
-    min_fraction: float = 0.25,
-    min_width: int = 1,
-    multiple: int | None = None,
-    max_options: int = 12,
+    **offered: Unpack[Offered],
 ) -> list[Explained]:
     """For every group, what its next widths would change.
 
     Args:
         graph, scores, table: that the plan was made with.
         plan: of ``solve``.
-        min_fraction, min_width, multiple, max_options: that it was made with.
+        offered: the widths to choose from that it was made with, as in ``solve``.
     """
-    options = width_options(graph, [table], min_fraction, min_width, multiple, max_options)
+    options = width_options(graph, [table], **offered)
     now_ms = table.predict_ms(graph, plan.widths)
     rows = []
     for group in graph.groups:

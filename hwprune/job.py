@@ -23,6 +23,7 @@ from hwprune.models import LoadedModel, load_model
 from hwprune.plan import Plan
 from hwprune.recipe import Recipe
 from hwprune.score import score
+from hwprune.solve import Offered
 from hwprune.table import LatencyTable
 from hwprune.targets import Target, load_target
 from hwprune.trace import trace
@@ -151,17 +152,21 @@ class Job:
             vars(other)[name] = getattr(self, name)
 
     @property
-    def limits(self) -> Limits:
-        """What a plan keeps to beside latency."""
+    def offered(self) -> Offered:
+        """Which widths there are to choose from."""
         recipe = self.recipe
-        return Limits(
-            max_macs=recipe.max_macs or None,
-            max_params=recipe.max_params or None,
+        return Offered(
             min_fraction=recipe.min_fraction,
             min_width=max(1, recipe.min_width),
             multiple=recipe.multiple or None,
-            depth=recipe.depth,
         )
+
+    @property
+    def limits(self) -> Limits:
+        """What a plan keeps to beside latency."""
+        recipe = self.recipe
+        most = Limits(max_macs=recipe.max_macs or None, max_params=recipe.max_params or None)
+        return Limits(**self.offered, **most, depth=recipe.depth)
 
     @property
     def plan(self) -> Plan:

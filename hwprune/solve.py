@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import Unpack
 
 from hwprune.cost import Cost, WidthOptions, latency_cost
 from hwprune.errors import BudgetError, InputError
@@ -20,6 +21,15 @@ from hwprune.table import LatencyTable
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+class Offered(TypedDict, total=False):
+    """Which widths there are to choose from; each as in ``solve``."""
+
+    min_fraction: float
+    min_width: int
+    multiple: int | None
+    max_options: int
 
 
 def solve(
@@ -101,20 +111,17 @@ def cheapest(
     table: LatencyTable,
     *,
     min_share: float,
-    min_fraction: float = 0.25,
-    min_width: int = 1,
-    multiple: int | None = None,
-    max_options: int = 12,
     gap: float = 1e-4,
     time_limit_s: float = 60.0,
+    **offered: Unpack[Offered],
 ) -> Plan:
     """The plan of least predicted latency that keeps a share of the importance.
 
     Args:
         graph, scores, table: as in ``solve``.
         min_share: of the summed importance of all channels.
-        min_fraction, min_width, multiple, max_options, time_limit_s: as in ``solve``.
         gap: stop when the latency is proven to be within this share of the least.
+        time_limit_s, offered: as in ``solve``.
 
     Returns:
         The plan; its ``gap`` is that of the latency, and it has no ``bound`` on importance.
@@ -125,8 +132,7 @@ def cheapest(
     if not 0 < min_share < 1:
         raise InputError(f"min_share must lie in (0, 1), got {min_share}.")
     _check_scores(graph, scores)
-    options = width_options(graph, [table], min_fraction, min_width, multiple, max_options)
-    to_choose = WidthOptions(options)
+    to_choose = WidthOptions(width_options(graph, [table], **offered))
     latency = latency_cost(graph, table, to_choose)
     faster = Cost(to_choose, -latency.constant, {s: -t for s, t in latency.tables.items()})
     kept = _importance(graph, scores, to_choose).tables
@@ -176,7 +182,7 @@ def pareto(
 def width_options(
     graph: ChannelGraph,
     tables: Sequence[LatencyTable],
-    min_fraction: float,
+    min_fraction: float = 0.25,
     min_width: int = 1,
     multiple: int | None = None,
     max_options: int = 12,

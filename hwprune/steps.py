@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from rich.markup import escape
-from rich.table import Table
 from safetensors.torch import save_file
 
 from hwprune.budget import Round, fit_budget, plan_budget
@@ -19,12 +18,9 @@ from hwprune.checkpoint import save
 from hwprune.distill import Distillation
 from hwprune.errors import HwpruneError, InputError
 from hwprune.evaluate import Accuracy, evaluate, reestimate_norms
-from hwprune.explain import explain, explanation
-from hwprune.export.folder import write_networks
 from hwprune.files import write_atomically
 from hwprune.job import Job
 from hwprune.measure import Measurement
-from hwprune.plan import Plan
 from hwprune.profile import profile
 from hwprune.prune import prune
 from hwprune.report import comparison_table
@@ -100,58 +96,6 @@ def profile_step(job: Job, *, renew: bool = False) -> None:
             "kernels": _kernel_times(job, {"dense": job.graph.widths}),
         },
     )
-
-
-def export_networks(job: Job, folder: Path) -> None:
-    """Write what profiling the network on a device without PyTorch needs.
-
-    Raises:
-        InputError: the device's step must be known beforehand, and ``multiple`` does not say it.
-    """
-    networks, step = job.networks, job.recipe.multiple
-    if not networks.cuts and not step:
-        raise InputError(
-            "This network's ONNX file holds numbers of channels as constants and cannot be cut on "
-            "the device, so every network that is measured has to be written now. Say how many "
-            "channels the device computes at once, such as --multiple 8 or 16."
-        )
-    write_networks(
-        networks.dense, job.graph, folder, None if networks.cuts else networks.at, step or 1
-    )
-    size = sum(path.stat().st_size for path in folder.iterdir())
-    job.console.print(
-        f"{folder}: {size / 1e6:.0f} MB. Copy it to the device and run `hwprune profile --measure "
-        f"{folder.name} --target TARGET --table TABLE.jsonl` there."
-    )
-
-
-def plan_only(job: Job, *, explained: bool = False) -> Plan:
-    """Choose the widths by the latency table alone, and write ``plan.json``."""
-    fitted = plan_budget(job.graph, job.scores, job.table, job.budget, **job.limits)
-    plan = fitted.plan.with_source(model=job.recipe.model, num_classes=job.loaded.num_classes)
-    plan.save(job.folder / "plan.json")
-    dense_ms = job.table.predict_ms(job.graph, job.graph.widths)
-    assert plan.predicted_ms is not None
-    if explained:
-        rows = explain(
-            job.graph, job.scores, job.table, plan,
-            min_fraction=job.limits["min_fraction"], min_width=job.limits["min_width"],
-            multiple=job.limits["multiple"],
-        )  # fmt: skip
-        job.console.print(explanation(plan, rows))
-    else:
-        widths = Table("group", "channels", "kept")
-        for group in job.graph.groups:
-            widths.add_row(group.name, str(group.width), str(plan.widths[group.name]))
-        job.console.print(widths)
-    job.console.print(
-        f"{job.folder / 'plan.json'}: predicted {plan.predicted_ms:.3f} ms, "
-        f"{plan.predicted_ms / dense_ms:.3f} of dense ({dense_ms:.3f} ms); "
-        f"{plan.macs / job.graph.macs():.1%} of the MACs, {plan.params / job.graph.params():.1%} "
-        f"of the parameters; no plan is worth more than {plan.gap or 0:.2%} above this one"
-    )
-    job.console.print(f"[yellow]{fitted.remark}")
-    return plan
 
 
 def prune_step(job: Job) -> None:

@@ -344,6 +344,26 @@ def test_a_table_of_another_machine_plans_and_is_refused_for_verification(
     assert status_of(["measure", *files, "--target", "fake:step=16", "--budget", "0.1x"]) == 10
 
 
+def test_a_plan_explains_itself_and_leaves_branches_out_when_asked(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "planned"
+    shutil.copytree(finished, folder)
+    given = ["plan", "--out", str(folder), "--min-fraction", "0.5", "--explain"]
+    assert status_of([*given, "--budget", "0.25x"]) == 5  # half of the widths is not enough
+    capsys.readouterr()
+    main([*given, "--budget", "0.25x", "--depth", "--max-macs", "1e9"])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "ms, binding" in printed and "wins a ms" in printed
+    plan = Plan.load(folder / "plan.json")
+    assert plan.left_out and plan.prices["ms"] > 0
+    main(["prune", "--out", str(folder), "--budget", "0.25x", "--depth", "--min-fraction", "0.5"])
+    for step in ("finetune", "export", "verify", "report"):
+        main([step, "--out", str(folder)])
+    assert json.loads((folder / "verify.json").read_text())["misses"] == []
+    assert "In branches that are left out" in (folder / "report.html").read_text()
+
+
 def test_a_stale_table_is_refused_with_the_command_that_renews_it(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
