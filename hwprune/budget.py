@@ -215,7 +215,8 @@ def fit_budget(
         if report is not None:
             for each in measured:
                 report(each.rounds[0])
-        if any(each.rounds[0].uses(wanted) for each in measured):
+        best = _chosen(tried, wanted)
+        if best is not None and best.rounds[0].uses(wanted):
             break
         turns = [each.rounds[0] for each in measured]
         asked = fmean(_corrected(turn, bench.dense_predicted_ms, wanted) for turn in turns)
@@ -266,10 +267,17 @@ def _corrected(turn: Round, dense_ms: float, wanted: float) -> float:
     return dense_ms - slope * (1 - aim)
 
 
-def _best(tried: Sequence[FittedPlan], wanted: float, stopped: str) -> FittedPlan:
+def _chosen(tried: Sequence[FittedPlan], wanted: float) -> FittedPlan | None:
     """The most important plan within the budget, with some room where one has it."""
     met = [each for each in tried if each.rounds[0].ratio <= wanted]
-    if not met:
+    roomy = [each for each in met if each.rounds[0].ratio <= each.rounds[0].most * wanted]
+    return max(roomy or met, key=lambda each: each.plan.value or 0.0, default=None)
+
+
+def _best(tried: Sequence[FittedPlan], wanted: float, stopped: str) -> FittedPlan:
+    """The chosen plan with all rounds, and the reason where it is far below the budget."""
+    best = _chosen(tried, wanted)
+    if best is None:
         ratios = ", ".join(f"{each.rounds[0].ratio:.3f}x" for each in tried)
         measured = (
             f"{len(tried)} networks were built and measured at {ratios} of the dense latency; none "
@@ -277,8 +285,6 @@ def _best(tried: Sequence[FittedPlan], wanted: float, stopped: str) -> FittedPla
             "give a larger --budget. "
         )
         raise BudgetError((measured if tried else "") + stopped)
-    roomy = [each for each in met if each.rounds[0].ratio <= each.rounds[0].most * wanted]
-    best = max(roomy or met, key=lambda each: each.plan.value or 0.0)
     near = best.rounds[0].ratio >= LEAST * wanted
     turns = tuple(each.rounds[0] for each in tried)
     remark = "" if near else f"below the budget by more than wanted: {stopped}"

@@ -37,7 +37,7 @@ class Bench:
 
 
 def prove(
-    graph: ChannelGraph, doubtful: Iterable[str], model: nn.Module, inputs: tuple[Any, ...]
+    graph: ChannelGraph, doubtful: Iterable[str], bench: Bench
 ) -> tuple[ChannelGraph, dict[str, str]]:
     """The graph, and groups whose pruning the model's code does not survive: name -> why.
 
@@ -45,14 +45,8 @@ def prove(
     taken for a number of channels that it only happens to equal: it is tried without. Else doubtful
     groups are pruned one by one and all that is left at once; where that goes wrong, the other
     groups one by one, and at last one more at a time.
-
-    Raises:
-        TraceError: the model gives no finite outputs, so that nothing can be proven.
     """
-    if not graph.groups:
-        return graph, {}
     with _full_precision():
-        bench = make_bench(model, inputs)
         for candidate in (graph, *_without_doubles(graph)):
             if _together(bench, candidate, graph.widths) is None:
                 return candidate, {}
@@ -72,12 +66,11 @@ def prove(
         return graph, found
 
 
-def prove_branches(graph: ChannelGraph, model: nn.Module, inputs: tuple[Any, ...]) -> ChannelGraph:
+def prove_branches(graph: ChannelGraph, bench: Bench) -> ChannelGraph:
     """The graph with those branches only without which the model's code runs, and runs right."""
     if not graph.branches:
         return graph
     with _full_precision():
-        bench = make_bench(model, inputs)
         everything: dict[str, list[int]] = {
             name: [] for branch in graph.branches for name in branch.groups
         }
@@ -105,6 +98,9 @@ def make_bench(model: nn.Module, inputs: tuple[Any, ...]) -> Bench:
     """A copy with random norms and biases, and random inputs: zeros would prove nothing.
 
     Where those give no finite outputs, the model or the inputs as they are.
+
+    Raises:
+        TraceError: the model gives no finite outputs, so that nothing can be proven.
     """
     half = any(p.dtype in (torch.float16, torch.bfloat16) for p in model.parameters())
     inputs = tree_map(_float, inputs) if half else inputs

@@ -18,7 +18,7 @@ from hwprune.branches import find_branches
 from hwprune.capture import batch_of_two, capture
 from hwprune.gather import doubtful_groups, gather, pin_group
 from hwprune.graph import ChannelGraph
-from hwprune.prove import prove, prove_branches
+from hwprune.prove import make_bench, prove, prove_branches
 from hwprune.walk import LabelWalk
 
 
@@ -46,11 +46,13 @@ def trace(
     walk.run()
     walk.keep(keep)
     graph = gather(walk, model)
-    graph, unsound = prove(graph, doubtful_groups(walk, graph), model, inputs)
-    for name, reason in unsound.items():
-        pin_group(walk, graph.group(name), f"the model's code holds sizes: {reason}")
-    graph = gather(walk, model) if unsound else graph
-    branches = find_branches(walk.program, graph.groups)
-    graph = prove_branches(replace(graph, branches=branches), model, inputs)
+    if graph.groups:
+        bench = make_bench(model, inputs)
+        graph, unsound = prove(graph, doubtful_groups(walk, graph), bench)
+        for name, reason in unsound.items():
+            pin_group(walk, graph.group(name), f"the model's code holds sizes: {reason}")
+        graph = gather(walk, model) if unsound else graph
+        branches = find_branches(walk.program, graph.groups)
+        graph = prove_branches(replace(graph, branches=branches), bench)
     graph.lint()
     return graph
