@@ -2,9 +2,10 @@
 """Hold the channel graph's promises over the CNNs of torchvision and timm, and print a table.
 
 Every network gets random weights, norm statistics and biases, is traced, and must then pass: random
-channels of random groups zeroed == removed (three draws); one training step; saved and loaded in a
-clean process; exported to ONNX with the same numbers; traced and pruned again. Each network runs in
-a process of its own and is a line of RESULTS, written when done and skipped when there.
+channels of random groups, and random residual branches, zeroed == removed (three draws); one
+training step; saved and loaded in a clean process; exported to ONNX with the same numbers; traced
+and pruned again. Each network runs in a process of its own and is a line of RESULTS, written when
+done and skipped when there.
 
     python scripts/zoo.py --suite torchvision
     python scripts/zoo.py --suite timm --count 150 --seed 0
@@ -310,6 +311,9 @@ def _plan(graph: ChannelGraph, seed: int, some: bool = False) -> hwprune.Plan:
         for name, width in graph.widths.items()
         if not some or draw.random() < 0.5
     }
+    for branch in graph.branches:
+        if draw.random() < 0.25:
+            kept |= {name: [] for name in branch.groups}
     return hwprune.Plan.from_kept(graph, kept)
 
 

@@ -17,6 +17,7 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import save_file
 
+from hwprune.budget_profile import apply_profile
 from hwprune.cli import commands, main
 from hwprune.demo import digits_resnet
 from hwprune.plan import Plan
@@ -230,9 +231,14 @@ def test_the_commands_of_the_readme_exist() -> None:
 
 
 def test_the_recipe_of_the_readme_is_one(tmp_path: Path) -> None:
-    (block,) = re.findall(r"```toml\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    (tmp_path / "recipe.toml").write_text(block)
-    assert Recipe.load(tmp_path / "recipe.toml").budget == "0.5x"
+    text = README.read_text(encoding="utf-8")
+    recipe, profile = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "recipe.toml").write_text(recipe)
+    (tmp_path / "edge-cpu.toml").write_text(profile)
+    loaded = Recipe.load(tmp_path / "recipe.toml")
+    assert loaded.budget == "0.5x"
+    made = apply_profile(loaded, tmp_path / "edge-cpu.toml")
+    assert (made.budget, made.target) == ("12ms", "openvino-cpu:precision=fp32,threads=1")
 
 
 def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

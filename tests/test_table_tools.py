@@ -6,11 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
+from hwprune.budget import Budget, plan_budget
 from hwprune.cli import main
 from hwprune.errors import TableError
+from hwprune.models import build_model
 from hwprune.table import LatencyTable, Network, Sample
-from hwprune.table_tools import kernel_ratios, merge_tables
+from hwprune.table_tools import kernel_ratios, merge_tables, shipped_tables
+from hwprune.trace import trace
 
 CONV = [Sample("Conv", 8, width, (0.1 * width, 9.0), "n/0") for width in (8, 16, 24)]
 NETWORK = Network("f" * 16, (), 1.0, 0.0, 0.0, dense_ms=2.0, held_out=((1.0, 1.25), (2.0, 2.0)))
@@ -60,3 +64,19 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         main(["table", "merge", merged, one])
     assert stopped.value.code == 2
     assert "new name" in capsys.readouterr().err
+
+
+def test_the_tables_that_ship_are_whole_and_plan_for_their_networks() -> None:
+    """ResNet-50 at 224 px is in each; a plan for that device needs no other machine."""
+    shipped = shipped_tables()
+    assert len(shipped) >= 2
+    graph = trace(build_model("torchvision:resnet50").eval(), torch.zeros(1, 3, 224, 224))
+    scores = {group.name: torch.ones(group.width) for group in graph.groups}
+    for path in shipped:
+        table = LatencyTable.load(path)
+        network = table.network(graph)
+        assert len(network.errors) == 8 and network.errors[-1] < 0.1
+        budget = Budget.parse("0.5x")
+        fitted = plan_budget(graph, scores, table, budget)
+        assert fitted.plan.predicted_ms <= 0.5 * table.predict_ms(graph, graph.widths)
+        assert fitted.pruned is None and table.device in fitted.remark

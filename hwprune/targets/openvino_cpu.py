@@ -77,7 +77,7 @@ class OpenVinoNetwork:
             request.infer()
             for entry in request.profiling_info if run >= 2 else ():
                 if entry.status == openvino.ProfilingInfo.Status.EXECUTED:
-                    times[entry.node_name].append(entry.real_time.total_seconds() * 1e3)
+                    times[entry.node_name].append(round(entry.real_time.total_seconds() * 1e3, 4))
         return self._kernels(compiled.get_runtime_model().get_ordered_ops(), times, runs)
 
     def _compile(self, more: dict[str, Any]) -> tuple[Any, Any]:
