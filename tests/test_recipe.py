@@ -12,7 +12,12 @@ from hwprune.errors import InputError
 from hwprune.recipe import Recipe
 
 FIELDS = {field.name: field for field in dataclasses.fields(Recipe)}
-BAD = {str: [1, 1.5, True, ["a"]], int: ["1", 1.5, True, [1]], float: ["1", True, [1.0], {}]}
+BAD = {
+    str: [1, 1.5, True, ["a"]],
+    int: ["1", 1.5, True, [1]],
+    float: ["1", True, [1.0], {}],
+    bool: ["true", 1, 0.0, []],
+}
 
 
 @pytest.mark.parametrize("name", FIELDS)
@@ -91,7 +96,7 @@ def test_a_file_that_is_not_there(tmp_path) -> None:
 
 def test_a_file_gives_back_what_was_saved(tmp_path) -> None:
     changed = {
-        name: {str: 'ü "quoted" \\ 🐎\n', int: 7, float: 1.25e-7}[type(field.default)]
+        name: {str: 'ü "quoted" \\ 🐎\n', int: 7, float: 1.25e-7, bool: True}[type(field.default)]
         for name, field in FIELDS.items()
         if name not in ("precision", "optimizer")
     }
