@@ -92,8 +92,10 @@ def _best_choice(
     prices = tuple(float(price) for price in relaxed.prices)
     if relaxed.bound == -math.inf:
         return None
-    value = -math.inf if relaxed.choice is None else program.objective.at(relaxed.choice)
-    enough = value + max(gap, 1e-12) * abs(value)  # no choice up to here is worth looking for
+    value = enough = -math.inf
+    if relaxed.choice is not None:
+        value = program.objective.at(relaxed.choice)
+        enough = value + max(gap, 1e-12) * abs(value)  # nothing up to here is worth looking for
     if relaxed.choice is not None and relaxed.bound <= enough:
         return Found(relaxed.choice, relaxed.bound, prices)
     kept = {group: np.flatnonzero(line > enough) for group, line in relaxed.marginals.items()}

@@ -124,6 +124,7 @@ def instance(seed: int, concatenations: bool = True) -> Instance:
         group.name: torch.tensor([draw.choice([0.0, draw.random()]) for _ in range(group.width)])
         for group in groups
     }
+    scores[names[0]][0] += 0.01  # so that not all are zero
     return Instance(graph, table, scores)
 
 
@@ -229,6 +230,17 @@ def test_widths_that_a_user_insists_on() -> None:
     macs = 0.5 * made.graph.macs()
     plan = solve(made.graph, made.scores, max_macs=macs, min_fraction=0.01, min_width=4, multiple=2)
     assert all(w >= 4 and (w % 2 == 0 or w == dense[name]) for name, w in plan.widths.items())
+
+
+def test_budgets_that_prices_cannot_tell_from_reachable_ones() -> None:
+    """No choice met them on the way, and the bound is no proof: HiGHS has the last word."""
+    made = instance(141)
+    dense_ms, _, params = made.costs(made.graph.widths)
+    share = 0.3937802172786744
+    budgets = {"budget_ms": share * dense_ms, "max_params": share * params}
+    assert made.best_value(budgets) == -1
+    with pytest.raises(BudgetError, match="latency.*reachable; parameters.*reachable"):
+        solve(made.graph, made.scores, made.table, **budgets)
 
 
 def test_a_budget_that_the_dense_network_meets_keeps_it_whole() -> None:
