@@ -239,7 +239,7 @@ def test_budgets_that_prices_cannot_tell_from_reachable_ones() -> None:
     share = 0.3937802172786744
     budgets = {"budget_ms": share * dense_ms, "max_params": share * params}
     assert made.best_value(budgets) == -1
-    with pytest.raises(BudgetError, match="latency.*reachable; parameters.*reachable"):
+    with pytest.raises(BudgetError, match=r"latency.*reachable; parameters.*reachable"):
         solve(made.graph, made.scores, made.table, **budgets)
 
 
