@@ -11,7 +11,7 @@ import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -336,6 +336,7 @@ def typical_ms(times_ms: tuple[float, ...]) -> float:
     return sum(fastest) / len(fastest)
 
 
+@cache
 def anchors(width: int, step: int, levels: int = 5) -> tuple[int, ...]:
     """The widths at which a group of ``width`` channels is measured, ascending.
 

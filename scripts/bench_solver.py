@@ -45,6 +45,7 @@ def main() -> None:
     parser.add_argument("--target", default="onnxruntime-cpu:threads=1")
     parser.add_argument("--networks", nargs="+", default=NETWORKS)
     parser.add_argument("--budgets", nargs="+", type=float, default=[0.3, 0.4, 0.5, 0.65, 0.8])
+    parser.add_argument("--compare", nargs="*", type=float, default=[0.5], help="others at these")
     parser.add_argument("--multiple", type=int, default=2, help="of the widths to choose from")
     parser.add_argument("--options", type=int, default=32, help="widths of a group at most")
     parser.add_argument("--tables", type=Path, default=Path("runs/latency_model"))
@@ -97,8 +98,9 @@ def _solve_network(name: str, given: argparse.Namespace) -> list[dict[str, Any]]
             }
 
         ours = {"ours": timed(solve), "ours with MACs": timed(solve, max_macs=macs)}
-        others = {label: timed(method) for label, method in BASELINES.items()}
-        for label, method in BASELINES.items():
+        others = {}
+        for label, method in BASELINES.items() if budget in given.compare else ():
+            others[label] = timed(method)
             others[label]["fitted"] = _fitted(method, graph, scores, table, limits)
         row = {"network": name, "groups": len(graph.groups), "budget": budget, **ours, **others}
         rows.append(row)
@@ -114,8 +116,8 @@ def _fitted(
     limits: dict[str, Any],
 ) -> float | None:
     """The value when it is asked for so much that the table says that it just meets the budget."""
-    low, high, value = 0.2, 3.0, None
-    for _ in range(14):
+    low, high, value = 0.4, 2.0, None
+    for _ in range(8):
         asked = (low + high) / 2
         try:
             plan = method(
@@ -140,8 +142,9 @@ def _table(rows: list[dict[str, Any]]) -> Table:
     for row in rows:
         ours = row["ours"]
         cells = [
-            _told(row[label], ours) if "value" in ours else "" for label in BASELINES
-        ]  # fmt: skip
+            _told(row[label], ours) if label in row and "value" in ours else ""
+            for label in BASELINES
+        ]
         table.add_row(
             row["network"].rpartition(":")[2], str(row["groups"]), f"{row['budget']:g}x",
             *_certified(ours), *_certified(row["ours with MACs"]), *cells,
