@@ -30,7 +30,6 @@ from hwprune.errors import BudgetError
 from hwprune.models import build_model
 from hwprune.plan import Plan
 from hwprune.solve import solve
-from hwprune.table import LatencyTable
 
 NETWORKS = (
     "torchvision:mobilenet_v2", "torchvision:efficientnet_b0", "torchvision:regnet_y_400mf",
@@ -66,10 +65,7 @@ def _solve_network(name: str, given: argparse.Namespace) -> list[dict[str, Any]]
     model, image = build_model(name).eval(), torch.rand(1, 3, 224, 224)
     graph = hwprune.trace(model, image)
     file = f"{given.target}-{name.rpartition(':')[2]}-224.jsonl".replace(":", "-")
-    path = given.tables / file
-    if not path.exists():
-        hwprune.profile(model, image, given.target, graph=graph, path=path)
-    table = LatencyTable.load(path)
+    table = hwprune.profile(model, image, given.target, graph=graph, path=given.tables / file)
     draw = np.random.default_rng(0)
     scores = {
         group.name: torch.from_numpy(
@@ -112,7 +108,7 @@ def _fitted(
     method: Callable[..., Plan],
     graph: hwprune.ChannelGraph,
     scores: dict[str, torch.Tensor],
-    table: LatencyTable,
+    table: hwprune.LatencyTable,
     limits: dict[str, Any],
 ) -> float | None:
     """The value when it is asked for so much that the table says that it just meets the budget."""
