@@ -31,6 +31,7 @@ from hwprune.targets import KernelTime, Runnable, Target
 Progress: TypeAlias = Callable[[str, float], None]  # what is being done, share done in [0, 1]
 
 _ATTEMPTS = 3
+_LEAST_ROUNDS = 20  # of calibration, however slow the network
 _DENSE_WEIGHT = 5.0  # of the others' error, in the calibration
 _KNOWN = 0.98  # of a network's time measured before, in other networks: it is not run again
 
@@ -269,7 +270,9 @@ def _calibrate(
     held_out = error_widths(graph, table.step)
     sampled = (*fitted, *held_out)
     runnables = [device.load(networks.at(widths)) for widths in sampled]
-    measurements = interleave(runnables, rounds=100, seconds=60)
+    dense_s = runnables[0].run_ms() / 1e3  # the others take about half; each sample is two runs
+    seconds = max(60.0, _LEAST_ROUNDS * len(runnables) * dense_s)
+    measurements = interleave(runnables, rounds=100, seconds=seconds)
     measured = [m.latency_ms for m in measurements]
     table.add(network=Network(graph.fingerprint, kernels, 1.0, 0.0, 0.0, measured[0]))
     features = np.array([[table.predict_ms(graph, w), 1.0, graph.params(w) / 1e6] for w in sampled])
