@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import permutations
 
 from torch.export import ExportedProgram
@@ -82,13 +83,13 @@ def _branch(
             return None
         node = before[0]
     name = home[node]
-    modules = (*sorted(outermost - {name}), name)
+    whole_branch = Branch(name, (*sorted(outermost - {name}), name), ())
     own = tuple(
         group.name
         for group in groups
-        if all(any(_under(piece.key, path) for path in modules) for piece in group.slices)
+        if all(whole_branch.holds(piece.key) for piece in group.slices)
     )
-    return Branch(name, modules, own) if own else None
+    return replace(whole_branch, groups=own) if own else None
 
 
 _KEEPS_ZEROS = (

@@ -119,7 +119,7 @@ def test_ten_kills_lose_tear_and_double_nothing(folder, table, tmp_path) -> None
     sizes = []
     for _ in range(10):
         before = path.stat().st_size if path.exists() else 0
-        running, grown = process(*command), draw.randrange(1, 6000)
+        running, grown = process(*command), draw.randrange(1, 2000)
         while running.poll() is None:
             now = path.stat().st_size if path.exists() else 0
             if now > before + grown:
@@ -131,7 +131,7 @@ def test_ten_kills_lose_tear_and_double_nothing(folder, table, tmp_path) -> None
         seen = [(s.origin, s.kind, s.inputs, s.outputs) for s in LatencyTable.load(path).samples]
         whole = [(s.origin, s.kind, s.inputs, s.outputs) for s in table.samples]
         assert seen == whole[: len(seen)]
-    assert sizes == sorted(sizes) and len(set(sizes)) > 2  # some landed in the middle
+    assert sizes == sorted(sizes) and len(set(sizes)) > 5
     last = process(*command)
     assert (last.communicate()[1], last.returncode) == ("", 0)
     assert LatencyTable.load(path) == table
