@@ -58,7 +58,9 @@ class Recipe:
     multiple: int = _option(0, "widths to choose from; 0: the device's step, as measured")
     depth: bool = _option(False, "let residual branches be left out whole")
     criterion: str = _option(
-        "taylor", "importance: taylor, gate_taylor, magnitude, norm_scale, random"
+        "taylor",
+        "importance: taylor, norm_taylor, gate_taylor, fisher, fisher_memory, magnitude, "
+        "norm_scale, random",
     )
     calibration_images: int = _option(512, "images for scoring and for batch-norm statistics")
     dense_epochs: int = _option(

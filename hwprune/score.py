@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -14,24 +14,34 @@ from hwprune.errors import InputError
 from hwprune.graph import ChannelGraph, Group
 from hwprune.modes import evaluating
 
+Role: TypeAlias = Literal["layer", "norm", "reader"]
+
 
 @dataclass(frozen=True)
 class Member:
     """The numbers of one layer or norm that belong to a group, channel by channel.
 
     Attributes:
-        is_norm: whether they are scale and shift of a norm rather than weights and bias.
+        role: ``layer``: weights and bias that produce the channel; ``norm``: its scale and shift;
+            ``reader``: the weights by which a layer behind reads it.
         weight: [width, n], the rows of the weight or the scale.
         gradient: [width, n], of the mean cross-entropy.
         shift: [width, 1], bias or shift; zero where there is none.
         shift_gradient: [width, 1].
+        positions: of a layer, in how many places of one image a weight is used.
     """
 
-    is_norm: bool
+    role: Role
     weight: Tensor
     gradient: Tensor
     shift: Tensor
     shift_gradient: Tensor
+    positions: float = 0.0
+
+    @property
+    def effect(self) -> Tensor:
+        """``sum (w * g) + b * g_b``, [width]: to first order, the loss won by zeroing these."""
+        return (self.weight * self.gradient).sum(1) + (self.shift * self.shift_gradient).sum(1)
 
 
 def taylor(members: list[Member]) -> Tensor:
@@ -40,8 +50,7 @@ def taylor(members: list[Member]) -> Tensor:
     Aflalo et al. 2020, "Knapsack Pruning with Inner Distillation". Adds up the effect of every
     weight as if each were removed alone, so it favours layers with many weights a channel.
     """
-    layers = [m for m in members if not m.is_norm]
-    return torch.stack([(m.weight * m.gradient).abs().sum(1) for m in layers]).sum(0)
+    return torch.stack([(m.weight * m.gradient).abs().sum(1) for m in _of(members, "layer")]).sum(0)
 
 
 def gate_taylor(members: list[Member]) -> Tensor:
@@ -51,25 +60,51 @@ def gate_taylor(members: list[Member]) -> Tensor:
     group has some, else on the layers themselves; added over batches and members. Blind to
     channels whose effect is of second order, as in a network trained to zero gradient.
     """
-    norms = [m for m in members if m.is_norm]
-    effects = [
-        (m.weight * m.gradient).sum(1) + (m.shift * m.shift_gradient).sum(1)
-        for m in norms or members
-    ]
-    return torch.stack(effects).square().sum(0)
+    return torch.stack([m.effect for m in _gates(members)]).square().sum(0)
+
+
+def norm_taylor(members: list[Member]) -> Tensor:
+    """``|sum (gamma * g_gamma + beta * g_beta)|`` over the norms, ``g`` over the whole set.
+
+    Shen et al. 2022, "Structural Pruning via Latency-Saliency Knapsack". On the layers themselves
+    where a group has no norm. Effects of opposite sign cancel over the set.
+    """
+    return torch.stack([m.effect for m in _gates(members)]).sum(0).abs()
+
+
+def fisher(members: list[Member]) -> Tensor:
+    """``(sum_x A * dL/dA)^2`` of one image, summed over the layers that read the channel ``A``.
+
+    Liu et al. 2021, "Group Fisher Pruning for Practical Network Compression": half of it is the
+    second-order effect of closing one gate for all of a group. Taken from the weights, since
+    ``sum_x A * dL/dA = sum w * dL/dw`` over the weights that read ``A``; the layers' effects are
+    added before they are squared, so what they win and lose together counts. Added over images:
+    one backward pass for each.
+    """
+    readers = _of(members, "reader") or _gates(members)
+    return torch.stack([m.effect for m in readers]).sum(0).square()
+
+
+def fisher_memory(members: list[Member]) -> Tensor:
+    """``fisher`` for each activation that the group's layers write for one image.
+
+    Liu et al. 2021, as above. It asks what memory costs; beside a latency budget that price is
+    counted twice, so it favours small late layers.
+    """
+    return fisher(members) / sum(m.positions for m in _of(members, "layer"))
 
 
 def magnitude(members: list[Member]) -> Tensor:
     """``sum |w|`` over the producing weights (Li et al. 2017, "Pruning Filters for Efficient
     ConvNets"); compares layers only as far as their weights have one scale."""
-    return torch.stack([m.weight.abs().sum(1) for m in members if not m.is_norm]).sum(0)
+    return torch.stack([m.weight.abs().sum(1) for m in _of(members, "layer")]).sum(0)
 
 
 def norm_scale(members: list[Member]) -> Tensor:
     """``sum |gamma|`` over the norms (Liu et al. 2017, "Learning Efficient Convolutional Networks
     through Network Slimming"), magnitudes without norms; says little where no sparsity was
     trained."""
-    norms = [m for m in members if m.is_norm]
+    norms = _of(members, "norm")
     return (
         torch.stack([m.weight.abs().sum(1) for m in norms]).sum(0) if norms else magnitude(members)
     )
@@ -80,16 +115,27 @@ def uniform_random(members: list[Member]) -> Tensor:
     return torch.rand(len(members[0].weight))
 
 
+def _of(members: list[Member], role: Role) -> list[Member]:
+    return [member for member in members if member.role == role]
+
+
+def _gates(members: list[Member]) -> list[Member]:
+    """Where a channel can be closed: its norms, or else the layers that produce it."""
+    return _of(members, "norm") or _of(members, "layer")
+
+
 Criterion: TypeAlias = Callable[[list[Member]], Tensor]
 
 PER_SET: dict[str, Criterion] = {  # on the gradient of the whole calibration set
     "taylor": taylor,
+    "norm_taylor": norm_taylor,
     "magnitude": magnitude,
     "norm_scale": norm_scale,
     "random": uniform_random,
 }
 PER_BATCH: dict[str, Criterion] = {"gate_taylor": gate_taylor}  # added up over batches
-CRITERIA = (*PER_SET, *PER_BATCH)
+PER_IMAGE: dict[str, Criterion] = {"fisher": fisher, "fisher_memory": fisher_memory}
+CRITERIA = (*PER_SET, *PER_BATCH, *PER_IMAGE)
 
 
 def score(
@@ -138,12 +184,13 @@ def _accumulate(
     device = next(model.parameters()).device
     total = {g.name: torch.zeros(g.width) for g in graph.groups}
     count = 0
-    for images, labels in batches:
+    added = PER_BATCH.get(criterion) or PER_IMAGE.get(criterion)
+    for images, labels in _single(batches) if criterion in PER_IMAGE else batches:
         loss = F.cross_entropy(model(images.to(device)), labels.to(device))
         loss.backward()  # type: ignore[no-untyped-call]
         count += 1
-        if criterion in PER_BATCH:
-            _add(total, model, graph, PER_BATCH[criterion])
+        if added is not None:
+            _add(total, model, graph, added)
             model.zero_grad(set_to_none=True)
     if not count:
         raise InputError("No calibration batches; give at least one batch of images and labels.")
@@ -155,6 +202,12 @@ def _accumulate(
     return total
 
 
+def _single(batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """The same images, one in a batch."""
+    for images, labels in batches:
+        yield from zip(images.split(1), labels.split(1), strict=True)
+
+
 def _add(
     total: dict[str, Tensor], model: nn.Module, graph: ChannelGraph, criterion: Criterion
 ) -> None:
@@ -164,24 +217,32 @@ def _add(
 
 
 def members(model: nn.Module, graph: ChannelGraph, group: Group) -> list[Member]:
-    """The layers that produce a group's channels and the norms that scale them."""
-    layers = {(layer.weight, layer.out_dim) for layer in graph.layers}
+    """The layers that produce a group's channels, the norms that scale them, and who reads them."""
+    producers = {(layer.weight, layer.out_dim): layer for layer in graph.layers}
+    readers = {(layer.weight, 1 - layer.out_dim): layer for layer in graph.layers}
     places = {(s.key, s.dim): s.positions for s in group.slices}
     found = []
     for (key, dim), positions in places.items():
         path, _, name = key.rpartition(".")
-        module = model.get_submodule(path)
-        parameter = getattr(module, name)
-        is_norm = (key, dim) not in layers and parameter.ndim == 1 and name == "weight"
-        if not (is_norm or (key, dim) in layers):
+        parameter = getattr(model.get_submodule(path), name)
+        layer = producers.get((key, dim))
+        reader = readers.get((key, dim))
+        role: Role
+        if layer is not None:
+            role = "layer"
+        elif reader is not None and parameter.shape[dim] == reader.inputs.count(graph.widths):
+            role = "reader"  # not of a grouped convolution, which hands its channels on
+        elif parameter.ndim == 1 and name == "weight":
+            role = "norm"
+        else:
             continue
         weight, gradient = _rows(parameter, dim, positions)
-        zero = torch.zeros_like(weight[:, :1])
-        shift, shift_gradient = zero, zero
+        shift = shift_gradient = torch.zeros_like(weight[:, :1])
         bias = f"{path}.bias".removeprefix(".")
-        if name == "weight" and (bias, 0) in places:
+        if role != "reader" and name == "weight" and (bias, 0) in places:
             shift, shift_gradient = _rows(model.get_parameter(bias), 0, places[bias, 0])
-        found.append(Member(is_norm, weight, gradient, shift, shift_gradient))
+        used = layer.macs(graph.widths) / parameter.numel() if layer is not None else 0.0
+        found.append(Member(role, weight, gradient, shift, shift_gradient, used))
     return found
 
 

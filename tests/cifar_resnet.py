@@ -7,12 +7,15 @@ The shortcuts are those of option A: every other pixel, and zeros for the new ch
 
 from __future__ import annotations
 
+import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torchvision.io import decode_jpeg
 
 from hwprune.data import (
     IMAGENET_MEAN,
@@ -24,7 +27,8 @@ from hwprune.data import (
 )
 from hwprune.errors import InputError
 
-LOSSLESS = Path(__file__).resolve().parents[2] / "shared" / "data" / "cifar10_lossless.npz"
+FOLDER = Path(__file__).resolve().parents[2] / "shared" / "data"
+LOSSLESS, JPEG = FOLDER / "cifar10_lossless.npz", FOLDER / "cifar10_jpeg_q75.tar.xz"
 CLASSES = (
     *("airplane", "automobile", "bird", "cat", "deer"),
     *("dog", "frog", "horse", "ship", "truck"),
@@ -111,6 +115,45 @@ def lossless_data(image_size: int | None = None, seed: int = 0) -> Data:
         source="lossless",
         seed=seed,
     )
+
+
+def jpeg_data(image_size: int | None = None, seed: int = 0) -> Data:
+    """10,000 training, 2,000 validation and 10,000 test images of CIFAR-10 as JPEG, quality 75.
+
+    Not CIFAR-10: the networks' weights are of its true pixels, and lose 10 points here until they
+    are trained on these.
+    """
+    if not JPEG.is_file():
+        raise InputError(f"There is no {JPEG}; use the cifar10 data instead.")
+    found: dict[str, list[tuple[Tensor, int]]] = {"train": [], "validation": [], "test": []}
+    for split, label, image in _decoded():
+        found[split].append((image, label))
+    augment, evaluate = crop_and_flip(32, image_size or 32, IMAGENET_MEAN, IMAGENET_STD)
+    pixels = [
+        ArrayPixels(torch.stack([i for i, _ in part]), tuple(label for _, label in part))
+        for part in found.values()
+    ]
+    return make_data(
+        (pixels[0], pixels[1], pixels[2]),
+        augment=augment,
+        evaluate=evaluate,
+        classes=CLASSES,
+        source="jpeg",
+        seed=seed,
+    )
+
+
+def _decoded() -> Iterator[tuple[str, int, Tensor]]:
+    """Split, class and pixels [3, 32, 32] of the images, by class and number."""
+    with tarfile.open(JPEG) as archive:  # read in its order: seeking in it takes minutes
+        files = {m.name: archive.extractfile(m).read() for m in archive if m.isfile()}
+    for name in sorted(files):
+        split, label, number = name.removesuffix(".jpg").split("/")
+        if split == "train" and int(number) >= 1000:
+            split = "validation"
+        if split == "test" or int(number) < 1200:
+            raw = torch.frombuffer(bytearray(files[name]), dtype=torch.uint8)
+            yield split, CLASSES.index(label), decode_jpeg(raw)
 
 
 def _pixels(images: np.ndarray, labels: np.ndarray) -> ArrayPixels:

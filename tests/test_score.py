@@ -50,6 +50,7 @@ def test_criteria_by_hand(norm: bool) -> None:
     wanted = {
         "taylor": layer.abs().sum((1, 2, 3)),
         "gate_taylor": (closed.sum(1) + w[f"{gate}.bias"] * g[f"{gate}.bias"]).square(),
+        "norm_taylor": (closed.sum(1) + w[f"{gate}.bias"] * g[f"{gate}.bias"]).abs(),
         "magnitude": w["conv.weight"].abs().sum((1, 2, 3)),
         "norm_scale": w["norm.weight"].abs() if norm else w["conv.weight"].abs().sum((1, 2, 3)),
     }
@@ -71,6 +72,53 @@ def test_taylor_takes_the_gradient_of_the_whole_set_and_gates_add_up_over_batche
         2 * score(model, graph, once, "gate_taylor")[name],
         score(model, graph, twice, "gate_taylor")[name],
     )
+
+
+def test_fisher_is_the_squared_derivative_of_each_images_loss_by_a_gate() -> None:
+    torch.manual_seed(0)
+    model = Stages().eval()
+    images, labels = torch.randn(5, 3, 6, 6), torch.tensor([0, 1, 2, 0, 1])
+    graph = hwprune.trace(model, images[:1])
+    wanted = {name: torch.zeros(width) for name, width in graph.widths.items()}
+    for image, label in zip(images.split(1), labels.split(1), strict=True):
+        gates = {name: torch.ones(1, width, 1, 1, requires_grad=True)
+                 for name, width in graph.widths.items()}  # fmt: skip
+        loss = F.cross_entropy(model.gated(image, gates["stem"], gates["expand"]), label)
+        loss.backward()  # type: ignore[no-untyped-call]
+        for name, gate in gates.items():
+            assert gate.grad is not None
+            wanted[name] += gate.grad.flatten().square()
+    got = score(model, graph, [(images[:2], labels[:2]), (images[2:], labels[2:])], "fisher")
+    torch.testing.assert_close(got, wanted)
+    memory = score(model, graph, [(images, labels)], "fisher_memory")
+    # the stem and the projection write the stage, two layers the inner channels
+    torch.testing.assert_close(memory["stem"], wanted["stem"] / (36 + 9))
+    torch.testing.assert_close(memory["expand"], wanted["expand"] / (36 + 9))
+
+
+class Stages(nn.Module):
+    """A stage with a branch: wide, depthwise with stride, back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3, padding=1)
+        self.expand = nn.Conv2d(4, 6, 1, bias=False)
+        self.norm = nn.BatchNorm2d(6)
+        self.depthwise = nn.Conv2d(6, 6, 3, padding=1, stride=2, groups=6)
+        self.project = nn.Conv2d(6, 4, 1)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        one = torch.ones(())
+        return self.gated(x, one, one)
+
+    def gated(self, x: Tensor, stage: Tensor, inner: Tensor) -> Tensor:
+        """With a factor on the stage's stream at each reading, and one on the inner channels."""
+        x = self.stem(x).relu() * stage
+        y = self.depthwise(self.norm(self.expand(x)).relu()).relu()
+        y = F.interpolate(self.project(y * inner), scale_factor=2.0)
+        out: Tensor = self.head((x + y * stage).mean((2, 3)))
+        return out
 
 
 @pytest.mark.parametrize("criterion", CRITERIA)

@@ -1,0 +1,150 @@
+"""Layer compensation: what importance is worth in each group, found by trying plans out."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from torch import Tensor
+
+from hwprune.errors import InputError
+
+_POPULATION = 16
+_CONTESTANTS = 4  # of the population, of whom the best has a child
+_SPREAD = 0.7  # of the logarithm of a scale in a mutation, and of an offset in units of the mean
+_SHARE = 0.2  # of the groups that a mutation changes
+
+
+@dataclass(frozen=True)
+class Compensation:
+    """A line through the scores of each group: ``max(0, scale * score + offset * mean)``.
+
+    Chin et al. 2018, "Layer-compensated Pruning for Resource-constrained Convolutional Neural
+    Networks", has the offsets; Chin et al. 2020, "Towards Efficient Model Compression via Learned
+    Global Ranking", the scales as well. ``mean`` is that of all scores of all groups, so that
+    numbers mean the same for every criterion.
+    """
+
+    scale: dict[str, float]
+    offset: dict[str, float]
+
+    def apply(self, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The compensated scores, not negative; the order within a group stays."""
+        mean = _mean(scores)
+        return {
+            name: (self.scale[name] * s + self.offset[name] * mean).clamp_min(0.0)
+            for name, s in scores.items()
+        }
+
+
+LossOf: TypeAlias = Callable[[Mapping[str, Tensor]], float]  # of the plan that scores lead to
+Report: TypeAlias = Callable[[int, float, float], None]  # candidates so far, this loss, the best
+
+
+def compensate(
+    scores: Mapping[str, Tensor],
+    loss_of: LossOf,
+    *,
+    candidates: int = 100,
+    seed: int = 0,
+    path: Path | None = None,
+    report: Report | None = None,
+) -> Compensation:
+    """The compensation whose plans lose least, by regularised evolution.
+
+    Real et al. 2019, "Regularized Evolution for Image Classifier Architecture Search": the best of
+    a few of the population has a mutated child, and the oldest dies. The first candidate changes
+    nothing, so the result is never worse on ``loss_of`` than no compensation.
+
+    Args:
+        scores: group -> importance of each channel, [width].
+        loss_of: scores -> calibration loss of the network that is pruned by them, within the
+            budget, and not trained.
+        candidates: how many to try.
+        seed: of the mutations.
+        path: a file of one line a candidate; those in it are not tried again.
+        report: is told of every candidate.
+
+    Raises:
+        InputError: ``path`` is the search of another network or seed.
+    """
+    tried = _read(path, scores, seed)
+    while len(tried) < candidates:
+        new = _candidate(tried, list(scores), seed)
+        loss = loss_of(new.apply(scores))
+        tried.append((new, loss))
+        if path is not None:
+            _append(path, new, loss, seed)
+        if report is not None:
+            report(len(tried), loss, min(known for _, known in tried))
+    return min(tried[:candidates], key=lambda each: each[1])[0]
+
+
+def _candidate(
+    tried: Sequence[tuple[Compensation, float]], groups: list[str], seed: int
+) -> Compensation:
+    """The next one; it depends on the seed and on those before alone."""
+    draw = random.Random(seed * 1_000_003 + len(tried))
+    same = Compensation(dict.fromkeys(groups, 1.0), dict.fromkeys(groups, 0.0))
+    if not tried:
+        return same
+    alive = tried[-_POPULATION:]
+    if len(tried) < _POPULATION:
+        return _mutated(same, groups, draw, share=1.0)
+    best = min(draw.sample(list(alive), _CONTESTANTS), key=lambda each: each[1])[0]
+    return _mutated(best, groups, draw, share=_SHARE)
+
+
+def _mutated(
+    parent: Compensation, groups: list[str], draw: random.Random, share: float
+) -> Compensation:
+    changed = draw.sample(groups, max(1, round(share * len(groups))))
+    scale = {g: parent.scale[g] * math.exp(draw.gauss(0.0, _SPREAD)) for g in changed}
+    offset = {g: parent.offset[g] + draw.gauss(0.0, _SPREAD) for g in changed}
+    return Compensation({**parent.scale, **scale}, {**parent.offset, **offset})
+
+
+def _mean(scores: Mapping[str, Tensor]) -> float:
+    return sum(float(s.sum()) for s in scores.values()) / sum(len(s) for s in scores.values())
+
+
+def _append(path: Path, new: Compensation, loss: float, seed: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"seed": seed, "loss": loss, **asdict(new)}) + "\n")
+
+
+def _read(
+    path: Path | None, scores: Mapping[str, Tensor], seed: int
+) -> list[tuple[Compensation, float]]:
+    """The candidates of an earlier search; a torn last line is cut off the file."""
+    if path is None or not path.exists():
+        return []
+    text = path.read_text(encoding="utf-8")
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        path.write_text(whole, encoding="utf-8")
+    tried = []
+    for number, line in enumerate(whole.splitlines(), 1):
+        try:
+            entry = json.loads(line)
+            known = Compensation(entry["scale"], entry["offset"])
+            fits = set(known.scale) == set(known.offset) == set(scores) and entry["seed"] == seed
+            loss = float(entry["loss"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{path}, line {number}, is no candidate of a search ({error}). Delete the file "
+                "and search again."
+            ) from error
+        if not fits:
+            raise InputError(
+                f"{path}, line {number}, belongs to the search of another network or seed. Delete "
+                "the file and search again."
+            )
+        tried.append((known, loss))
+    return tried

@@ -1,0 +1,183 @@
+"""Give the weights that stay the work of those that go, in closed form and before any training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hwprune.graph import ChannelGraph
+from hwprune.modes import evaluating
+from hwprune.plan import Plan
+
+_PLACES = 64  # of one image and layer that enter the statistics
+_RIDGE = 1e-3  # of the mean variance: what keeps nearly equal channels from large weights
+
+
+@dataclass
+class Moments:
+    """What a layer reads: sums over the places that its weights were applied to.
+
+    Attributes:
+        count: of places.
+        sums: [n], of each of the n numbers that one output is computed from.
+        products: [n, n], of each pair of them.
+    """
+
+    count: int
+    sums: Tensor
+    products: Tensor
+
+    @property
+    def mean(self) -> Tensor:
+        """[n]."""
+        return self.sums / self.count
+
+    @property
+    def covariance(self) -> Tensor:
+        """[n, n]."""
+        return self.products / self.count - torch.outer(self.mean, self.mean)
+
+
+Features: TypeAlias = Mapping[str, Moments]  # key of a layer's weight -> what it reads
+
+
+@dataclass
+class _Collector:
+    """Adds up moments as a network runs."""
+
+    generator: torch.Generator
+    moments: dict[str, Moments] = field(default_factory=dict)
+
+    def hook(self, key: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        def look(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+            read = _places(module, inputs[0].detach(), self.generator).double()
+            mine = Moments(len(read), read.sum(0), read.T @ read)
+            before = self.moments.get(key)
+            if before is not None:
+                mine = Moments(
+                    before.count + mine.count,
+                    before.sums + mine.sums,
+                    before.products + mine.products,
+                )
+            self.moments[key] = mine
+
+        return look
+
+
+def features(
+    model: nn.Module, graph: ChannelGraph, batches: Iterable[tuple[Tensor, Tensor]], seed: int = 0
+) -> dict[str, Moments]:
+    """Mean and covariance of what every layer of the dense network reads.
+
+    One pass in evaluation mode serves every plan. Convolutions are seen at up to 64 places of an
+    image, drawn at random. Layers whose inputs cannot be pruned, and depthwise, grouped and
+    transposed convolutions, are left out.
+
+    Args:
+        model: the dense network.
+        graph: its channel graph.
+        batches: images and labels; the labels are not used.
+        seed: of the places.
+    """
+    collector = _Collector(torch.Generator().manual_seed(seed))
+    device = next(model.parameters()).device
+    with ExitStack() as stack, evaluating(model), torch.no_grad():
+        for layer in graph.layers:
+            module = model.get_submodule(layer.weight.rpartition(".")[0])
+            if layer.inputs.groups and _can_be_refitted(module):
+                handle = module.register_forward_pre_hook(collector.hook(layer.weight))
+                stack.callback(handle.remove)
+        for images, _ in batches:
+            model(images.to(device))
+    return {
+        key: Moments(m.count, m.sums.cpu(), m.products.cpu())
+        for key, m in collector.moments.items()
+    }
+
+
+def reconstruct(
+    student: nn.Module, model: nn.Module, graph: ChannelGraph, plan: Plan, known: Features
+) -> None:
+    """Refit the student's weights, in place, so that each layer computes what it did before.
+
+    With ``P`` the least-squares prediction of the removed inputs of a layer from those that stay,
+    over the dense network's features: ``W'_kept = W_kept + W_removed P``, and where the layer has a
+    bias, ``b' = b + W_removed (mean_removed - P mean_kept)``: the mean of what is missing. Without
+    a bias a norm follows, whose statistics are to be estimated again.
+
+    After He et al. 2017, "Channel Pruning for Accelerating Very Deep Neural Networks", but for all
+    layers at once and with the dense network's inputs, so that one pass over the images does for
+    every plan. It cannot help where a removed channel resembles no other.
+
+    Args:
+        student: ``prune(model, graph, plan)``.
+        model: the dense network.
+        graph: its channel graph.
+        plan: what was removed.
+        known: ``features(model, graph, ...)``.
+    """
+    removed = graph.removed(plan.kept)
+    state, small = model.state_dict(), student.state_dict(keep_vars=True)
+    for key, moments in known.items():
+        by_dim = removed.get(key, {})
+        if 1 not in by_dim or key not in small:  # a branch that was left out took its layers along
+            continue
+        weight = state[key].double().cpu()
+        rows = _kept(weight.shape[0], by_dim.get(0, []))
+        full = weight[rows].flatten(1)  # [rows, n]
+        columns = torch.zeros(weight.shape[1:], dtype=torch.bool)
+        columns[by_dim[1]] = True
+        gone = columns.flatten().nonzero().flatten()
+        kept = (~columns).flatten().nonzero().flatten()
+        predicted = _predict(moments.covariance, kept, gone)  # [gone, kept]
+        new = full[:, kept] + full[:, gone] @ predicted
+        bias = small.get(f"{key.rpartition('.')[0]}.bias".removeprefix("."))
+        with torch.no_grad():
+            small[key].copy_(new.reshape(small[key].shape))
+            if bias is not None:
+                missing = moments.mean[gone] - predicted @ moments.mean[kept]
+                bias += (full[:, gone] @ missing).to(bias)
+
+
+def _can_be_refitted(module: nn.Module) -> bool:
+    if isinstance(module, nn.Conv2d):
+        padded = isinstance(module.padding, tuple) and module.padding_mode == "zeros"
+        return module.groups == 1 and padded
+    return isinstance(module, nn.Linear)
+
+
+def _places(module: nn.Module, x: Tensor, generator: torch.Generator) -> Tensor:
+    """What single outputs are computed from, [places, n]; columns as in the flattened weight."""
+    if not isinstance(module, nn.Conv2d):
+        rows = x.flatten(0, -2)
+        wanted = _PLACES * len(x)
+        return rows if len(rows) <= wanted else rows[_draw(len(rows), wanted, generator)]
+    assert isinstance(module.padding, tuple)
+    read = F.unfold(x, module.kernel_size, module.dilation, module.padding, module.stride)
+    if read.shape[2] > _PLACES:
+        read = read[:, :, _draw(read.shape[2], _PLACES, generator)]
+    return read.transpose(1, 2).flatten(0, 1)
+
+
+def _draw(count: int, wanted: int, generator: torch.Generator) -> Tensor:
+    return torch.randperm(count, generator=generator)[:wanted]
+
+
+def _kept(count: int, gone: list[int]) -> Tensor:
+    stay = torch.ones(count, dtype=torch.bool)
+    stay[gone] = False
+    return stay.nonzero().flatten()
+
+
+def _predict(covariance: Tensor, kept: Tensor, gone: Tensor) -> Tensor:
+    """The least-squares map from the kept to the removed numbers, both without their means."""
+    own = covariance[kept][:, kept]
+    ridge = _RIDGE * own.diagonal().mean().clamp_min(1e-12)
+    own = own + ridge * torch.eye(len(kept), dtype=own.dtype)
+    return torch.linalg.solve(own, covariance[kept][:, gone]).T
