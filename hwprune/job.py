@@ -22,6 +22,7 @@ from hwprune.graph import ChannelGraph
 from hwprune.models import LoadedModel, load_model
 from hwprune.plan import Plan
 from hwprune.recipe import Recipe
+from hwprune.reconstruct import Features, features
 from hwprune.score import score
 from hwprune.solve import Offered
 from hwprune.table import LatencyTable
@@ -146,9 +147,21 @@ class Job:
         """The importance of every channel."""
         return score(self.dense, self.graph, self.calibration(), self.recipe.criterion)
 
+    @cached_property
+    def features(self) -> Features | None:
+        """What the dense network's layers read, to refit weights by; None if not asked for."""
+        if not self.recipe.reconstruct:
+            return None
+        return features(self.dense, self.graph, self.calibration(), self.recipe.seed)
+
+    @property
+    def search_path(self) -> Path:
+        """Where the search for layer compensations keeps what it has tried."""
+        return self.folder / "compensation.jsonl"
+
     def lend(self, other: Job) -> None:
         """Spare another job of the same network and data what this one has loaded and computed."""
-        for name in ("data", "loaded", "dense", "graph", "scores"):
+        for name in ("data", "loaded", "dense", "graph", "scores", "features"):
             vars(other)[name] = getattr(self, name)
 
     @property

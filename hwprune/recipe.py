@@ -21,7 +21,7 @@ else:
 
 _POSITIVE = ("batch", "batch_size", "calibration_images", "lr", "dense_lr", "temperature")
 _NOT_NEGATIVE = ("image_size", "epochs", "workers", "seed", "weight_decay", "gamma", "soft_weight",
-                 "min_width", "multiple", "max_macs", "max_params")  # fmt: skip
+                 "min_width", "multiple", "max_macs", "max_params", "compensate")  # fmt: skip
 _CHOICES = {"precision": ("no", "bf16", "fp16"), "optimizer": ("adamw", "sgd")}
 
 
@@ -62,6 +62,10 @@ class Recipe:
         "importance: taylor, norm_taylor, gate_taylor, fisher, fisher_memory, magnitude, "
         "norm_scale, random",
     )
+    compensate: int = _option(
+        0, "networks to try in the search for layer compensation; 0: no search"
+    )
+    reconstruct: bool = _option(True, "refit the weights that stay before training")
     calibration_images: int = _option(512, "images for scoring and for batch-norm statistics")
     dense_epochs: int = _option(
         -1, "train the dense network first; -1: 6 epochs if its head is new, else none"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hwprune import charts
+from hwprune.show import STAGES
 
 Facts = Mapping[str, Any]
 Rows = Sequence[Sequence[str]]
@@ -113,11 +114,14 @@ def _summary(run: Run) -> str:
 
 
 def _accuracy(run: Run) -> str:
-    dense, prune = run.steps.get("dense", {}), run.steps.get("prune", {})
+    dense, before = run.steps.get("dense", {}), run.steps.get("prune", {}).get("stages", {})
     stages = (
         ("dense", "dense", dense.get("accuracy")),
-        ("right after cutting", "prune", prune.get("as_cut")),
-        ("after batch-norm re-estimation", "prune", prune.get("reestimated")),
+        *(
+            (words, "prune", before.get(stage))
+            for stage, words in STAGES.items()
+            if stage in before or stage != "refitted"
+        ),
         ("after distillation", "finetune", run.steps.get("finetune", {}).get("accuracy")),
         ("of the exported file", "verify", run.steps.get("verify", {}).get("accuracy")),
     )

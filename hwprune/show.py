@@ -24,6 +24,12 @@ from hwprune.fill import Progress as Tell
 from hwprune.graph import ChannelGraph
 from hwprune.table import LatencyTable, Network
 
+STAGES = {  # of a student before it is trained, as ``prepare`` names them
+    "cut": "right after cutting",
+    "refitted": "after refitting",
+    "reestimated": "with new batch-norm statistics",
+}
+
 
 def groups_table(graph: ChannelGraph) -> RenderableType:
     """Every channel group with its members, and every layer that stays with the reason.

@@ -12,19 +12,19 @@ import torch
 from rich.markup import escape
 from safetensors.torch import save_file
 
-from hwprune.budget import Round, fit_budget, plan_budget
 from hwprune.budget_profile import apply_profile
 from hwprune.checkpoint import save
+from hwprune.choose import choose, importance
 from hwprune.distill import Distillation
 from hwprune.errors import HwpruneError, InputError
-from hwprune.evaluate import Accuracy, evaluate, reestimate_norms
+from hwprune.evaluate import Accuracy, evaluate
 from hwprune.files import write_atomically
 from hwprune.job import Job
 from hwprune.measure import Measurement
+from hwprune.prepare import prepare
 from hwprune.profile import profile
-from hwprune.prune import prune
 from hwprune.report import comparison_table
-from hwprune.show import graph_facts, profile_progress, profile_summary, progress_bar
+from hwprune.show import STAGES, graph_facts, profile_progress, profile_summary, progress_bar
 from hwprune.train import Epoch, Teaching, Training, finetune
 
 DENSE_EPOCHS_FOR_A_NEW_HEAD = 6
@@ -100,40 +100,26 @@ def profile_step(job: Job, *, renew: bool = False) -> None:
 
 def prune_step(job: Job) -> None:
     """Score, solve and measure until the budget is met; then cut."""
-    recipe, scores = job.recipe, job.scores
+    recipe, scores = job.recipe, importance(job)
     write_atomically(job.folder / "scores.safetensors", lambda path: save_file(scores, path))
-
-    def tell(turn: Round) -> None:
-        job.console.print(
-            f"  predicted {turn.predicted_ms:.3f} ms, measured {turn.measured_ms:.3f} ms: "
-            f"{turn.ratio:.3f} of dense ({turn.dense_ms:.3f} ms in the same run)"
-        )
-
-    if job.elsewhere:
-        fitted = plan_budget(job.graph, scores, job.table, job.budget, **job.limits)
-    else:
-        fitted = fit_budget(
-            job.graph,
-            scores,
-            job.table,
-            job.target,
-            job.networks,
-            job.budget,
-            report=tell,
-            **job.limits,
-        )
+    fitted = choose(job, scores)
     if fitted.remark:
         job.console.print(f"[yellow]{fitted.remark}")
     plan = fitted.plan.with_source(model=recipe.model, num_classes=job.loaded.num_classes)
-    student = prune(job.dense, job.graph, plan)
-    as_cut = evaluate(student, job.test())
-    reestimate_norms(student, job.calibration())
-    reestimated = evaluate(student, job.test())
+    stages: dict[str, Accuracy] = {}
+    student = prepare(
+        job.dense,
+        job.graph,
+        plan,
+        job.calibration(),
+        known=job.features,
+        on_stage=lambda stage, network: stages.update({stage: evaluate(network, job.test())}),
+    )
     save(student, plan, job.folder / "pruned")
     job.console.print(
         f"pruned: {plan.macs / job.graph.macs():.1%} of the MACs, "
-        f"{plan.params / job.graph.params():.1%} of the parameters; {_percent(as_cut)} right "
-        f"after cutting, {_percent(reestimated)} with new batch-norm statistics"
+        f"{plan.params / job.graph.params():.1%} of the parameters; right: "
+        + ", ".join(f"{_percent(stages[s])} {words}" for s, words in STAGES.items() if s in stages)
     )
     job.note(
         "prune",
@@ -147,8 +133,7 @@ def prune_step(job: Job) -> None:
             "dense": _measured(fitted.dense),
             "pruned": _measured(fitted.pruned),
             "widths": {g.name: [g.width, plan.widths[g.name]] for g in job.graph.groups},
-            "as_cut": asdict(as_cut),
-            "reestimated": asdict(reestimated),
+            "stages": {stage: asdict(measured) for stage, measured in stages.items()},
             "kernels": _kernel_times(job, {"dense": job.graph.widths, "pruned": plan.widths}),
         },
     )
@@ -303,7 +288,7 @@ def run_profiles(shared: Job, profiles: Sequence[Path], *, resume: bool = False)
     for job in jobs:
         job.console.rule(f"[bold]{job.folder.name}", align="left")
         job.recipe.save(job.folder / "recipe.toml")
-        for name in ("trace.json", "dense.json", "dense.safetensors"):
+        for name in ("trace.json", "dense.json", "dense.safetensors", job.search_path.name):
             if (shared.folder / name).exists() and not (job.folder / name).exists():
                 shutil.copyfile(shared.folder / name, job.folder / name)
         shared.lend(job)
@@ -312,6 +297,8 @@ def run_profiles(shared: Job, profiles: Sequence[Path], *, resume: bool = False)
         except HwpruneError as error:
             job.console.print(f"[red]{job.folder.name}:[/] {escape(str(error))}")
             failures.append(error)
+        if job.search_path.exists() and not shared.search_path.exists():
+            shutil.copyfile(job.search_path, shared.search_path)  # one search serves all budgets
     shared.console.rule("comparison", align="left")
     shared.console.print(comparison_table([job.folder for job in jobs]))
     if failures:

@@ -154,8 +154,7 @@ def _finish(job: Job) -> dict[str, Any]:
     return {
         "dense_top1": job.facts("dense")["accuracy"]["top1"],
         "top1": verified["accuracy"]["top1"],
-        "as_cut": job.facts("prune")["as_cut"]["top1"],
-        "reestimated": job.facts("prune")["reestimated"]["top1"],
+        "stages": {k: v["top1"] for k, v in job.facts("prune")["stages"].items()},
         "ratio": verified["ratio"],
         "dense_ms": verified["dense"]["latency_ms"],
         "pruned_ms": verified["pruned"]["latency_ms"],

@@ -1,0 +1,232 @@
+#!/usr/bin/env python3
+"""Accuracy at equal measured latency: hwprune, its parts switched off in turn, and its peers.
+
+Every network is first trained on the data as it is; that is the dense baseline and the teacher of
+all rows. Every cell of the grid (network, method, budget, seed) is a line of RESULTS, written when
+it is done and skipped when it is there, so the grid fills over many runs and machines. Networks
+are chosen and measured one after the other; training then runs in PROCESSES at once.
+
+    python scripts/bench_accuracy.py --networks resnet20 --methods all --budgets 0.7 0.5 0.35
+    python scripts/bench_accuracy.py --draw
+
+ResNet-20 and -56 need the files of tests/cifar_resnet.py, MobileNetV2 --clothing and its weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+from accuracy_methods import ABLATIONS, METHODS, OFFERED, OURS, PEERS, Pruned, Unreachable
+from accuracy_table import tables
+from rich.console import Console
+
+from hwprune.evaluate import evaluate
+from hwprune.job import Job
+from hwprune.plan import Plan
+from hwprune.profile import profile
+from hwprune.recipe import Recipe
+from hwprune.steps import train_dense_step
+from hwprune.train import Teaching, Training, finetune
+
+ROOT = Path(__file__).resolve().parents[1]
+CIFAR = ROOT / "tests" / "cifar_resnet.py"
+SETS = {
+    "all": list(METHODS),
+    "peers": [*OURS, *PEERS],
+    "ablations": [*OURS, *ABLATIONS],
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One network, pruned one way and trained once."""
+
+    network: str
+    method: str
+    budget: float
+    seed: int
+
+
+def main() -> None:
+    """Fill the results file and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--networks", nargs="+", default=["resnet20", "mobilenet_v2"])
+    parser.add_argument("--methods", nargs="+", default=["all"], help=", ".join((*SETS, *METHODS)))
+    parser.add_argument("--budgets", nargs="+", default=[0.7, 0.5, 0.35], type=float)
+    parser.add_argument("--seeds", nargs="+", default=[0, 1, 2], type=int)
+    parser.add_argument("--epochs", default=2, type=int)
+    parser.add_argument("--clothing", default="clothing", help="folder of the photographs")
+    parser.add_argument("--weights", default="weights", type=Path, help="folder of the weights")
+    parser.add_argument("--out", default="runs/accuracy", type=Path)
+    parser.add_argument("--results", default=ROOT / "docs" / "accuracy.jsonl", type=Path)
+    parser.add_argument("--processes", default=2, type=int, help="networks trained at once")
+    parser.add_argument("--draw", action="store_true", help="print the tables, and train nothing")
+    given = parser.parse_args()
+    if not given.draw:
+        _fill(given)
+    print(tables(_read(given.results), [*OURS, *PEERS], list(ABLATIONS)))
+
+
+def _fill(given: argparse.Namespace) -> None:
+    methods = [m for name in given.methods for m in SETS.get(name, [name])]
+    for network in given.networks:
+        done = {tuple(row[k] for k in Cell.__annotations__) for row in _read(given.results)}
+        cells = [
+            Cell(network, method, budget, seed)
+            for seed in given.seeds
+            for budget in given.budgets
+            for method in dict.fromkeys(methods)
+        ]
+        cells = [cell for cell in cells if tuple(asdict(cell).values()) not in done]
+        if cells:
+            dense = _dense(given, network)
+            _train_all(given, dense, list(_chosen(given, dense, cells)))
+
+
+def _recipe(given: argparse.Namespace, network: str, seed: int) -> Recipe:
+    if network == "mobilenet_v2":
+        own: dict[str, Any] = {
+            "model": "torchvision:mobilenet_v2",
+            "weights": str(given.weights / "imagenet_mobilenet_v2.safetensors"),
+            "data": f"imagefolder:{given.clothing}",
+            "image_size": 96,
+            "dense_epochs": 4,
+        }
+    else:
+        own = {
+            "model": f"{CIFAR}:{network}",
+            "weights": str(given.weights / f"cifar10_{network}.safetensors"),
+            "data": f"{CIFAR}:jpeg_data",
+            "image_size": 32,
+            "dense_epochs": 4,
+        }
+    out = given.out / network
+    return Recipe.of(
+        "the benchmark",
+        **own,
+        **OFFERED,
+        out=str(out),
+        table=str(out / "table.jsonl"),
+        epochs=given.epochs,
+        seed=seed,
+    )
+
+
+def _dense(given: argparse.Namespace, network: str) -> Job:
+    """The dense network, trained on the data, with its latency table."""
+    job = Job(_recipe(given, network, seed=0), Console())
+    if not (job.folder / "dense.json").exists():
+        train_dense_step(job)
+    profile(job.loaded.model, job.example, job.target, graph=job.graph, path=job.table_path)
+    return job
+
+
+def _chosen(
+    given: argparse.Namespace, dense: Job, cells: list[Cell]
+) -> Iterator[tuple[Cell, Path]]:
+    """Every cell with the file of its network, which is within the budget and not trained yet."""
+    jobs = {}
+    for seed in dict.fromkeys(cell.seed for cell in cells):
+        jobs[seed] = Job(_recipe(given, cells[0].network, seed), Console())
+        for name in ("target", "loaded", "dense", "example", "graph", "networks", "table"):
+            vars(jobs[seed])[name] = getattr(dense, name)
+    for cell in cells:
+        words = f"{cell.method} {cell.budget} {cell.seed}".replace(",", "").replace(" ", "-")
+        path = dense.folder / f"{words}.pt"
+        if not path.exists():
+            begun = time.monotonic()
+            try:
+                pruned = METHODS[cell.method](jobs[cell.seed], cell.budget)
+            except Unreachable as reason:
+                _write(given.results, {**asdict(cell), "unreachable": str(reason)})
+                print(f"{cell}: {reason}", flush=True)
+                continue
+            torch.save((pruned, time.monotonic() - begun), path)
+            print(f"{cell}: {pruned.ratio:.3f} in {time.monotonic() - begun:.0f} s", flush=True)
+        yield cell, path
+
+
+def _train_all(given: argparse.Namespace, dense: Job, chosen: list[tuple[Cell, Path]]) -> None:
+    processes = min(given.processes, max(1, len(chosen)))
+    threads = max(1, (os.cpu_count() or 1) // processes)
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        running = {
+            pool.submit(_train, _recipe(given, cell.network, cell.seed), path, threads): cell
+            for cell, path in chosen
+        }
+        for each in as_completed(running):
+            cell = running[each]
+            row = {**asdict(cell), "epochs": given.epochs, **each.result()}
+            _write(given.results, {**row, "environment": dense.target.environment()})
+            print(f"{cell}: {row['top1']:.2%}", flush=True)
+
+
+def _train(recipe: Recipe, path: Path, threads: int) -> dict[str, Any]:
+    """Train one network; the facts of its row."""
+    torch.set_num_threads(threads)
+    job = _JOBS.setdefault((recipe.model, recipe.seed), Job(recipe))
+    saved: tuple[Pruned, float] = torch.load(path, weights_only=False)  # written by this script
+    pruned, seconds = saved
+    before = evaluate(pruned.student, job.test())
+    plan = pruned.plan or Plan.from_kept(job.graph, {})
+    teaching = Teaching(job.dense, job.graph, plan, pruned.how)
+    names = ("epochs", "batch_size", "optimizer", "lr", "weight_decay", "label_smoothing",
+             "ema_decay", "seed")  # fmt: skip
+    training = Training(**{name: getattr(recipe, name) for name in names})
+    begun = time.monotonic()
+    finetune(pruned.student, job.data, training, teaching=teaching)
+    after = evaluate(pruned.student, job.test())
+    dense = evaluate(job.dense, job.test())
+    return {
+        "top1": after.top1,
+        "untrained_top1": before.top1,
+        "dense_top1": dense.top1,
+        "loss": after.loss,
+        "images": after.count,
+        "ratio": pruned.ratio,
+        "macs": _macs(pruned.student, job) / _macs(job.dense, job),
+        "params": _params(pruned.student) / _params(job.dense),
+        "choice_s": round(seconds),
+        "training_s": round(time.monotonic() - begun),
+    }
+
+
+_JOBS: dict[tuple[str, int], Job] = {}  # of this process
+
+
+def _params(model: torch.nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def _macs(model: torch.nn.Module, job: Job) -> int:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.eval()(job.example)
+    return counter.get_total_flops() // 2
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _write(path: Path, row: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+if __name__ == "__main__":
+    main()
