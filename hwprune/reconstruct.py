@@ -43,6 +43,13 @@ class Moments:
         """[n, n]."""
         return self.products / self.count - torch.outer(self.mean, self.mean)
 
+    @property
+    def damped(self) -> Tensor:
+        """[n, n], the covariance with a ridge, so that it can be inverted."""
+        own = self.covariance
+        ridge = _RIDGE * own.diagonal().mean().clamp_min(1e-12)
+        return own + ridge * torch.eye(len(own), dtype=own.dtype)
+
 
 Features: TypeAlias = Mapping[str, Moments]  # key of a layer's weight -> what it reads
 
@@ -135,7 +142,8 @@ def reconstruct(
         columns[by_dim[1]] = True
         gone = columns.flatten().nonzero().flatten()
         kept = (~columns).flatten().nonzero().flatten()
-        predicted = _predict(moments.covariance, kept, gone)  # [gone, kept]
+        damped = moments.damped
+        predicted = torch.linalg.solve(damped[kept][:, kept], damped[kept][:, gone]).T
         new = full[:, kept] + full[:, gone] @ predicted
         bias = small.get(f"{key.rpartition('.')[0]}.bias".removeprefix("."))
         with torch.no_grad():
@@ -173,11 +181,3 @@ def _kept(count: int, gone: list[int]) -> Tensor:
     stay = torch.ones(count, dtype=torch.bool)
     stay[gone] = False
     return stay.nonzero().flatten()
-
-
-def _predict(covariance: Tensor, kept: Tensor, gone: Tensor) -> Tensor:
-    """The least-squares map from the kept to the removed numbers, both without their means."""
-    own = covariance[kept][:, kept]
-    ridge = _RIDGE * own.diagonal().mean().clamp_min(1e-12)
-    own = own + ridge * torch.eye(len(kept), dtype=own.dtype)
-    return torch.linalg.solve(own, covariance[kept][:, gone]).T

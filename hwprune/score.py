@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from hwprune.errors import InputError
 from hwprune.graph import ChannelGraph, Group
 from hwprune.modes import evaluating
+from hwprune.surgeon import surgeon
 
 Role: TypeAlias = Literal["layer", "norm", "reader"]
 
@@ -135,7 +136,7 @@ PER_SET: dict[str, Criterion] = {  # on the gradient of the whole calibration se
 }
 PER_BATCH: dict[str, Criterion] = {"gate_taylor": gate_taylor}  # added up over batches
 PER_IMAGE: dict[str, Criterion] = {"fisher": fisher, "fisher_memory": fisher_memory}
-CRITERIA = (*PER_SET, *PER_BATCH, *PER_IMAGE)
+CRITERIA = (*PER_SET, *PER_BATCH, *PER_IMAGE, "surgeon")  # the last: see surgeon.py
 
 
 def score(
@@ -171,11 +172,23 @@ def score(
         parameter.grad = None
     try:
         with evaluating(model), torch.enable_grad():
-            return _accumulate(model, graph, batches, criterion)
+            if criterion != "surgeon":
+                return _accumulate(model, graph, batches, criterion)
+            kept = list(batches)
+            return surgeon(model, graph, kept, lambda: _without_refit(model, graph, kept))
     finally:
         for key, (wanted, grad) in before.items():
             parameters[key].requires_grad_(wanted)
             parameters[key].grad = grad
+
+
+def _without_refit(
+    model: nn.Module, graph: ChannelGraph, batches: list[tuple[Tensor, Tensor]]
+) -> dict[str, Tensor]:
+    """``fisher`` in the unit of ``surgeon``: the second-order loss of one image."""
+    images = sum(len(labels) for _, labels in batches)
+    effects = _accumulate(model, graph, batches, "fisher")
+    return {name: effect / (2 * images) for name, effect in effects.items()}
 
 
 def _accumulate(
@@ -184,13 +197,20 @@ def _accumulate(
     device = next(model.parameters()).device
     total = {g.name: torch.zeros(g.width) for g in graph.groups}
     count = 0
+    places = {group.name: _places(model, graph, group) for group in graph.groups}
     added = PER_BATCH.get(criterion) or PER_IMAGE.get(criterion)
+
+    def add(criterion: Criterion) -> None:
+        with torch.no_grad():
+            for name, found in places.items():
+                total[name] += criterion([place.read() for place in found]).float().cpu()
+
     for images, labels in _single(batches) if criterion in PER_IMAGE else batches:
         loss = F.cross_entropy(model(images.to(device)), labels.to(device))
         loss.backward()  # type: ignore[no-untyped-call]
         count += 1
         if added is not None:
-            _add(total, model, graph, added)
+            add(added)
             model.zero_grad(set_to_none=True)
     if not count:
         raise InputError("No calibration batches; give at least one batch of images and labels.")
@@ -198,7 +218,7 @@ def _accumulate(
         for parameter in model.parameters():
             if parameter.grad is not None:
                 parameter.grad /= count
-        _add(total, model, graph, PER_SET[criterion])
+        add(PER_SET[criterion])
     return total
 
 
@@ -208,15 +228,28 @@ def _single(batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, 
         yield from zip(images.split(1), labels.split(1), strict=True)
 
 
-def _add(
-    total: dict[str, Tensor], model: nn.Module, graph: ChannelGraph, criterion: Criterion
-) -> None:
-    for group in graph.groups:
-        with torch.no_grad():
-            total[group.name] += criterion(members(model, graph, group)).float().cpu()
+@dataclass(frozen=True)
+class _Place:
+    """Where one member's numbers are: [width, places] indices along a dimension of a parameter."""
+
+    role: Role
+    weight: nn.Parameter
+    dim: int
+    index: Tensor
+    shift: nn.Parameter | None
+    shift_index: Tensor
+    positions: float
+
+    def read(self) -> Member:
+        """The numbers and gradients as they are now; no gradient is zero."""
+        weight, gradient = _rows(self.weight, self.dim, self.index)
+        shift = shift_gradient = torch.zeros_like(weight[:, :1])
+        if self.shift is not None:
+            shift, shift_gradient = _rows(self.shift, 0, self.shift_index)
+        return Member(self.role, weight, gradient, shift, shift_gradient, self.positions)
 
 
-def members(model: nn.Module, graph: ChannelGraph, group: Group) -> list[Member]:
+def _places(model: nn.Module, graph: ChannelGraph, group: Group) -> list[_Place]:
     """The layers that produce a group's channels, the norms that scale them, and who reads them."""
     producers = {(layer.weight, layer.out_dim): layer for layer in graph.layers}
     readers = {(layer.weight, 1 - layer.out_dim): layer for layer in graph.layers}
@@ -236,21 +269,20 @@ def members(model: nn.Module, graph: ChannelGraph, group: Group) -> list[Member]
             role = "norm"
         else:
             continue
-        weight, gradient = _rows(parameter, dim, positions)
-        shift = shift_gradient = torch.zeros_like(weight[:, :1])
         bias = f"{path}.bias".removeprefix(".")
-        if role != "reader" and name == "weight" and (bias, 0) in places:
-            shift, shift_gradient = _rows(model.get_parameter(bias), 0, places[bias, 0])
+        shifted = role != "reader" and name == "weight" and (bias, 0) in places
+        shift = model.get_parameter(bias) if shifted else None
+        index, shift_index = (
+            torch.tensor(indices, device=parameter.device)
+            for indices in (positions, places[bias, 0] if shifted else ())
+        )
         used = layer.macs(graph.widths) / parameter.numel() if layer is not None else 0.0
-        found.append(Member(role, weight, gradient, shift, shift_gradient, used))
+        found.append(_Place(role, parameter, dim, index, shift, shift_index, used))
     return found
 
 
-def _rows(
-    parameter: Tensor, dim: int, positions: tuple[tuple[int, ...], ...]
-) -> tuple[Tensor, Tensor]:
-    """Values and gradients [width, n] of the rows at ``positions``; no gradient is zero."""
-    index = torch.tensor(positions, device=parameter.device)  # [width, places]
+def _rows(parameter: Tensor, dim: int, index: Tensor) -> tuple[Tensor, Tensor]:
+    """Values and gradients [width, n] of the rows at ``index``."""
     value = parameter.detach().transpose(0, dim)[index].flatten(1)
     if parameter.grad is None:
         return value, torch.zeros_like(value)
