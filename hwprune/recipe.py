@@ -76,6 +76,8 @@ class Recipe:
     soft_weight: float = _option(1.0, "weight of the teacher's soft labels; 0: none")
     temperature: float = _option(2.0, "of the soft labels")
     precision: str = _option("no", "of training: no, bf16 or fp16")
+    freeze_norms: bool = _option(False, "batch norms keep their statistics: for small batches")
+    sync_norms: bool = _option(False, "batch norms over all processes, on several GPUs")
     workers: int = _option(0, "processes that load images")
     seed: int = _option(0, "of everything random")
 
