@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from hwprune import processes
+from hwprune.augment import Augmentation
 from hwprune.budget import Budget, Limits
 from hwprune.checkpoint import load
 from hwprune.data import Data, balanced_indices, batches, load_data
@@ -65,6 +66,7 @@ class Job:
                 image_size=self.recipe.image_size or None,
                 seed=self.recipe.seed,
                 data_root=Path(self.recipe.data_root) if self.recipe.data_root else None,
+                augmentation=Augmentation(self.recipe.augment, self.recipe.erase),
             )
 
     @cached_property

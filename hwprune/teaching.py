@@ -35,7 +35,7 @@ class Lesson:
     """The teacher's copy and the width maps, for one student; between ``enter`` and ``leave``.
 
     Attributes:
-        ask: the teacher's forward pass; may be replaced by a compiled one.
+        ask: the teacher's forward pass.
         maps: trained with the student and thrown away.
         variances: of the teacher's features and logits over some images, as ``inner_loss`` has
             them; measured once, so that they are the same for every batch and every process.
@@ -62,10 +62,12 @@ class Lesson:
             self.maps = WidthMaps(ours.take(), features, kept).to(device)
         self.variances = {name: f.float().var().clamp_min(1e-6) for name, f in features.items()}
 
-    def enter(self, stack: ExitStack) -> None:
-        """Look at both networks' features until ``stack`` ends."""
+    def enter(self, stack: ExitStack, *, compiled: bool = False) -> None:
+        """Look at both networks' features until ``stack`` ends; perhaps compile the teacher."""
         for taps in self._taps:
             stack.enter_context(taps)
+        if compiled:
+            self.ask = torch.compile(self.ask)
 
     def added(self, images: Tensor, logits: Tensor) -> Tensor:
         """What the teacher adds to the loss of ``images``, whose ``logits`` the student just gave.

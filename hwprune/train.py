@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,10 @@ from hwprune.epochs import EpochBatches, generator
 from hwprune.errors import InputError
 from hwprune.evaluate import Accuracy, evaluate_together
 from hwprune.interrupt import Interrupted, whole_steps
+from hwprune.mix import Mix
 from hwprune.norms import fix_statistics, share_statistics, synchronised
 from hwprune.optimizer import make_average, make_optimizer
-from hwprune.schedule import learning_rate
+from hwprune.schedule import SCHEDULES, learning_rate
 from hwprune.snapshot import (
     is_there,
     random_states,
@@ -42,31 +43,45 @@ class Training:
 
     Attributes:
         epochs: passes over the training images.
-        batch_size: images a step and process; a last incomplete batch is left out.
+        batch_size: images at once in a process; a last incomplete step is left out.
+        accumulate: batches of every process in a step; batch norms see them one by one.
         optimizer: ``adamw`` or ``sgd`` (Nesterov momentum 0.9).
         lr: the greatest learning rate.
         weight_decay: for weights of more than one dimension.
+        schedule: how the learning rate goes: a name of ``schedule.SCHEDULES``.
         warmup: share of all steps in which the learning rate rises.
+        clip: greatest norm of all gradients together; 0 for no limit.
         label_smoothing: of the cross-entropy.
         ema_decay: of the averaged weights, which are the result; 0 for none.
+        mixup: parameter of Mixup, such as 0.2; 0 for none.
+        cutmix: parameter of CutMix, such as 1.0; 0 for none. With both, one or the other by chance.
         precision: ``no``, ``bf16`` or ``fp16`` (mixed, by Accelerate).
         freeze_norms: batch norms use their running statistics and keep them.
         sync_norms: batch norms take their statistics over the batches of all processes, on GPUs.
+        memory_format: of images and weights, ``channels_last`` or ``contiguous``.
+        compile: compile both networks' forward passes (``torch.compile``).
         workers: processes that load images.
         seed: of the order, the augmentation and dropout.
     """
 
     epochs: int = 8
     batch_size: int = 32
+    accumulate: int = 1
     optimizer: str = "adamw"
     lr: float = 1e-3
     weight_decay: float = 0.02
+    schedule: str = "cosine"
     warmup: float = 0.1
+    clip: float = 0.0
     label_smoothing: float = 0.1
     ema_decay: float = 0.99
+    mixup: float = 0.0
+    cutmix: float = 0.0
     precision: str = "no"
     freeze_norms: bool = False
     sync_norms: bool = False
+    memory_format: str = "channels_last"
+    compile: bool = False
     workers: int = 0
     seed: int = 0
 
@@ -80,6 +95,8 @@ class Epoch:
     train_top1: float
     validation: Accuracy
 
+
+_LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 
 Report = Callable[[int, int, float, float], None]  # step, steps in all, loss, top-1 of the batch
 
@@ -162,15 +179,12 @@ class _Run:
         self.checkpoint = checkpoint
         self.accelerator = _accelerator(training.precision)
         self.device = self.accelerator.device
-        self.per_epoch = len(data.train) // (training.batch_size * processes.count())
-        if not self.per_epoch:
-            raise InputError(
-                f"{len(data.train)} training images are less than one batch of "
-                f"{training.batch_size}{_for_each()}. Give a smaller --batch-size."
-            )
+        self.layout = _LAYOUTS[training.memory_format]
+        self.per_epoch = _steps_per_epoch(len(data.train), training)
+        self.mix = Mix(training.mixup, training.cutmix, len(data.classes), training.batch_size)
         set_seed(training.seed, device_specific=True)
-        self.model = model.to(self.device).to(memory_format=torch.channels_last)
-        self.lesson = Lesson(model, teaching, data, torch.channels_last) if teaching else None
+        self.model = model.to(self.device).to(memory_format=self.layout)
+        self.lesson = Lesson(model, teaching, data, self.layout) if teaching else None
         self.maps = self.lesson.maps if self.lesson else nn.ModuleDict()
         processes.follow_main_(self.model)
         processes.follow_main_(self.maps)
@@ -185,8 +199,9 @@ class _Run:
             make_optimizer(training.optimizer, self.trained, training.lr, training.weight_decay),
         )
         stack.callback(self._release)
+        self.forward = torch.compile(self.wrapped) if training.compile else self.wrapped
         if self.lesson:
-            self.lesson.enter(stack)
+            self.lesson.enter(stack, compiled=training.compile)
         self.epoch, self.step, self.steps = 0, 0, self.per_epoch * training.epochs
         self.sums = [0.0, 0.0]
         self.history: list[Epoch] = []
@@ -196,8 +211,9 @@ class _Run:
         self.wrapped.train()
         if self.training.freeze_norms:
             fix_statistics(self.model)
-        for images, labels in self._batches():
-            *sums, stop = processes.summed([*self._one_step(images, labels), pressed()])
+        # A step is a tuple of batches; the last one may be incomplete and is left out.
+        for step in zip(*[iter(self._batches())] * self.training.accumulate, strict=False):
+            *sums, stop = processes.summed([*self._one_step(step), pressed()])
             loss, top1 = (each / processes.count() for each in sums)
             self.sums = [self.sums[0] + loss, self.sums[1] + top1]
             if report is not None:
@@ -256,36 +272,54 @@ class _Run:
         return {
             **asdict(self.training),
             "processes": processes.count(),
-            "data": [self.data.source, len(self.data.train)],
+            "data": [self.data.source, len(self.data.train), *self.data.image_shape],
+            "augmentation": asdict(self.data.augmentation),
             "network": shapes,
             "plan": taught.plan.kept if taught else None,
             "distillation": asdict(taught.distillation) if taught else None,
         }
 
-    def _one_step(self, images: Tensor, labels: Tensor) -> tuple[float, float]:
+    def _one_step(self, step: Sequence[Any]) -> tuple[float, float]:
         """Change the weights; loss and top-1 of this process's images."""
-        factor = learning_rate(self.step / self.steps, self.training.warmup)
+        training = self.training
+        factor = learning_rate(
+            self.step / self.steps, training.warmup, SCHEDULES[training.schedule]
+        )
         for group in self.optimizer.param_groups:
-            group["lr"] = self.training.lr * factor
-        images = images.to(self.device, memory_format=torch.channels_last)
-        labels = labels.to(self.device)
-        with self.accelerator.autocast():
-            logits = self.wrapped(images)
-            loss = F.cross_entropy(
-                logits.float(), labels, label_smoothing=self.training.label_smoothing
-            )
-            if self.lesson:
-                loss = loss + self.lesson.added(images, logits)
-        self.accelerator.backward(loss)
+            group["lr"] = training.lr * factor
+        told = []
+        for position, (images, labels) in enumerate(step):
+            last = position == len(step) - 1
+            with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
+                told.append(self._one_batch(images, labels, position))
         # The network's gradients are means over all processes already; its wrapper sees no maps.
         processes.average_([p.grad for p in self.maps.parameters() if p.grad is not None])
+        if training.clip:
+            self.accelerator.clip_grad_norm_(self.trained, training.clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
         share_statistics(self.model)
         if self.ema is not None:
             self.ema.update(self.model, step=self.step)
         self.step += 1
-        return float(loss.detach()), float((logits.argmax(1) == labels).float().mean())
+        loss, top1 = torch.stack(told).mean(0).tolist()
+        return loss, top1
+
+    def _one_batch(self, images: Tensor, labels: Tensor, position: int) -> Tensor:
+        """Add a batch's gradients to those of the step; its loss and top-1, [2]."""
+        training = self.training
+        images = images.to(self.device, memory_format=self.layout)
+        labels = labels.to(self.device)
+        images, wanted = self.mix(
+            images, labels, training.seed, self.step, position, processes.rank()
+        )
+        with self.accelerator.autocast():
+            logits = self.forward(images)
+            loss = F.cross_entropy(logits.float(), wanted, label_smoothing=training.label_smoothing)
+            if self.lesson:
+                loss = loss + self.lesson.added(images, logits)
+        self.accelerator.backward(loss / training.accumulate)
+        return torch.stack([loss.detach(), (logits.argmax(1) == labels).float().mean()])
 
     def _batches(self) -> DataLoader[Any]:
         """Batches from the current position; images do not depend on workers or on the past."""
@@ -295,7 +329,7 @@ class _Run:
             training.batch_size,
             seed=training.seed,
             epoch=self.epoch,
-            start=self.step - self.epoch * self.per_epoch,
+            start=(self.step - self.epoch * self.per_epoch) * training.accumulate,
             rank=processes.rank(),
             of=processes.count(),
         )
@@ -332,5 +366,12 @@ def _stop_if(pressed: float) -> None:
         raise KeyboardInterrupt
 
 
-def _for_each() -> str:
-    return f" for each of {processes.count()} processes" if processes.count() > 1 else ""
+def _steps_per_epoch(images: int, training: Training) -> int:
+    batches = training.accumulate * processes.count()
+    if images < training.batch_size * batches:
+        times = f", {batches} times over" if batches > 1 else ""
+        raise InputError(
+            f"{images} training images are less than one batch of {training.batch_size}{times}. "
+            "Give a smaller --batch-size."
+        )
+    return images // (training.batch_size * batches)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 import torch
@@ -100,6 +100,6 @@ def _train(
 
 
 def _training(job: Job, *, epochs: int, lr: float) -> Training:
-    names = ("batch_size", "optimizer", "weight_decay", "label_smoothing", "ema_decay",
-             "precision", "freeze_norms", "sync_norms", "workers", "seed")  # fmt: skip
+    """What the recipe says of training; its options have the names that they have there."""
+    names = {field.name for field in fields(Training)} - {"epochs", "lr"}
     return Training(epochs=epochs, lr=lr, **{name: getattr(job.recipe, name) for name in names})

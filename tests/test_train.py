@@ -24,8 +24,9 @@ from hwprune.epochs import EpochBatches
 from hwprune.errors import InputError
 from hwprune.plan import Plan
 from hwprune.prune import prune
+from hwprune.schedule import learning_rate
 from hwprune.trace import trace
-from hwprune.train import Interrupted, Teaching, Training, finetune, learning_rate
+from hwprune.train import Interrupted, Teaching, Training, finetune
 
 QUICK = Training(epochs=3, batch_size=8, lr=1e-2)
 PER_EPOCH = 5
