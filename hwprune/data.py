@@ -16,6 +16,7 @@ from hwprune.augment import IMAGENET_MEAN, IMAGENET_STD, PLAIN, Augmentation, Tr
 from hwprune.augment import crop_and_flip as crop_and_flip
 from hwprune.chance import chances_of
 from hwprune.errors import InputError
+from hwprune.hf import read_hf
 from hwprune.image_folder import Cache as Cache
 from hwprune.image_folder import FilePixels as FilePixels
 from hwprune.image_folder import read_folder
@@ -24,12 +25,13 @@ from hwprune.indices import balanced_indices as balanced_indices
 from hwprune.indices import hold_out as hold_out
 from hwprune.indices import sixty_twenty_twenty
 from hwprune.models import call_with, import_callable, takes
+from hwprune.shards import read_shards
 
 Sample = tuple[Tensor, int]  # float image [C, H, W], class
 
 FORMS = (
-    "imagefolder:DIR, cifar10, cifar100, fashion_mnist, digits, package.module:callable, "
-    "or path/to/file.py:callable"
+    "imagefolder:DIR, hf:NAME, webdataset:PATTERN, cifar10, cifar100, fashion_mnist, digits, "
+    "package.module:callable, or path/to/file.py:callable"
 )
 
 
@@ -160,10 +162,11 @@ def load_data(
     """Load the data that ``source`` names.
 
     Args:
-        source: ``imagefolder:DIR``, ``cifar10``, ``cifar100``, ``fashion_mnist``, ``digits``,
+        source: ``imagefolder:DIR``, ``hf:NAME`` (see ``hf``), ``webdataset:PATTERN`` (see
+            ``shards``), ``cifar10``, ``cifar100``, ``fashion_mnist``, ``digits``,
             ``package.module:callable`` or ``path/to/file.py:callable``.
-        image_size: height and width of the images in pixels; None for 224 from a folder, 32 for
-            the digits, what the images have otherwise.
+        image_size: height and width of the images in pixels; None for what the CIFAR and
+            Fashion-MNIST images have, 32 for the digits, 224 otherwise.
         seed: of the augmentation.
         data_root: where the CIFAR and Fashion-MNIST files are or go; None for ``data``.
         augmentation: of training images, beside what the data set usually has; a user's function
@@ -180,8 +183,8 @@ def load_data(
     kind, colon, rest = source.partition(":")
     if not colon or not kind or not rest:
         raise InputError(f"Cannot read the data {source!r}; expected {FORMS}.")
-    if kind == "imagefolder":
-        splits, classes = read_folder(Path(rest))
+    if kind in _READERS:
+        splits, classes = _READERS[kind](rest)
         augment, evaluate = photographs(image_size or 224, augmentation)
         data = make_data(
             splits, augment=augment, evaluate=evaluate, classes=classes, source=source, seed=seed
@@ -352,6 +355,12 @@ def _digits(
         seed=seed,
     )
 
+
+_READERS: dict[str, Callable[[str], tuple[Sequence[Pixels | None], tuple[str, ...]]]] = {
+    "imagefolder": lambda folder: read_folder(Path(folder)),
+    "hf": read_hf,
+    "webdataset": read_shards,
+}
 
 _NAMED: dict[str, Callable[[str, int | None, int, Path, Augmentation], Data]] = {
     "digits": _digits,

@@ -45,7 +45,9 @@ class Recipe:
     )
     weights: str = _option("", "safetensors, or a state dict of torch.save")
     data: str = _option(
-        "", "imagefolder:DIR, cifar10, cifar100, fashion_mnist, digits or package.module:callable"
+        "",
+        "imagefolder:DIR, hf:NAME, webdataset:PATTERN, cifar10, cifar100, fashion_mnist, digits "
+        "or package.module:callable",
     )
     data_root: str = _option("", "where cifar10, cifar100 and fashion_mnist are or go")
     image_size: int = _option(0, "height and width in pixels; 0: what the data set usually has")
