@@ -23,11 +23,12 @@ _POSITIVE = ("batch", "batch_size", "calibration_images", "lr", "dense_lr", "tem
              "accumulate")  # fmt: skip
 _NOT_NEGATIVE = ("image_size", "epochs", "workers", "seed", "weight_decay", "gamma", "soft_weight",
                  "min_width", "multiple", "max_macs", "max_params", "clip", "mixup",
-                 "cutmix")  # fmt: skip
+                 "cutmix", "checkpoint_steps")  # fmt: skip
 _CHOICES = {
     "precision": ("no", "bf16", "fp16"),
     "optimizer": ("adamw", "sgd"),
     "schedule": ("cosine", "linear", "constant", "step"),
+    "track": ("", "tensorboard"),
     "memory_format": ("channels_last", "contiguous"),
 }
 
@@ -97,6 +98,8 @@ class Recipe:
     sync_norms: bool = _option(False, "batch norms over all processes, on several GPUs")
     memory_format: str = _option("channels_last", "of training: channels_last or contiguous")
     compile: bool = _option(False, "compile training with torch.compile")
+    checkpoint_steps: int = _option(0, "steps between checkpoints; 0: epochs alone")
+    track: str = _option("", "draw the training's numbers: tensorboard")
     workers: int = _option(0, "processes that load images")
     seed: int = _option(0, "of everything random")
 

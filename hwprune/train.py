@@ -21,6 +21,7 @@ from hwprune.data import Data
 from hwprune.epochs import EpochBatches, generator
 from hwprune.errors import InputError
 from hwprune.evaluate import Accuracy, evaluate_together
+from hwprune.files import remove_parts
 from hwprune.interrupt import Interrupted, whole_steps
 from hwprune.mix import Mix
 from hwprune.norms import fix_statistics, share_statistics, synchronised
@@ -85,6 +86,10 @@ class Training:
     workers: int = 0
     seed: int = 0
 
+    def lr_at(self, progress: float) -> float:
+        """The learning rate at ``progress`` in [0, 1)."""
+        return self.lr * learning_rate(progress, self.warmup, SCHEDULES[self.schedule])
+
 
 @dataclass(frozen=True)
 class Epoch:
@@ -108,6 +113,7 @@ def finetune(
     *,
     teaching: Teaching | None = None,
     checkpoint: Path | None = None,
+    checkpoint_steps: int = 0,
     resume: bool = False,
     report: Report | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
@@ -126,6 +132,7 @@ def finetune(
         training: how to train.
         teaching: the teacher and how to match it; None for plain training.
         checkpoint: file for the state after every epoch and on Ctrl-C; removed by nobody.
+        checkpoint_steps: write it after every so many steps as well; 0 for epochs alone.
         resume: go on from ``checkpoint`` if it exists; the result equals an unbroken run's.
         report: is told of every step.
         on_epoch: is told of every epoch.
@@ -141,6 +148,8 @@ def finetune(
     processes.join()
     with ExitStack() as stack:
         run = _Run(model, data, training, teaching, checkpoint, stack)
+        if checkpoint is not None and processes.is_main():
+            remove_parts(checkpoint)
         if resume and checkpoint is not None and is_there(checkpoint):
             run.restore(checkpoint)
         if not processes.is_main():
@@ -148,7 +157,7 @@ def finetune(
         try:
             with whole_steps() as pressed:
                 while run.epoch < training.epochs:
-                    run.one_epoch(report, pressed)
+                    run.one_epoch(report, pressed, checkpoint_steps)
                     if on_epoch is not None:
                         on_epoch(run.history[-1])
                     _stop_if(processes.summed([pressed()])[0])
@@ -206,7 +215,9 @@ class _Run:
         self.sums = [0.0, 0.0]
         self.history: list[Epoch] = []
 
-    def one_epoch(self, report: Report | None, pressed: Callable[[], bool]) -> None:
+    def one_epoch(
+        self, report: Report | None, pressed: Callable[[], bool], checkpoint_steps: int
+    ) -> None:
         """The rest of the current epoch."""
         self.wrapped.train()
         if self.training.freeze_norms:
@@ -219,6 +230,8 @@ class _Run:
             if report is not None:
                 report(self.step, self.steps, loss, top1)
             _stop_if(stop)
+            if checkpoint_steps and self.step % checkpoint_steps == 0:
+                self.save()
         validation = evaluate_together(self.averaged(), self.data.validation)
         loss, top1 = (total / self.per_epoch for total in self.sums)
         self.history.append(Epoch(self.epoch, loss, top1, validation))
@@ -282,11 +295,8 @@ class _Run:
     def _one_step(self, step: Sequence[Any]) -> tuple[float, float]:
         """Change the weights; loss and top-1 of this process's images."""
         training = self.training
-        factor = learning_rate(
-            self.step / self.steps, training.warmup, SCHEDULES[training.schedule]
-        )
         for group in self.optimizer.param_groups:
-            group["lr"] = training.lr * factor
+            group["lr"] = training.lr_at(self.step / self.steps)
         told = []
         for position, (images, labels) in enumerate(step):
             last = position == len(step) - 1

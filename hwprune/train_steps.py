@@ -15,6 +15,7 @@ from hwprune.evaluate import evaluate
 from hwprune.files import write_atomically
 from hwprune.job import Job
 from hwprune.show import progress_bar
+from hwprune.track import tracked
 from hwprune.train import Epoch, Teaching, Training, finetune
 
 DENSE_EPOCHS_FOR_A_NEW_HEAD = 6
@@ -67,8 +68,11 @@ def _train(
     teaching: Teaching | None,
     resume: bool = False,
 ) -> list[dict[str, Any]]:
-    """Train with a progress bar; the history as plain data."""
-    with progress_bar(job.console) as bar:
+    """Train with a progress bar and perhaps a tracker; the history as plain data."""
+    with (
+        progress_bar(job.console) as bar,
+        tracked(job.recipe.track, job.folder, name) as log,
+    ):
         task = bar.add_task(name, total=None, note="")
         smooth = [0.0, 0.0]
 
@@ -79,12 +83,17 @@ def _train(
             )
             note = f"loss {smooth[0]:.3f}, batch top-1 {smooth[1]:.1%}"
             bar.update(task, completed=step, total=steps, note=note)
+            lr = training.lr_at((step - 1) / steps)
+            log(step, {"step/loss": loss, "step/top1": top1, "step/lr": lr})
 
         def tell_epoch(epoch: Epoch) -> None:
             bar.console.print(
                 f"  {name} epoch {epoch.epoch + 1} of {training.epochs}: loss {epoch.loss:.3f}, "
                 f"train {epoch.train_top1:.1%}, validation {epoch.validation}"
             )
+            numbers = {"loss": epoch.loss, "train_top1": epoch.train_top1}
+            numbers |= {"top1": epoch.validation.top1, "validation_loss": epoch.validation.loss}
+            log(epoch.epoch + 1, {f"epoch/{key}": number for key, number in numbers.items()})
 
         history = finetune(
             model,
@@ -92,6 +101,7 @@ def _train(
             training,
             teaching=teaching,
             checkpoint=job.folder / f"{name}.checkpoint",
+            checkpoint_steps=job.recipe.checkpoint_steps,
             resume=resume or name == "dense",
             report=tell,
             on_epoch=tell_epoch,

@@ -65,6 +65,8 @@ def test_whole_numbers_do_for_fractions() -> None:
         ("clip", -1.0),
         ("warmup", 1.0),
         ("mixup", -0.2),
+        ("checkpoint-steps", -1),
+        ("track", "paper"),
         ("cutmix", -1.0),
         ("erase", 1.1),
         ("lr", float("nan")),
