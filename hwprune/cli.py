@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 import click
 from rich.console import Console
@@ -17,7 +18,13 @@ from hwprune.budget_profile import find_profile
 from hwprune.errors import HwpruneError, InputError
 from hwprune.recipe import Recipe
 
+if TYPE_CHECKING:
+    from hwprune.job import Job
+
 F = TypeVar("F", bound=Callable[..., Any])
+
+TOGETHER = ("dense", "finetune")  # the commands that several processes may run
+STOPPED = 130  # exit status after Ctrl-C
 
 
 def recipe_options(command: F) -> F:
@@ -35,8 +42,16 @@ def recipe_options(command: F) -> F:
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(hwprune.__version__)
-def commands() -> None:
+@click.pass_context
+def commands(context: click.Context) -> None:
     """Prune a trained CNN to a latency that is measured, after export, on the device."""
+    others = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if others and context.invoked_subcommand not in TOGETHER:
+        raise InputError(
+            f"`hwprune {context.invoked_subcommand}` runs in one process, but a launcher started "
+            f"{os.environ['WORLD_SIZE']}. Start it without one; only {' and '.join(TOGETHER)} "
+            "train with several: accelerate launch -m hwprune finetune --out RUN."
+        )
 
 
 @commands.command("run")
@@ -72,13 +87,14 @@ def _step_command(name: str, about: str) -> None:
     @commands.command(name, help=about)
     @recipe_options
     def command(**options: Any) -> None:
-        from hwprune.job import Job
+        from hwprune import processes
         from hwprune.steps import STEPS
 
-        job = Job(_recipe_of_folder(options), Console())
-        job.recipe.need("out")
-        job.recipe.save(job.folder / "recipe.toml")
+        job = _job_of_all(options)
+        if processes.is_main():
+            job.recipe.save(job.folder / "recipe.toml")
         STEPS[name](job)
+        processes.leave()
 
 
 @commands.command("trace")
@@ -114,12 +130,11 @@ def trace_command(
 @recipe_options
 def finetune_command(resume: bool, **options: Any) -> None:
     """Distil the dense network into the pruned one."""
-    from hwprune.job import Job
-    from hwprune.steps import finetune_step
+    from hwprune import processes
+    from hwprune.train_steps import finetune_step
 
-    job = Job(_recipe_of_folder(options), Console())
-    job.recipe.need("out")
-    finetune_step(job, resume=resume)
+    finetune_step(_job_of_all(options), resume=resume)
+    processes.leave()
 
 
 @commands.command("profile")
@@ -250,6 +265,17 @@ def diff_command(first: Path, second: Path) -> None:
     Console().print(show_difference(LatencyTable.load(first), LatencyTable.load(second)))
 
 
+def _job_of_all(options: dict[str, Any]) -> Job:
+    """The job of a step, in one process or in all that a launcher started; the main one prints."""
+    from hwprune import processes
+    from hwprune.job import Job
+
+    processes.join()
+    job = Job(_recipe_of_folder(options), Console(quiet=not processes.is_main()))
+    job.recipe.need("out")
+    return job
+
+
 def _recipe_of_folder(options: dict[str, Any]) -> Recipe:
     given = {key: value for key, value in options.items() if value is not None}
     saved = Path(given["out"]) / "recipe.toml" if given.get("out") else None
@@ -275,11 +301,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except click.ClickException as error:
         _fail(error.format_message(), InputError.exit_status)
     except (KeyboardInterrupt, click.Abort):
-        _fail("Stopped.", 130)
+        _fail("Stopped.", STOPPED)
 
 
 def _fail(message: str, status: int) -> None:
-    Console(stderr=True, highlight=False, soft_wrap=True).print(f"[red]error:[/] {_plain(message)}")
+    rank = int(os.environ.get("RANK", "0"))
+    if not (rank and status == STOPPED):  # the main process has said so
+        console = Console(stderr=True, highlight=False, soft_wrap=True)
+        where = f" in process {rank}" if rank else ""
+        console.print(f"[red]error{where}:[/] {_plain(message)}")
     sys.exit(status)
 
 

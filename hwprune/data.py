@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,7 +12,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import v2  # type: ignore[import-untyped,unused-ignore]
 
+from hwprune.augment import IMAGENET_MEAN, IMAGENET_STD, PLAIN, Augmentation, Transform, photographs
+from hwprune.augment import crop_and_flip as crop_and_flip
+from hwprune.chance import chances_of
 from hwprune.errors import InputError
+from hwprune.hf import read_hf
 from hwprune.image_folder import Cache as Cache
 from hwprune.image_folder import FilePixels as FilePixels
 from hwprune.image_folder import read_folder
@@ -21,16 +24,15 @@ from hwprune.image_folder import read_image as read_image
 from hwprune.indices import balanced_indices as balanced_indices
 from hwprune.indices import hold_out as hold_out
 from hwprune.indices import sixty_twenty_twenty
-from hwprune.models import call_with, import_callable
+from hwprune.models import call_with, import_callable, takes
+from hwprune.shards import read_shards
 
 Sample = tuple[Tensor, int]  # float image [C, H, W], class
-Transform = Callable[[Tensor], Tensor]  # image as stored [C, h, w] -> float image [C, H, W]
 
 FORMS = (
-    "imagefolder:DIR, cifar10, cifar100, fashion_mnist, digits, package.module:callable, "
-    "or path/to/file.py:callable"
+    "imagefolder:DIR, hf:NAME, webdataset:PATTERN, cifar10, cifar100, fashion_mnist, digits, "
+    "package.module:callable, or path/to/file.py:callable"
 )
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Pixels(Protocol):
@@ -83,9 +85,9 @@ class Evaluated(LabelledDataset):
 class Augmented(LabelledDataset):
     """``augmented[epoch, index]``: the image under a random transform, and its label.
 
-    The chances are torch's on the CPU, and depend on ``(seed, epoch, index)`` alone: not on the
-    number of workers, on what was read before, or on where training was resumed. The state of the
-    global generator stays as it was.
+    The chances are torch's on the CPU, numpy's and Python's, and depend on
+    ``(seed, epoch, index)`` alone: not on the number of workers, on what was read before, or on
+    where training was resumed. The state of the global generators stays as it was.
     """
 
     def __init__(self, pixels: Pixels, transform: Transform, *, seed: int) -> None:
@@ -97,9 +99,7 @@ class Augmented(LabelledDataset):
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         epoch, index = key
         image = self._pixels[index]
-        with torch.random.fork_rng(devices=[]):
-            # Not torch.manual_seed: that would reseed the accelerators as well.
-            torch.default_generator.manual_seed(_mix(self._seed, epoch, index))
+        with chances_of(self._seed, epoch, index):
             return self._transform(image), self.labels[index]
 
 
@@ -118,6 +118,7 @@ class Data:
     classes: tuple[str, ...]
     image_shape: tuple[int, int, int]
     source: str
+    augmentation: Augmentation = PLAIN
 
     def lint(self) -> list[str]:
         """What is wrong, one sentence each.
@@ -151,17 +152,25 @@ class Data:
 
 
 def load_data(
-    source: str, *, image_size: int | None = None, seed: int = 0, data_root: Path | None = None
+    source: str,
+    *,
+    image_size: int | None = None,
+    seed: int = 0,
+    data_root: Path | None = None,
+    augmentation: Augmentation = PLAIN,
 ) -> Data:
     """Load the data that ``source`` names.
 
     Args:
-        source: ``imagefolder:DIR``, ``cifar10``, ``cifar100``, ``fashion_mnist``, ``digits``,
+        source: ``imagefolder:DIR``, ``hf:NAME`` (see ``hf``), ``webdataset:PATTERN`` (see
+            ``shards``), ``cifar10``, ``cifar100``, ``fashion_mnist``, ``digits``,
             ``package.module:callable`` or ``path/to/file.py:callable``.
-        image_size: height and width of the images in pixels; None for 224 from a folder, 32 for
-            the digits, what the images have otherwise.
+        image_size: height and width of the images in pixels; None for what the CIFAR and
+            Fashion-MNIST images have, 32 for the digits, 224 otherwise.
         seed: of the augmentation.
         data_root: where the CIFAR and Fashion-MNIST files are or go; None for ``data``.
+        augmentation: of training images, beside what the data set usually has; a user's function
+            gets it by that name.
 
     Raises:
         InputError: an unknown source, or data that is not there or not as it should be.
@@ -169,13 +178,20 @@ def load_data(
     if image_size is not None and image_size < 1:
         raise InputError(f"image_size is {image_size}; expected 1 or more, such as 224.")
     if source in _NAMED:
-        return _NAMED[source](source, image_size, seed, data_root or Path("data"))
+        data = _NAMED[source](source, image_size, seed, data_root or Path("data"), augmentation)
+        return replace(data, augmentation=augmentation)
     kind, colon, rest = source.partition(":")
     if not colon or not kind or not rest:
         raise InputError(f"Cannot read the data {source!r}; expected {FORMS}.")
-    if kind == "imagefolder":
-        return _image_folder(source, Path(rest), image_size or 224, seed)
-    return _call(source, {"image_size": image_size, "seed": seed})
+    if kind in _READERS:
+        splits, classes = _READERS[kind](rest)
+        augment, evaluate = photographs(image_size or 224, augmentation)
+        data = make_data(
+            splits, augment=augment, evaluate=evaluate, classes=classes, source=source, seed=seed
+        )
+    else:
+        data = _call(source, {"image_size": image_size, "seed": seed}, augmentation)
+    return replace(data, augmentation=augmentation)
 
 
 def make_data(
@@ -216,20 +232,6 @@ def make_data(
     )
 
 
-def crop_and_flip(
-    size: int, image_size: int, mean: Sequence[float], std: Sequence[float]
-) -> tuple[Transform, Transform]:
-    """The usual transforms of small images, ``(augment, evaluate)``.
-
-    Random crop after a padding of 4 pixels and random horizontal flip, of images of ``size``
-    pixels, then enlarged or reduced to ``image_size``.
-    """
-    resize = [] if size == image_size else [v2.Resize((image_size, image_size), antialias=True)]
-    last = [*resize, v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)]
-    augment = [v2.RandomCrop(size, padding=4), v2.RandomHorizontalFlip()]
-    return v2.Compose([*augment, *last]), v2.Compose(last)
-
-
 def batches(
     dataset: LabelledDataset, indices: Sequence[int] | None, *, batch_size: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -245,13 +247,14 @@ def batches(
         yield torch.stack([image for image, _ in samples]), labels
 
 
-def _mix(seed: int, epoch: int, index: int) -> int:
-    digest = hashlib.blake2b(f"{seed} {epoch} {index}".encode(), digest_size=4).digest()
-    return int.from_bytes(digest, "little")  # torch's generator on the CPU takes 32 bits
-
-
-def _call(source: str, options: dict[str, object]) -> Data:
-    data = call_with(source, import_callable(source), options)
+def _call(source: str, options: dict[str, object], augmentation: Augmentation) -> Data:
+    function = import_callable(source)
+    if augmentation != PLAIN and not takes(function, "augmentation"):
+        raise InputError(
+            f"{source} takes no augmentation: leave --augment and --erase out, or let it take "
+            "augmentation, a hwprune.augment.Augmentation."
+        )
+    data = call_with(source, function, {**options, "augmentation": augmentation})
     if not isinstance(data, Data):
         raise InputError(
             f"{source} returned a {type(data).__name__}; expected a hwprune.data.Data. "
@@ -261,21 +264,6 @@ def _call(source: str, options: dict[str, object]) -> Data:
     if problems:
         raise InputError(f"{source} returned data that cannot be used: {'; '.join(problems)}.")
     return data
-
-
-def _image_folder(source: str, folder: Path, image_size: int, seed: int) -> Data:
-    splits, classes = read_folder(folder)
-    last = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(IMAGENET_MEAN, IMAGENET_STD)]
-    crop = v2.RandomResizedCrop(image_size, scale=(0.5, 1.0), antialias=True)
-    resize = v2.Resize(round(image_size * 1.14), antialias=True)
-    return make_data(
-        splits,
-        augment=v2.Compose([crop, v2.RandomHorizontalFlip(), *last]),
-        evaluate=v2.Compose([resize, v2.CenterCrop(image_size), *last]),
-        classes=classes,
-        source=source,
-        seed=seed,
-    )
 
 
 @dataclass(frozen=True)
@@ -297,13 +285,15 @@ _TORCHVISION = {
 }
 
 
-def _torchvision(source: str, image_size: int | None, seed: int, root: Path) -> Data:
+def _torchvision(
+    source: str, image_size: int | None, seed: int, root: Path, augmentation: Augmentation
+) -> Data:
     known = _TORCHVISION[source]
     official, test = (_fetch(known, root, train) for train in (True, False))
     pixels = _array_pixels(official)
     kept, held = hold_out(pixels.labels)
     size = pixels.images.shape[-1]
-    augment, evaluate = crop_and_flip(size, image_size or size, known.mean, known.std)
+    augment, evaluate = crop_and_flip(size, image_size or size, known.mean, known.std, augmentation)
     return make_data(
         (pixels.subset(kept), pixels.subset(held), _array_pixels(test)),
         augment=augment,
@@ -338,8 +328,14 @@ def _array_pixels(dataset: Any) -> ArrayPixels:
     return ArrayPixels(images, tuple(int(label) for label in dataset.targets))
 
 
-def _digits(source: str, image_size: int | None, seed: int, root: Path) -> Data:
+def _digits(
+    source: str, image_size: int | None, seed: int, root: Path, augmentation: Augmentation
+) -> Data:
     """scikit-learn's 1,797 handwritten digits of 8 x 8 pixels, 60 % train, 20 %, 20 %."""
+    if augmentation != PLAIN:
+        raise InputError(
+            "The digits have an augmentation of their own; leave --augment and --erase out."
+        )
     try:
         from sklearn.datasets import load_digits  # type: ignore[import-untyped,unused-ignore]
     except ImportError as error:
@@ -360,7 +356,13 @@ def _digits(source: str, image_size: int | None, seed: int, root: Path) -> Data:
     )
 
 
-_NAMED: dict[str, Callable[[str, int | None, int, Path], Data]] = {
+_READERS: dict[str, Callable[[str], tuple[Sequence[Pixels | None], tuple[str, ...]]]] = {
+    "imagefolder": lambda folder: read_folder(Path(folder)),
+    "hf": read_hf,
+    "webdataset": read_shards,
+}
+
+_NAMED: dict[str, Callable[[str, int | None, int, Path, Augmentation], Data]] = {
     "digits": _digits,
     "cifar10": _torchvision,
     "cifar100": _torchvision,

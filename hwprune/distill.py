@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+OUTPUT = ""  # the network's own name among its modules
+
 
 class Taps:
     """Keeps the outputs of named modules of one forward pass; a context manager."""
@@ -32,8 +34,8 @@ class Taps:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for handle in self._handles:
-            handle.remove()
+        while self._handles:
+            self._handles.pop().remove()
 
     def _keeper(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -102,18 +104,24 @@ def _key(name: str) -> str:
 def inner_loss(
     maps: WidthMaps,
     student: Mapping[str, Tensor],
-    teacher: Mapping[str, Tensor],
-    student_logits: Tensor,
-    teacher_logits: Tensor,
+    teacher: dict[str, Tensor],
+    variances: Mapping[str, Tensor],
 ) -> Tensor:
     """``1/K sum_k mean((M_k S_k - T_k)^2) / var(T_k)`` over the taps and the logits.
 
     Aflalo et al. 2020, "Knapsack Pruning with Inner Distillation", without the division; dividing
     by the teacher's variance makes the weight mean the same on every network and tap.
+
+    Args:
+        maps: from the student's channels to the teacher's.
+        student: features by tap, logits as ``OUTPUT``.
+        teacher: the same; emptied, so that each is freed once it was compared.
+        variances: of the teacher's features, over any images.
     """
-    losses = [_relative(student_logits, teacher_logits)]
-    for name, feature in teacher.items():
-        losses.append(_relative(maps(name, student[name]), feature))
+    losses = []
+    for name in list(teacher):
+        difference = maps(name, student[name]).float() - teacher.pop(name).detach().float()
+        losses.append(difference.square().mean() / variances[name])
     return torch.stack(losses).mean()
 
 
@@ -125,8 +133,3 @@ def soft_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float
     wanted = F.log_softmax(teacher_logits.float() / temperature, dim=1)
     got = F.log_softmax(student_logits.float() / temperature, dim=1)
     return temperature**2 * F.kl_div(got, wanted, reduction="batchmean", log_target=True)
-
-
-def _relative(got: Tensor, wanted: Tensor) -> Tensor:
-    wanted = wanted.detach().float()
-    return F.mse_loss(got.float(), wanted) / wanted.var().clamp_min(1e-6)

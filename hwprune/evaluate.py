@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hwprune import processes
+from hwprune.data import LabelledDataset, batches
 from hwprune.modes import evaluating
 
 
@@ -24,6 +26,9 @@ class Accuracy:
     def standard_error(self) -> float:
         """Of ``top1``, by the binomial distribution."""
         return float((self.top1 * (1 - self.top1) / self.count) ** 0.5)
+
+    def __str__(self) -> str:
+        return f"{self.top1:.1%} (± {self.standard_error:.1%})"
 
 
 def predictions(
@@ -49,6 +54,18 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Accu
     device = next(model.parameters()).device
     with evaluating(model):
         return accuracy(*predictions(lambda images: model(images.to(device)), batches))
+
+
+def evaluate_together(model: nn.Module, dataset: LabelledDataset) -> Accuracy:
+    """As ``evaluate``, over a whole split; of several processes each takes its part of it."""
+    part = range(processes.rank(), len(dataset), processes.count())
+    found = evaluate(model, batches(dataset, part, batch_size=64)) if part else Accuracy(0, 0, 0)
+    if processes.count() == 1:
+        return found
+    right, loss, count = processes.summed(
+        [found.top1 * found.count, found.loss * found.count, found.count]
+    )
+    return Accuracy(right / count, loss / count, round(count))
 
 
 def reestimate_norms(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> None:

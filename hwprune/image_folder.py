@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
@@ -79,12 +80,17 @@ def read_image(path: Path) -> Tensor:
     Raises:
         InputError: the file is not there, is no image, or is only part of one.
     """
+    return decode_image(path, str(path))
+
+
+def decode_image(file: Path | IO[bytes], name: str) -> Tensor:
+    """Decode an image as uint8 ``[3, h, w]``; errors, as of ``read_image``, call it ``name``."""
     try:
-        with Image.open(path) as image:
+        with Image.open(file) as image:
             pixels = np.array(image.convert("RGB"))  # [h, w, 3]
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(
-            f"Cannot read the image {path}: {error}. "
+            f"Cannot read the image {name}: {error}. "
             "Delete the file or replace it by a whole image."
         ) from error
     return torch.from_numpy(pixels).permute(2, 0, 1)  # torch resizes these strides faster

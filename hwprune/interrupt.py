@@ -17,22 +17,18 @@ class Interrupted(HwpruneError):
 
 
 @contextmanager
-def whole_steps() -> Iterator[Callable[[], None]]:
-    """Ctrl-C waits until the function it gives is called: no checkpoint is of half a step.
+def whole_steps() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C is only noted; the function that this gives says whether it was pressed.
 
-    Python tells only the main thread of Ctrl-C; in another thread this does nothing.
+    So no checkpoint is of half a step. Python tells only the main thread of Ctrl-C; in another
+    thread it was never pressed.
     """
     pressed: list[int] = []
-
-    def check() -> None:
-        if pressed:
-            raise KeyboardInterrupt
-
     if threading.current_thread() is not threading.main_thread():
-        yield check
+        yield lambda: False
         return
     before = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
     try:
-        yield check
+        yield lambda: bool(pressed)
     finally:
         signal.signal(signal.SIGINT, before)

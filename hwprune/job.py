@@ -12,6 +12,8 @@ from rich.console import Console
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from hwprune import processes
+from hwprune.augment import Augmentation
 from hwprune.budget import Budget, Limits
 from hwprune.checkpoint import load
 from hwprune.data import Data, balanced_indices, batches, load_data
@@ -59,12 +61,14 @@ class Job:
     def data(self) -> Data:
         """The images."""
         self.recipe.need("data")
-        return load_data(
-            self.recipe.data,
-            image_size=self.recipe.image_size or None,
-            seed=self.recipe.seed,
-            data_root=Path(self.recipe.data_root) if self.recipe.data_root else None,
-        )
+        with processes.main_first():  # it may have to be downloaded
+            return load_data(
+                self.recipe.data,
+                image_size=self.recipe.image_size or None,
+                seed=self.recipe.seed,
+                data_root=Path(self.recipe.data_root) if self.recipe.data_root else None,
+                augmentation=Augmentation(self.recipe.augment, self.recipe.erase),
+            )
 
     @cached_property
     def loaded(self) -> LoadedModel:

@@ -146,7 +146,7 @@ def call_with(
     given = {
         name: value
         for name, value in options.items()
-        if value is not None and _takes(function, name)
+        if value is not None and takes(function, name)
     }
     shown = ", ".join(f"{name}={value!r}" for name, value in given.items())
     try:
@@ -203,7 +203,8 @@ def _without_weights(source: str) -> str:
     return f"{UNTRAINED}, unless {source} itself loads some"
 
 
-def _takes(function: Callable[..., Any], name: str) -> bool:
+def takes(function: Callable[..., Any], name: str) -> bool:
+    """Whether ``function`` can be given an argument by that name."""
     try:
         parameters = inspect.signature(function).parameters
     except (TypeError, ValueError):  # a builtin without a signature

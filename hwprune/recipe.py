@@ -19,10 +19,18 @@ else:
     import tomli as tomllib
 
 
-_POSITIVE = ("batch", "batch_size", "calibration_images", "lr", "dense_lr", "temperature")
+_POSITIVE = ("batch", "batch_size", "calibration_images", "lr", "dense_lr", "temperature",
+             "accumulate")  # fmt: skip
 _NOT_NEGATIVE = ("image_size", "epochs", "workers", "seed", "weight_decay", "gamma", "soft_weight",
-                 "min_width", "multiple", "max_macs", "max_params", "compensate")  # fmt: skip
-_CHOICES = {"precision": ("no", "bf16", "fp16"), "optimizer": ("adamw", "sgd")}
+                 "min_width", "multiple", "max_macs", "max_params", "compensate", "clip", "mixup",
+                 "cutmix", "checkpoint_steps")  # fmt: skip
+_CHOICES = {
+    "precision": ("no", "bf16", "fp16"),
+    "optimizer": ("adamw", "sgd"),
+    "schedule": ("cosine", "linear", "constant", "step"),
+    "track": ("", "tensorboard"),
+    "memory_format": ("channels_last", "contiguous"),
+}
 
 
 def _option(default: Any, text: str) -> Any:
@@ -38,7 +46,9 @@ class Recipe:
     )
     weights: str = _option("", "safetensors, or a state dict of torch.save")
     data: str = _option(
-        "", "imagefolder:DIR, cifar10, cifar100, fashion_mnist, digits or package.module:callable"
+        "",
+        "imagefolder:DIR, hf:NAME, webdataset:PATTERN, cifar10, cifar100, fashion_mnist, digits "
+        "or package.module:callable",
     )
     data_root: str = _option("", "where cifar10, cifar100 and fashion_mnist are or go")
     image_size: int = _option(0, "height and width in pixels; 0: what the data set usually has")
@@ -72,16 +82,30 @@ class Recipe:
     )
     dense_lr: float = _option(5e-4, "greatest learning rate of that")
     epochs: int = _option(8, "epochs of distillation")
-    batch_size: int = _option(32, "images a training step")
+    batch_size: int = _option(32, "images at once in training, in each process")
+    accumulate: int = _option(1, "batches a training step")
     optimizer: str = _option("adamw", "adamw or sgd")
     lr: float = _option(1e-3, "greatest learning rate of distillation")
+    schedule: str = _option("cosine", "of the learning rate: cosine, linear, constant or step")
+    warmup: float = _option(0.1, "share of the steps in which the learning rate rises")
+    clip: float = _option(0.0, "greatest norm of the gradients; 0: no limit")
     weight_decay: float = _option(0.02, "for weights of more than one dimension")
     label_smoothing: float = _option(0.1, "of the cross-entropy")
     ema_decay: float = _option(0.99, "of the averaged weights, which are the result; 0: none")
+    mixup: float = _option(0.0, "parameter of Mixup, such as 0.2; 0: none")
+    cutmix: float = _option(0.0, "parameter of CutMix, such as 1.0; 0: none")
+    augment: str = _option("", "policy of timm beside crops and flips, timm:rand-m9-mstd0.5")
+    erase: float = _option(0.0, "probability that a rectangle of a training image is noise")
     gamma: float = _option(1.0, "weight of inner distillation; 0: none")
     soft_weight: float = _option(1.0, "weight of the teacher's soft labels; 0: none")
     temperature: float = _option(2.0, "of the soft labels")
     precision: str = _option("no", "of training: no, bf16 or fp16")
+    freeze_norms: bool = _option(False, "batch norms keep their statistics: for small batches")
+    sync_norms: bool = _option(False, "batch norms over all processes, on several GPUs")
+    memory_format: str = _option("channels_last", "of training: channels_last or contiguous")
+    compile: bool = _option(False, "compile training with torch.compile")
+    checkpoint_steps: int = _option(0, "steps between checkpoints; 0: epochs alone")
+    track: str = _option("", "draw the training's numbers: tensorboard")
     workers: int = _option(0, "processes that load images")
     seed: int = _option(0, "of everything random")
 
@@ -103,11 +127,13 @@ class Recipe:
                 raise InputError(
                     f"--{_dashed(name)} cannot be negative, got {getattr(self, name)}."
                 )
-        for name in ("label_smoothing", "ema_decay"):
+        for name in ("label_smoothing", "ema_decay", "warmup"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(
                     f"--{_dashed(name)} must lie in [0, 1), got {getattr(self, name)}."
                 )
+        if not 0 <= self.erase <= 1:
+            raise InputError(f"--erase must lie in [0, 1], got {self.erase}.")
         if not 0 < self.min_fraction <= 1:
             raise InputError(f"--min-fraction must lie in (0, 1], got {self.min_fraction}.")
         for name, known in _CHOICES.items():

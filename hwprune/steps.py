@@ -8,14 +8,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.markup import escape
 from safetensors.torch import save_file
 
 from hwprune.budget_profile import apply_profile
 from hwprune.checkpoint import save
 from hwprune.choose import choose, importance
-from hwprune.distill import Distillation
 from hwprune.errors import HwpruneError, InputError
 from hwprune.evaluate import Accuracy, evaluate
 from hwprune.files import write_atomically
@@ -24,10 +22,8 @@ from hwprune.measure import Measurement
 from hwprune.prepare import prepare
 from hwprune.profile import profile
 from hwprune.report import comparison_table
-from hwprune.show import STAGES, graph_facts, profile_progress, profile_summary, progress_bar
-from hwprune.train import Epoch, Teaching, Training, finetune
-
-DENSE_EPOCHS_FOR_A_NEW_HEAD = 6
+from hwprune.show import STAGES, graph_facts, profile_progress, profile_summary
+from hwprune.train_steps import finetune_step, train_dense_step
 
 
 def trace_step(job: Job) -> None:
@@ -43,26 +39,6 @@ def trace_step(job: Job) -> None:
         raise InputError("Nothing in this network can be pruned; the reasons are listed above.")
     if job.recipe.out:
         job.note("trace", graph_facts(graph))
-
-
-def train_dense_step(job: Job) -> None:
-    """Train the dense network first, where it was asked for or its head is new."""
-    epochs = job.recipe.dense_epochs
-    if epochs < 0:
-        epochs = DENSE_EPOCHS_FOR_A_NEW_HEAD if job.loaded.new_head else 0
-    history: list[dict[str, Any]] = []
-    trained = (job.folder / "dense.safetensors").exists()
-    if job.loaded.new_head and not trained:
-        then = f"training {epochs} epochs" if epochs else "with --dense-epochs 0 it stays so"
-        job.console.print(f"[yellow]{job.loaded.new_head}; {then}")
-    if epochs and not trained:
-        training = _training(job, epochs=epochs, lr=job.recipe.dense_lr)
-        history = _train(job, job.loaded.model, training, "dense", None)
-        state = {k: v.contiguous() for k, v in job.loaded.model.state_dict().items()}
-        write_atomically(job.folder / "dense.safetensors", lambda path: save_file(state, path))
-    measured = evaluate(job.dense, job.test())
-    job.console.print(f"dense: {_percent(measured)} of the {job.test_split} images")
-    job.note("dense", {"history": history, "accuracy": asdict(measured), "split": job.test_split})
 
 
 def profile_step(job: Job, *, renew: bool = False) -> None:
@@ -137,20 +113,6 @@ def prune_step(job: Job) -> None:
             "kernels": _kernel_times(job, {"dense": job.graph.widths, "pruned": plan.widths}),
         },
     )
-
-
-def finetune_step(job: Job, *, resume: bool = False) -> None:
-    """Distil the dense network into the pruned one."""
-    recipe = job.recipe
-    student, plan = job.student("pruned"), job.plan
-    distillation = Distillation(recipe.gamma, recipe.soft_weight, recipe.temperature)
-    teaching = Teaching(job.dense, job.graph, plan, distillation)
-    training = _training(job, epochs=recipe.epochs, lr=recipe.lr)
-    history = _train(job, student, training, "student", teaching, resume=resume)
-    measured = evaluate(student, job.test())
-    save(student, plan, job.folder / "student")
-    job.console.print(f"distilled: {_percent(measured)} of the {job.test_split} images")
-    job.note("finetune", {"history": history, "accuracy": asdict(measured)})
 
 
 def export_step(job: Job) -> None:
@@ -305,52 +267,6 @@ def run_profiles(shared: Job, profiles: Sequence[Path], *, resume: bool = False)
         raise failures[0]
 
 
-def _train(
-    job: Job,
-    model: torch.nn.Module,
-    training: Training,
-    name: str,
-    teaching: Teaching | None,
-    resume: bool = False,
-) -> list[dict[str, Any]]:
-    """Train with a progress bar; the history as plain data."""
-    with progress_bar(job.console) as bar:
-        task = bar.add_task(name, total=None, note="")
-        smooth = [0.0, 0.0]
-
-        def tell(step: int, steps: int, loss: float, top1: float) -> None:
-            keep = min(0.95, (step - 1) / step)
-            smooth[:] = (
-                keep * s + (1 - keep) * n for s, n in zip(smooth, (loss, top1), strict=True)
-            )
-            note = f"loss {smooth[0]:.3f}, batch top-1 {smooth[1]:.1%}"
-            bar.update(task, completed=step, total=steps, note=note)
-
-        def tell_epoch(epoch: Epoch) -> None:
-            bar.console.print(
-                f"  {name} epoch {epoch.epoch + 1} of {training.epochs}: loss {epoch.loss:.3f}, "
-                f"train {epoch.train_top1:.1%}, validation {_percent(epoch.validation)}"
-            )
-
-        history = finetune(
-            model,
-            job.data,
-            training,
-            teaching=teaching,
-            checkpoint=job.folder / f"{name}.checkpoint",
-            resume=resume or name == "dense",
-            report=tell,
-            on_epoch=tell_epoch,
-        )
-    return [asdict(epoch) for epoch in history]
-
-
-def _training(job: Job, *, epochs: int, lr: float) -> Training:
-    names = ("batch_size", "optimizer", "weight_decay", "label_smoothing", "ema_decay",
-             "precision", "workers", "seed")  # fmt: skip
-    return Training(epochs=epochs, lr=lr, **{name: getattr(job.recipe, name) for name in names})
-
-
 def _kernel_times(job: Job, widths: dict[str, dict[str, int]]) -> list[dict[str, Any]]:
     """Predicted milliseconds of every kernel at each of the given widths."""
     table = job.table
@@ -383,4 +299,4 @@ def _measured(measurement: Measurement | None) -> dict[str, Any] | None:
 
 
 def _percent(measured: Accuracy) -> str:
-    return f"{measured.top1:.1%} (± {measured.standard_error:.1%})"
+    return str(measured)

@@ -2,32 +2,40 @@
 
 from __future__ import annotations
 
-import copy
-import math
-from collections.abc import Callable
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, nullcontext
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
-from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from hwprune.data import Data, batches
-from hwprune.distill import Distillation, Taps, WidthMaps, inner_loss, soft_loss
+from hwprune import processes
+from hwprune.data import Data
 from hwprune.epochs import EpochBatches, generator
 from hwprune.errors import InputError
-from hwprune.evaluate import Accuracy, evaluate
-from hwprune.files import write_atomically
-from hwprune.graph import ChannelGraph
+from hwprune.evaluate import Accuracy, evaluate_together
+from hwprune.files import remove_parts
 from hwprune.interrupt import Interrupted, whole_steps
-from hwprune.plan import Plan
+from hwprune.mix import Mix
+from hwprune.norms import fix_statistics, share_statistics, synchronised
+from hwprune.optimizer import make_average, make_optimizer
+from hwprune.schedule import SCHEDULES, learning_rate
+from hwprune.snapshot import (
+    is_there,
+    random_states,
+    read_snapshot,
+    set_random_states,
+    write_snapshot,
+)
+from hwprune.teaching import Lesson
+from hwprune.teaching import Teaching as Teaching
 
 
 @dataclass(frozen=True)
@@ -36,29 +44,51 @@ class Training:
 
     Attributes:
         epochs: passes over the training images.
-        batch_size: images a step and process; a last incomplete batch is left out.
+        batch_size: images at once in a process; a last incomplete step is left out.
+        accumulate: batches of every process in a step; batch norms see them one by one.
         optimizer: ``adamw`` or ``sgd`` (Nesterov momentum 0.9).
         lr: the greatest learning rate.
         weight_decay: for weights of more than one dimension.
+        schedule: how the learning rate goes: a name of ``schedule.SCHEDULES``.
         warmup: share of all steps in which the learning rate rises.
+        clip: greatest norm of all gradients together; 0 for no limit.
         label_smoothing: of the cross-entropy.
         ema_decay: of the averaged weights, which are the result; 0 for none.
+        mixup: parameter of Mixup, such as 0.2; 0 for none.
+        cutmix: parameter of CutMix, such as 1.0; 0 for none. With both, one or the other by chance.
         precision: ``no``, ``bf16`` or ``fp16`` (mixed, by Accelerate).
+        freeze_norms: batch norms use their running statistics and keep them.
+        sync_norms: batch norms take their statistics over the batches of all processes, on GPUs.
+        memory_format: of images and weights, ``channels_last`` or ``contiguous``.
+        compile: compile both networks' forward passes (``torch.compile``).
         workers: processes that load images.
         seed: of the order, the augmentation and dropout.
     """
 
     epochs: int = 8
     batch_size: int = 32
+    accumulate: int = 1
     optimizer: str = "adamw"
     lr: float = 1e-3
     weight_decay: float = 0.02
+    schedule: str = "cosine"
     warmup: float = 0.1
+    clip: float = 0.0
     label_smoothing: float = 0.1
     ema_decay: float = 0.99
+    mixup: float = 0.0
+    cutmix: float = 0.0
     precision: str = "no"
+    freeze_norms: bool = False
+    sync_norms: bool = False
+    memory_format: str = "channels_last"
+    compile: bool = False
     workers: int = 0
     seed: int = 0
+
+    def lr_at(self, progress: float) -> float:
+        """The learning rate at ``progress`` in [0, 1)."""
+        return self.lr * learning_rate(progress, self.warmup, SCHEDULES[self.schedule])
 
 
 @dataclass(frozen=True)
@@ -71,18 +101,7 @@ class Epoch:
     validation: Accuracy
 
 
-@dataclass
-class Teaching:
-    """A teacher, what its student is a part of, and how to match it.
-
-    A copy of the teacher is used, in evaluation mode; the teacher itself is left as it was.
-    """
-
-    teacher: nn.Module
-    graph: ChannelGraph
-    plan: Plan
-    distillation: Distillation = field(default_factory=Distillation)
-
+_LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 
 Report = Callable[[int, int, float, float], None]  # step, steps in all, loss, top-1 of the batch
 
@@ -94,6 +113,7 @@ def finetune(
     *,
     teaching: Teaching | None = None,
     checkpoint: Path | None = None,
+    checkpoint_steps: int = 0,
     resume: bool = False,
     report: Report | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
@@ -101,7 +121,10 @@ def finetune(
     """Train ``model`` in place; it ends with the averaged weights, in evaluation mode.
 
     The loss is cross-entropy, and with a teacher ``+ gamma * inner + soft_weight * soft`` (see
-    ``distill``). The learning rate follows a cosine after a warm-up.
+    ``distill``).
+
+    Started by ``accelerate launch`` or ``torchrun``, every process calls this and ends with the
+    same network; the main process alone writes and reports.
 
     Args:
         model: the network to train.
@@ -109,6 +132,7 @@ def finetune(
         training: how to train.
         teaching: the teacher and how to match it; None for plain training.
         checkpoint: file for the state after every epoch and on Ctrl-C; removed by nobody.
+        checkpoint_steps: write it after every so many steps as well; 0 for epochs alone.
         resume: go on from ``checkpoint`` if it exists; the result equals an unbroken run's.
         report: is told of every step.
         on_epoch: is told of every epoch.
@@ -121,32 +145,31 @@ def finetune(
             checkpoint of another training.
         Interrupted: on Ctrl-C, after the checkpoint was written.
     """
-    run = _Run(model, data, training, teaching, checkpoint)
-    if resume and checkpoint is not None and checkpoint.exists():
-        run.restore(checkpoint)
-    try:
-        with whole_steps() as check_interrupt:
-            while run.epoch < training.epochs:
-                done = run.one_epoch(report, check_interrupt)
-                if on_epoch is not None:
-                    on_epoch(done)
-                check_interrupt()
-    except KeyboardInterrupt:
-        run.save()
-        where = f"it goes on from {checkpoint} with --resume" if checkpoint else "nothing was kept"
-        raise Interrupted(f"Stopped at step {run.step} of {run.steps}; {where}.") from None
-    finally:
-        run.release()
+    processes.join()
+    with ExitStack() as stack:
+        run = _Run(model, data, training, teaching, checkpoint, stack)
+        if checkpoint is not None and processes.is_main():
+            remove_parts(checkpoint)
+        if resume and checkpoint is not None and is_there(checkpoint):
+            run.restore(checkpoint)
+        if not processes.is_main():
+            report = on_epoch = None
+        try:
+            with whole_steps() as pressed:
+                while run.epoch < training.epochs:
+                    run.one_epoch(report, pressed, checkpoint_steps)
+                    if on_epoch is not None:
+                        on_epoch(run.history[-1])
+                    _stop_if(processes.summed([pressed()])[0])
+        except KeyboardInterrupt:
+            run.save()
+            goes = "nothing was kept"
+            if checkpoint is not None:
+                goes = f"it goes on from {checkpoint} with --resume"
+            raise Interrupted(f"Stopped at step {run.step} of {run.steps}; {goes}.") from None
     model.load_state_dict(run.averaged().state_dict())
     model.eval()
     return tuple(run.history)
-
-
-def learning_rate(progress: float, warmup: float) -> float:
-    """The share of the greatest learning rate at ``progress`` in [0, 1): linear, then a cosine."""
-    if progress < warmup:
-        return (progress + 1e-3) / (warmup + 1e-3)
-    return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
 
 
 class _Run:
@@ -159,105 +182,101 @@ class _Run:
         training: Training,
         teaching: Teaching | None,
         checkpoint: Path | None,
+        stack: ExitStack,
     ) -> None:
-        self.data, self.training, self.checkpoint = data, training, checkpoint
+        self.data, self.training, self.teaching = data, training, teaching
+        self.checkpoint = checkpoint
         self.accelerator = _accelerator(training.precision)
         self.device = self.accelerator.device
-        self.per_epoch = len(data.train) // (training.batch_size * self.accelerator.num_processes)
-        if not self.per_epoch:
-            raise InputError(
-                f"{len(data.train)} training images are less than one batch of "
-                f"{training.batch_size}. Give a smaller --batch-size."
-            )
-        set_seed(training.seed)
-        self.model = model.to(self.device).to(memory_format=torch.channels_last)
-        self.teaching, self.teacher = teaching, self._copied_teacher(teaching)
-        self.maps = self._width_maps()
-        self.ema = _averager(self.model, training.ema_decay)
-        optimizer = _optimizer(training, self.model, self.maps)
-        self.wrapped, self.optimizer = self.accelerator.prepare(self.model, optimizer)
+        self.layout = _LAYOUTS[training.memory_format]
+        self.per_epoch = _steps_per_epoch(len(data.train), training)
+        self.mix = Mix(training.mixup, training.cutmix, len(data.classes), training.batch_size)
+        set_seed(training.seed, device_specific=True)
+        self.model = model.to(self.device).to(memory_format=self.layout)
+        self.lesson = Lesson(model, teaching, data, self.layout) if teaching else None
+        self.maps = self.lesson.maps if self.lesson else nn.ModuleDict()
+        processes.follow_main_(self.model)
+        processes.follow_main_(self.maps)
+        self.ema = make_average(self.model, training.ema_decay)
+        if training.sync_norms:
+            stack.enter_context(synchronised(self.model, self.device))
+        self.trained = [
+            p for m in (self.model, self.maps) for p in m.parameters() if p.requires_grad
+        ]
+        self.wrapped, self.optimizer = self.accelerator.prepare(
+            self.model,
+            make_optimizer(training.optimizer, self.trained, training.lr, training.weight_decay),
+        )
+        stack.callback(self._release)
+        self.forward = torch.compile(self.wrapped) if training.compile else self.wrapped
+        if self.lesson:
+            self.lesson.enter(stack, compiled=training.compile)
         self.epoch, self.step, self.steps = 0, 0, self.per_epoch * training.epochs
         self.sums = [0.0, 0.0]
         self.history: list[Epoch] = []
 
-    def one_epoch(self, report: Report | None, check_interrupt: Callable[[], None]) -> Epoch:
+    def one_epoch(
+        self, report: Report | None, pressed: Callable[[], bool], checkpoint_steps: int
+    ) -> None:
         """The rest of the current epoch."""
         self.wrapped.train()
-        loader = self._loader()
-        with ExitStack() as stack:
-            taps = self._tapped(stack)
-            for images, labels in loader:
-                loss, top1 = self._one_step(images, labels, taps)
-                self.sums = [self.sums[0] + loss, self.sums[1] + top1]
-                if report is not None:
-                    report(self.step, self.steps, loss, top1)
-                check_interrupt()
-        validation = evaluate(self.averaged(), batches(self.data.validation, None, batch_size=64))
+        if self.training.freeze_norms:
+            fix_statistics(self.model)
+        # A step is a tuple of batches; the last one may be incomplete and is left out.
+        for step in zip(*[iter(self._batches())] * self.training.accumulate, strict=False):
+            *sums, stop = processes.summed([*self._one_step(step), pressed()])
+            loss, top1 = (each / processes.count() for each in sums)
+            self.sums = [self.sums[0] + loss, self.sums[1] + top1]
+            if report is not None:
+                report(self.step, self.steps, loss, top1)
+            _stop_if(stop)
+            if checkpoint_steps and self.step % checkpoint_steps == 0:
+                self.save()
+        validation = evaluate_together(self.averaged(), self.data.validation)
         loss, top1 = (total / self.per_epoch for total in self.sums)
         self.history.append(Epoch(self.epoch, loss, top1, validation))
         self.epoch, self.sums = self.epoch + 1, [0.0, 0.0]
         self.save()
-        return self.history[-1]
 
     def averaged(self) -> nn.Module:
         """The network with averaged weights, or the network itself."""
         averaged: nn.Module = self.ema.module if self.ema is not None else self.model
         return averaged
 
-    def release(self) -> None:
-        """Give the network its own forward back, which mixed precision wraps."""
-        self.accelerator.unwrap_model(self.wrapped, keep_fp32_wrapper=False)
-        left = vars(self.model).get("forward")
-        if getattr(left, "__func__", None) is type(self.model).forward:
-            del self.model.forward  # Accelerate puts it back as an attribute of the instance
-
     def save(self) -> None:
-        """Write the checkpoint, atomically."""
-        if self.checkpoint is None or not self.accelerator.is_main_process:
+        """Write the checkpoint; all processes must come here."""
+        if self.checkpoint is None:
             return
-        state = {
-            "what": self._what(),
-            "model": self.model.state_dict(),
-            "maps": self.maps.state_dict() if self.maps else {},
-            "ema": self.averaged().state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else {},
-            "rng": torch.get_rng_state(),
-            "device_rng": torch.cuda.get_rng_state_all(),
-            "progress": [self.epoch, self.step, *self.sums],
-            "history": [[e.epoch, e.loss, e.train_top1, *asdict(e.validation).values()]
-                        for e in self.history],
-        }  # fmt: skip
-        write_atomically(self.checkpoint, lambda path: _write(path, state))
+        random = random_states(self.device)
+        if processes.is_main():
+            write_snapshot(self.checkpoint, {**self._state(), "random": random})
 
     def restore(self, checkpoint: Path) -> None:
         """Read a checkpoint."""
-        try:
-            state = torch.load(checkpoint, weights_only=True, map_location=self.device)
-            what = state["what"]
-        except Exception as error:
-            raise InputError(
-                f"{checkpoint} is no checkpoint of hwprune ({error}). Delete it and train again."
-            ) from error
-        differing = [key for key, value in self._what().items() if what.get(key) != value]
-        if differing:
-            raise InputError(
-                f"{checkpoint} belongs to another training: another {', '.join(differing)}. "
-                "Resume with the same options, or delete it and train again."
-            )
+        state = read_snapshot(checkpoint, self._what())
         self.model.load_state_dict(state["model"])
-        if self.maps:
-            self.maps.load_state_dict(state["maps"])
+        self.maps.load_state_dict(state["maps"])
         if self.ema is not None:
             self.ema.module.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.accelerator.scaler:
             self.accelerator.scaler.load_state_dict(state["scaler"])
-        torch.set_rng_state(state["rng"].cpu())
-        if len(state["device_rng"]) == torch.cuda.device_count():
-            torch.cuda.set_rng_state_all([each.cpu() for each in state["device_rng"]])
+        set_random_states(state["random"], self.device)
         self.epoch, self.step, *self.sums = state["progress"]
         self.history = [Epoch(e, lo, t, Accuracy(*rest)) for e, lo, t, *rest in state["history"]]
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "what": self._what(),
+            "model": self.model.state_dict(),
+            "maps": self.maps.state_dict(),
+            "ema": self.averaged().state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else {},
+            "progress": [self.epoch, self.step, *self.sums],
+            "history": [[e.epoch, e.loss, e.train_top1, *asdict(e.validation).values()]
+                        for e in self.history],
+        }  # fmt: skip
 
     def _what(self) -> dict[str, Any]:
         """What must be the same for a checkpoint to be gone on from."""
@@ -265,51 +284,54 @@ class _Run:
         taught = self.teaching
         return {
             **asdict(self.training),
-            "processes": self.accelerator.num_processes,
-            "data": [self.data.source, len(self.data.train)],
+            "processes": processes.count(),
+            "data": [self.data.source, len(self.data.train), *self.data.image_shape],
+            "augmentation": asdict(self.data.augmentation),
             "network": shapes,
             "plan": taught.plan.kept if taught else None,
             "distillation": asdict(taught.distillation) if taught else None,
         }
 
-    def _one_step(self, images: Tensor, labels: Tensor, taps: tuple[Taps, Taps] | None) -> Any:
-        factor = learning_rate(self.step / self.steps, self.training.warmup)
+    def _one_step(self, step: Sequence[Any]) -> tuple[float, float]:
+        """Change the weights; loss and top-1 of this process's images."""
+        training = self.training
         for group in self.optimizer.param_groups:
-            group["lr"] = self.training.lr * factor
-        images = images.to(self.device, memory_format=torch.channels_last)
-        labels = labels.to(self.device)
-        with self.accelerator.autocast():
-            logits = self.wrapped(images)
-            loss = F.cross_entropy(
-                logits.float(), labels, label_smoothing=self.training.label_smoothing
-            )
-            if self.teaching is not None and taps is not None:
-                loss = loss + self._taught(images, logits, self.teaching.distillation, taps)
-        self.accelerator.backward(loss)
-        if self.maps is not None and self.accelerator.num_processes > 1:
-            for parameter in self.maps.parameters():
-                parameter.grad = self.accelerator.reduce(parameter.grad, "mean")
+            group["lr"] = training.lr_at(self.step / self.steps)
+        told = []
+        for position, (images, labels) in enumerate(step):
+            last = position == len(step) - 1
+            with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
+                told.append(self._one_batch(images, labels, position))
+        # The network's gradients are means over all processes already; its wrapper sees no maps.
+        processes.average_([p.grad for p in self.maps.parameters() if p.grad is not None])
+        if training.clip:
+            self.accelerator.clip_grad_norm_(self.trained, training.clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
+        share_statistics(self.model)
         if self.ema is not None:
             self.ema.update(self.model, step=self.step)
         self.step += 1
-        return float(loss.detach()), float((logits.argmax(1) == labels).float().mean())
+        loss, top1 = torch.stack(told).mean(0).tolist()
+        return loss, top1
 
-    def _taught(
-        self, images: Tensor, logits: Tensor, how: Distillation, taps: tuple[Taps, Taps]
-    ) -> Tensor:
-        with torch.no_grad():
-            wanted = self.teacher(images)
-        loss = torch.zeros((), device=self.device)
-        student, teacher = taps[0].take(), taps[1].take()
-        if how.gamma and self.maps is not None:
-            loss = loss + how.gamma * inner_loss(self.maps, student, teacher, logits, wanted)
-        if how.soft_weight:
-            loss = loss + how.soft_weight * soft_loss(logits, wanted, how.temperature)
-        return loss
+    def _one_batch(self, images: Tensor, labels: Tensor, position: int) -> Tensor:
+        """Add a batch's gradients to those of the step; its loss and top-1, [2]."""
+        training = self.training
+        images = images.to(self.device, memory_format=self.layout)
+        labels = labels.to(self.device)
+        images, wanted = self.mix(
+            images, labels, training.seed, self.step, position, processes.rank()
+        )
+        with self.accelerator.autocast():
+            logits = self.forward(images)
+            loss = F.cross_entropy(logits.float(), wanted, label_smoothing=training.label_smoothing)
+            if self.lesson:
+                loss = loss + self.lesson.added(images, logits)
+        self.accelerator.backward(loss / training.accumulate)
+        return torch.stack([loss.detach(), (logits.argmax(1) == labels).float().mean()])
 
-    def _loader(self) -> DataLoader[Any]:
+    def _batches(self) -> DataLoader[Any]:
         """Batches from the current position; images do not depend on workers or on the past."""
         training = self.training
         sampler = EpochBatches(
@@ -317,9 +339,9 @@ class _Run:
             training.batch_size,
             seed=training.seed,
             epoch=self.epoch,
-            start=self.step - self.epoch * self.per_epoch,
-            rank=self.accelerator.process_index,
-            of=self.accelerator.num_processes,
+            start=(self.step - self.epoch * self.per_epoch) * training.accumulate,
+            rank=processes.rank(),
+            of=processes.count(),
         )
         return DataLoader(
             self.data.train,
@@ -328,72 +350,38 @@ class _Run:
             generator=generator(training.seed, self.epoch),  # else it draws from the global one
         )
 
-    def _tapped(self, stack: ExitStack) -> tuple[Taps, Taps] | None:
-        if self.teaching is None:
-            return None
-        names = self._taps()
-        student = stack.enter_context(Taps(self.model, names))
-        return student, stack.enter_context(Taps(self.teacher, names))
-
-    def _taps(self) -> list[str]:
-        if self.teaching is None or not self.teaching.distillation.gamma:
-            return []
-        return [tap.name for tap in self.teaching.graph.taps]
-
-    def _copied_teacher(self, teaching: Teaching | None) -> nn.Module:
-        if teaching is None:
-            return nn.Identity()
-        teacher = copy.deepcopy(teaching.teacher).to(self.device)
-        return teacher.to(memory_format=torch.channels_last).eval().requires_grad_(False)
-
-    def _width_maps(self) -> WidthMaps | None:
-        """Maps from student to teacher features, sized by one forward pass of both."""
-        if self.teaching is None:
-            return None
-        self.model.eval()
-        image = self.data.calibration[0][0][None].to(self.device)
-        with (
-            torch.no_grad(),
-            Taps(self.model, self._taps()) as student,
-            Taps(self.teacher, self._taps()) as taught,
-        ):
-            self.model(image), self.teacher(image)
-        kept = self.teaching.plan.kept
-        at_tap = {t.name: kept[t.group] for t in self.teaching.graph.taps if t.group}
-        return WidthMaps(student.features, taught.features, at_tap).to(self.device)
+    def _release(self) -> None:
+        """Give the network its own forward back, which mixed precision wraps."""
+        self.accelerator.unwrap_model(self.wrapped, keep_fp32_wrapper=False)
+        left = vars(self.model).get("forward")
+        if getattr(left, "__func__", None) is type(self.model).forward:
+            del self.model.forward  # Accelerate puts it back as an attribute of the instance
 
 
 def _accelerator(precision: str) -> Accelerator:
     AcceleratorState._reset_state()  # else a second training must have the first one's precision
+    # Statistics of norms are shared after every step; the wrapper would take the main process's.
+    wrapper = DistributedDataParallelKwargs(broadcast_buffers=False)
     try:
-        return Accelerator(mixed_precision=precision)
+        return Accelerator(mixed_precision=precision, kwargs_handlers=[wrapper])
     except ValueError as error:
         raise InputError(
             f"Precision {precision!r} cannot be had here: {error}. Give --precision no."
         ) from error
 
 
-def _averager(model: nn.Module, decay: float) -> ModelEmaV3 | None:
-    """Averaged weights, over a tenth of the steps so far at most."""
-    if not decay:
-        return None
-    return ModelEmaV3(model, decay, use_warmup=True, warmup_gamma=10.0, warmup_power=1.0)
+def _stop_if(pressed: float) -> None:
+    """Stop as on Ctrl-C, when it was pressed in any process."""
+    if pressed:
+        raise KeyboardInterrupt
 
 
-def _optimizer(training: Training, model: nn.Module, maps: nn.Module | None) -> Any:
-    parameters = [p for m in (model, maps) if m is not None for p in m.parameters()]
-    trained = [p for p in parameters if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": training.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    if training.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=training.lr)
-    if training.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=training.lr, momentum=0.9, nesterov=True)
-    raise InputError(f"Unknown optimizer {training.optimizer!r}; give --optimizer adamw or sgd.")
-
-
-def _write(path: Path, state: dict[str, Any]) -> None:
-    with path.open("wb") as file:  # given a path, torch reports a full disk as a RuntimeError
-        torch.save(state, file)
+def _steps_per_epoch(images: int, training: Training) -> int:
+    batches = training.accumulate * processes.count()
+    if images < training.batch_size * batches:
+        times = f", {batches} times over" if batches > 1 else ""
+        raise InputError(
+            f"{images} training images are less than one batch of {training.batch_size}{times}. "
+            "Give a smaller --batch-size."
+        )
+    return images // (training.batch_size * batches)

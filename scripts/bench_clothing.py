@@ -30,8 +30,9 @@ from hwprune.evaluate import evaluate
 from hwprune.job import Job
 from hwprune.plan import Plan
 from hwprune.recipe import Recipe
-from hwprune.steps import STEPS, finetune_step, train_dense_step
+from hwprune.steps import STEPS
 from hwprune.train import Teaching, Training, finetune
+from hwprune.train_steps import finetune_step, train_dense_step
 
 
 def main() -> None:

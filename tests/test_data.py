@@ -368,7 +368,7 @@ def test_a_users_function_that_cannot_be_used(user, name, words):
 
 @pytest.mark.parametrize("source", ["", "cifar", "imagefolder:", ":own", "imagefolder"])
 def test_unknown_sources(source):
-    with pytest.raises(InputError, match="expected imagefolder:DIR, cifar10"):
+    with pytest.raises(InputError, match="expected imagefolder:DIR, hf:NAME"):
         load_data(source)
 
 

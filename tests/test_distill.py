@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from hwprune.distill import Taps, WidthMaps, inner_loss, soft_loss
+from hwprune.distill import OUTPUT, Taps, WidthMaps, inner_loss, soft_loss
 
 
 def test_taps_keep_the_outputs_of_named_modules() -> None:
@@ -60,32 +60,42 @@ def test_names_of_modules_may_be_anything() -> None:
     assert all(maps(name, student[name]).shape[1] == 3 for name in student)
 
 
+def variances(teacher: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: feature.detach().var() for name, feature in teacher.items()}
+
+
 def test_the_loss_of_a_teacher_cut_is_what_was_cut() -> None:
     """Kept channels match, the others are compared with zero; the logits are the teacher's."""
     teacher = features(4, 2)
     student = {"block.0": teacher["block.0"][:, [1, 2]], "block.1": teacher["block.1"]}
     maps = WidthMaps(student, teacher, {"block.0": (1, 2)})
-    logits = torch.tensor([[1.0, -1.0], [0.5, 2.0]])
+    student[OUTPUT] = teacher[OUTPUT] = torch.tensor([[1.0, -1.0], [0.5, 2.0]])
     wanted = teacher["block.0"]
     missing = wanted[:, [0, 3]].square().sum() / wanted.numel()
     expected = (0 + missing / wanted.var() + 0) / 3
-    found = inner_loss(maps, student, teacher, logits, logits)
+    known = variances(teacher)
+    found = inner_loss(maps, student, teacher, known)
     torch.testing.assert_close(found, expected)
-    assert float(inner_loss(maps, teacher, {}, logits, logits)) == 0.0
+    assert teacher == {}  # let go
 
 
-def test_the_loss_of_logits_is_a_share_of_their_variance() -> None:
+def test_the_loss_is_a_share_of_the_variance_that_is_given() -> None:
     wanted = torch.tensor([[0.0, 2.0], [4.0, 6.0]])
-    got = wanted + 1
     maps = WidthMaps({}, {}, {})
-    found = float(inner_loss(maps, {}, {}, got, wanted))
-    assert found == pytest.approx(1 / (20 / 3))
-    assert float(inner_loss(maps, {}, {}, 10 * got, 10 * wanted)) == pytest.approx(found)
+
+    def loss(scale: float, variance: torch.Tensor) -> float:
+        taught = {OUTPUT: scale * wanted}
+        return float(inner_loss(maps, {OUTPUT: scale * (wanted + 1)}, taught, {OUTPUT: variance}))
+
+    assert loss(1, wanted.var()) == pytest.approx(1 / (20 / 3))
+    assert loss(10, (10 * wanted).var()) == pytest.approx(1 / (20 / 3))
+    assert loss(1, torch.tensor(4.0)) == pytest.approx(1 / 4)
 
 
 def test_the_teacher_gets_no_gradient() -> None:
     student, teacher = torch.randn(3, 4, requires_grad=True), torch.randn(3, 4, requires_grad=True)
-    inner_loss(WidthMaps({}, {}, {}), {}, {}, student, teacher).backward()
+    taught = {OUTPUT: teacher}
+    inner_loss(WidthMaps({}, {}, {}), {OUTPUT: student}, taught, variances(taught)).backward()
     assert student.grad is not None
     assert teacher.grad is None
 

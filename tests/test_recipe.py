@@ -12,6 +12,7 @@ from hwprune.errors import InputError
 from hwprune.recipe import Recipe
 
 FIELDS = {field.name: field for field in dataclasses.fields(Recipe)}
+CHOICES = ("precision", "optimizer", "schedule", "memory_format", "track")
 BAD = {
     str: [1, 1.5, True, ["a"]],
     int: ["1", 1.5, True, [1]],
@@ -58,6 +59,16 @@ def test_whole_numbers_do_for_fractions() -> None:
         ("ema-decay", -0.5),
         ("precision", "fp8"),
         ("optimizer", "adam"),
+        ("schedule", "polynomial"),
+        ("memory-format", "nhwc"),
+        ("accumulate", 0),
+        ("clip", -1.0),
+        ("warmup", 1.0),
+        ("mixup", -0.2),
+        ("checkpoint-steps", -1),
+        ("track", "paper"),
+        ("cutmix", -1.0),
+        ("erase", 1.1),
         ("lr", float("nan")),
         ("gamma", float("inf")),
     ],
@@ -98,7 +109,7 @@ def test_a_file_gives_back_what_was_saved(tmp_path) -> None:
     changed = {
         name: {str: 'ü "quoted" \\ 🐎\n', int: 7, float: 1.25e-7, bool: True}[type(field.default)]
         for name, field in FIELDS.items()
-        if name not in ("precision", "optimizer")
+        if name not in CHOICES
     }
     for recipe in (Recipe(), Recipe.of(**changed), Recipe(lr=1e20, precision="bf16")):
         recipe.save(tmp_path / "recipe.toml")

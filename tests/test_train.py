@@ -7,6 +7,7 @@ import itertools
 import math
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -24,8 +25,9 @@ from hwprune.epochs import EpochBatches
 from hwprune.errors import InputError
 from hwprune.plan import Plan
 from hwprune.prune import prune
+from hwprune.schedule import learning_rate
 from hwprune.trace import trace
-from hwprune.train import Interrupted, Teaching, Training, finetune, learning_rate
+from hwprune.train import Interrupted, Teaching, Training, finetune
 
 QUICK = Training(epochs=3, batch_size=8, lr=1e-2)
 PER_EPOCH = 5
@@ -438,3 +440,33 @@ def test_workers_change_nothing(data) -> None:
         return model
 
     assert same(train(0), train(1))
+
+
+def test_a_run_killed_at_any_moment_goes_on_bit_by_bit() -> None:
+    """Real kills, some of them while a checkpoint is written; ``--kills 20`` is for patience."""
+    script = Path(__file__).resolve().parents[1] / "scripts" / "kill_training.py"
+    command = [sys.executable, str(script), "--kills", "5", "--epochs", "2"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stdout + found.stderr
+    outcome = re.search(r"(\d) kills; 0 of \d\d tensors differ; 0 files left", found.stdout)
+    assert outcome and int(outcome[1]) >= 3  # a slow machine may miss some
+
+
+def test_checkpoints_come_every_so_many_steps_as_well(data, tmp_path) -> None:
+    path, steps = tmp_path / "checkpoint", []
+
+    def look(step: int, steps_in_all: int, loss: float, top1: float) -> None:
+        if path.exists():  # told before the checkpoint of the step itself
+            steps.append((step, torch.load(path, weights_only=True)["progress"][1]))
+
+    finetune(Net(), data, QUICK, checkpoint=path, checkpoint_steps=2, report=look)
+    before = {step: max(s for s in range(step) if s % 2 == 0 or s % PER_EPOCH == 0)
+              for step in range(3, 3 * PER_EPOCH + 1)}  # fmt: skip
+    assert dict(steps) == before
+
+
+def test_what_a_killed_writer_left_is_removed(data, tmp_path) -> None:
+    for name in (".c.xyz.part", ".other.xyz.part"):
+        (tmp_path / name).write_text("half")
+    finetune(Net(), data, replace(QUICK, epochs=1), checkpoint=tmp_path / "c")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".other.xyz.part", "c"]

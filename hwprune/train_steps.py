@@ -1,0 +1,115 @@
+"""The two steps that train, in one process or in several."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, fields
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from hwprune import processes
+from hwprune.checkpoint import save
+from hwprune.distill import Distillation
+from hwprune.evaluate import evaluate
+from hwprune.files import write_atomically
+from hwprune.job import Job
+from hwprune.show import progress_bar
+from hwprune.track import tracked
+from hwprune.train import Epoch, Teaching, Training, finetune
+
+DENSE_EPOCHS_FOR_A_NEW_HEAD = 6
+
+
+def train_dense_step(job: Job) -> None:
+    """Train the dense network first, where it was asked for or its head is new."""
+    epochs = job.recipe.dense_epochs
+    if epochs < 0:
+        epochs = DENSE_EPOCHS_FOR_A_NEW_HEAD if job.loaded.new_head else 0
+    history: list[dict[str, Any]] = []
+    trained = (job.folder / "dense.safetensors").exists()
+    if job.loaded.new_head and not trained:
+        then = f"training {epochs} epochs" if epochs else "with --dense-epochs 0 it stays so"
+        job.console.print(f"[yellow]{job.loaded.new_head}; {then}")
+    if epochs and not trained:
+        training = _training(job, epochs=epochs, lr=job.recipe.dense_lr)
+        history = _train(job, job.loaded.model, training, "dense", None)
+    if not processes.is_main():
+        return
+    if epochs and not trained:
+        state = {k: v.contiguous() for k, v in job.loaded.model.state_dict().items()}
+        write_atomically(job.folder / "dense.safetensors", lambda path: save_file(state, path))
+    measured = evaluate(job.dense, job.test())
+    job.console.print(f"dense: {measured} of the {job.test_split} images")
+    job.note("dense", {"history": history, "accuracy": asdict(measured), "split": job.test_split})
+
+
+def finetune_step(job: Job, *, resume: bool = False) -> None:
+    """Distil the dense network into the pruned one."""
+    recipe = job.recipe
+    student, plan = job.student("pruned"), job.plan
+    distillation = Distillation(recipe.gamma, recipe.soft_weight, recipe.temperature)
+    teaching = Teaching(job.dense, job.graph, plan, distillation)
+    training = _training(job, epochs=recipe.epochs, lr=recipe.lr)
+    history = _train(job, student, training, "student", teaching, resume=resume)
+    if not processes.is_main():
+        return
+    measured = evaluate(student, job.test())
+    save(student, plan, job.folder / "student")
+    job.console.print(f"distilled: {measured} of the {job.test_split} images")
+    job.note("finetune", {"history": history, "accuracy": asdict(measured)})
+
+
+def _train(
+    job: Job,
+    model: torch.nn.Module,
+    training: Training,
+    name: str,
+    teaching: Teaching | None,
+    resume: bool = False,
+) -> list[dict[str, Any]]:
+    """Train with a progress bar and perhaps a tracker; the history as plain data."""
+    with (
+        progress_bar(job.console) as bar,
+        tracked(job.recipe.track, job.folder, name) as log,
+    ):
+        task = bar.add_task(name, total=None, note="")
+        smooth = [0.0, 0.0]
+
+        def tell(step: int, steps: int, loss: float, top1: float) -> None:
+            keep = min(0.95, (step - 1) / step)
+            smooth[:] = (
+                keep * s + (1 - keep) * n for s, n in zip(smooth, (loss, top1), strict=True)
+            )
+            note = f"loss {smooth[0]:.3f}, batch top-1 {smooth[1]:.1%}"
+            bar.update(task, completed=step, total=steps, note=note)
+            lr = training.lr_at((step - 1) / steps)
+            log(step, {"step/loss": loss, "step/top1": top1, "step/lr": lr})
+
+        def tell_epoch(epoch: Epoch) -> None:
+            bar.console.print(
+                f"  {name} epoch {epoch.epoch + 1} of {training.epochs}: loss {epoch.loss:.3f}, "
+                f"train {epoch.train_top1:.1%}, validation {epoch.validation}"
+            )
+            numbers = {"loss": epoch.loss, "train_top1": epoch.train_top1}
+            numbers |= {"top1": epoch.validation.top1, "validation_loss": epoch.validation.loss}
+            log(epoch.epoch + 1, {f"epoch/{key}": number for key, number in numbers.items()})
+
+        history = finetune(
+            model,
+            job.data,
+            training,
+            teaching=teaching,
+            checkpoint=job.folder / f"{name}.checkpoint",
+            checkpoint_steps=job.recipe.checkpoint_steps,
+            resume=resume or name == "dense",
+            report=tell,
+            on_epoch=tell_epoch,
+        )
+    return [asdict(epoch) for epoch in history]
+
+
+def _training(job: Job, *, epochs: int, lr: float) -> Training:
+    """What the recipe says of training; its options have the names that they have there."""
+    names = {field.name for field in fields(Training)} - {"epochs", "lr"}
+    return Training(epochs=epochs, lr=lr, **{name: getattr(job.recipe, name) for name in names})

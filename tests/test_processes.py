@@ -1,0 +1,259 @@
+"""Two processes on the CPU do what one does with their batches together."""
+
+from __future__ import annotations
+
+import copy
+import os
+import signal
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from launch import finish, start
+from test_train import Net, same, tiny_data
+from torch import nn
+
+from hwprune import processes
+from hwprune.errors import InputError
+from hwprune.norms import synchronised
+from hwprune.plan import Plan
+from hwprune.prune import prune
+from hwprune.score import PER_BATCH, PER_SET, members
+from hwprune.trace import trace
+from hwprune.train import Interrupted, Teaching, Training, finetune
+
+TWICE = Training(epochs=4, batch_size=4, lr=1e-2, freeze_norms=True, workers=0)
+STEPS = 4 * 5
+
+
+class Grouped(Net):
+    """Its norms are of every image alone: nothing is shared between images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem[1], self.body[1] = nn.GroupNorm(2, 8), nn.GroupNorm(2, 8)
+        self.drop.p = 0.0
+
+
+def case(name: str) -> tuple[nn.Module, Training, Teaching | None]:
+    """A network, how to train it and perhaps its teacher; the same in every process."""
+    torch.manual_seed(0)
+    net = Grouped() if name == "grouped" else Net()
+    net.drop.p = 0.0
+    if name != "taught":
+        return net, replace(TWICE, freeze_norms=name == "frozen"), None
+    graph = trace(net, torch.zeros(1, 1, 6, 6))
+    plan = Plan.from_kept(graph, {g.name: range(0, g.width, 2) for g in graph.groups})
+    return prune(net, graph, plan), TWICE, Teaching(net, graph, plan)
+
+
+def train(name: str, batch_size: int, **options: Any) -> dict[str, Any]:
+    """Losses by step, and the weights at the end."""
+    net, training, teaching = case(name)
+    losses: list[float] = []
+    history = finetune(
+        net,
+        tiny_data(),
+        replace(training, batch_size=batch_size, **options),
+        teaching=teaching,
+        report=lambda step, of, loss, top1: losses.append(loss),
+    )
+    state = {key: tensor.clone() for key, tensor in net.state_dict().items()}
+    return {"losses": losses, "state": state, "top1": [e.validation.top1 for e in history],
+            "validation": [e.validation.loss for e in history]}  # fmt: skip
+
+
+def importances(rank: int, of: int) -> dict[str, dict[str, torch.Tensor]]:
+    """Importances by a criterion of the set and one of the batch, as ``score`` adds them up."""
+    torch.manual_seed(0)
+    net = Net().eval()
+    graph = trace(net, torch.zeros(1, 1, 6, 6))
+    draw = torch.Generator().manual_seed(3)
+    batches = [
+        (torch.rand(4, 1, 6, 6, generator=draw), torch.randint(0, 4, (4,), generator=draw))
+        for _ in range(5)
+    ]
+    scores = {}
+    net.zero_grad()
+    added = {g.name: torch.zeros(g.width) for g in graph.groups}
+    for images, labels in batches[rank::of]:
+        F.cross_entropy(net(images), labels).backward()
+    count = processes.sum_gradients_(net, len(batches[rank::of]))
+    for parameter in net.parameters():
+        parameter.grad /= count
+    scores["taylor"] = {
+        g.name: PER_SET["taylor"](members(net, graph, g)).detach() for g in graph.groups
+    }
+    for images, labels in batches[rank::of]:
+        net.zero_grad()
+        F.cross_entropy(net(images), labels).backward()
+        for group in graph.groups:
+            added[group.name] += PER_BATCH["gate_taylor"](members(net, graph, group)).detach()
+    processes.sum_(added.values())
+    return {**scores, "gate_taylor": added}
+
+
+def stopped_by_the_second(checkpoint: Path) -> dict[str, Any]:
+    """An unbroken training, and one that only the second process stops, in its seventh step."""
+    found: dict[str, Any] = {}
+    for name, path in (("whole", None), ("stopped", checkpoint), ("broken", checkpoint)):
+        net, training, teaching = case("taught")
+        net.drop.p = 0.2
+        passes: list[float] = []
+
+        def look(module: nn.Module, inputs: object, output: torch.Tensor) -> None:
+            passes.append(float(output[0].count_nonzero()))  # noqa: B023
+            stops = name == "stopped" and processes.rank() == 1  # noqa: B023
+            if module.training and len(passes) == 9 and stops:  # noqa: B023
+                os.kill(os.getpid(), signal.SIGINT)
+
+        net.drop.register_forward_hook(look)
+        try:
+            finetune(net, tiny_data(), training, teaching=teaching, checkpoint=path, resume=True)
+            found[name] = net.state_dict()
+        except Interrupted as error:
+            found[name] = str(error)
+        found.setdefault("masks", passes)
+    return found
+
+
+def everything(folder: Path) -> None:
+    """What each of two processes does; it leaves what it found in ``folder``."""
+    processes.join()
+    names = ("grouped", "frozen", "taught")
+    found: dict[str, Any] = {name: train(name, 4) for name in names}
+    found["norms"] = train("batch norms", 4)
+    found |= stopped_by_the_second(folder / "checkpoint")
+    found["scores"] = importances(processes.rank(), processes.count())
+    with processes.main_first():
+        if processes.is_main():
+            time.sleep(0.2)
+            (folder / "first").touch()
+        found["waited"] = (folder / "first").exists()
+    found["gathered"] = processes.gathered(processes.rank())
+    try:
+        train("frozen", 4, sync_norms=True)
+    except InputError as error:
+        found["refused"] = str(error)
+    torch.save(found, folder / f"{processes.rank()}")
+    processes.leave()
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("processes")
+    running = start(2, __file__, "everything", str(folder))
+    for _, errors in finish(running):
+        assert "Traceback" not in errors, errors
+    assert [process.returncode for process in running] == [0, 0]
+    return [torch.load(folder / str(rank), weights_only=False) for rank in range(2)]
+
+
+@pytest.mark.parametrize("name", ["grouped", "frozen", "taught"])
+def test_two_processes_train_as_one_with_twice_the_batch(both, name) -> None:
+    """Batch norms would take their statistics over half as many images: these nets do not."""
+    alone = train(name, 8)
+    assert len(alone["losses"]) == STEPS
+    assert both[0][name]["losses"] == pytest.approx(alone["losses"], rel=1e-4)
+    assert both[0][name]["validation"] == pytest.approx(alone["validation"], rel=1e-4)
+    assert both[0][name]["top1"] == alone["top1"]
+    for key, tensor in alone["state"].items():
+        torch.testing.assert_close(both[0][name]["state"][key], tensor, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["grouped", "frozen", "taught", "norms"])
+def test_both_processes_end_with_the_same_network_and_only_one_reports(both, name) -> None:
+    first, second = (each[name]["state"] for each in both)
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert both[1][name]["losses"] == []
+    assert both[0][name]["validation"] == both[1][name]["validation"]
+
+
+def test_two_processes_score_as_one(both) -> None:
+    alone = importances(0, 1)
+    for each in both:
+        for criterion, groups in alone.items():
+            for group, scores in groups.items():
+                found = each["scores"][criterion][group]
+                torch.testing.assert_close(found, scores, rtol=1e-5, atol=1e-7)
+
+
+def test_processes_wait_for_the_main_one_and_hear_of_each_other(both) -> None:
+    assert [each["waited"] for each in both] == [True, True]
+    assert both[0]["gathered"] == both[1]["gathered"] == [0, 1]
+
+
+def test_norms_over_all_processes_are_refused_without_gpus(both) -> None:
+    assert all("need GPUs" in each["refused"] for each in both)
+
+
+def test_alone_every_sum_is_what_it_was() -> None:
+    values = torch.arange(3.0)
+    processes.sum_([values])
+    processes.average_([values])
+    assert values.tolist() == [0, 1, 2]
+    assert processes.summed([1.5, True]) == [1.5, True]
+    assert processes.gathered("mine") == ["mine"]
+    assert (processes.rank(), processes.count(), processes.is_main()) == (0, 1, True)
+
+
+def test_synchronised_norms_share_their_tensors_and_are_gone_afterwards() -> None:
+    torch.manual_seed(0)
+    net, images = Net(), torch.rand(4, 1, 6, 6)
+    net.drop.p = 0.0
+    plain, before = copy.deepcopy(net), list(net.modules())
+    with synchronised(net, torch.device("cpu")):
+        assert isinstance(net.stem[1], nn.SyncBatchNorm)
+        torch.testing.assert_close(net(images), plain(images))  # alone it is a batch norm
+        net.eval()
+    assert list(net.modules()) == before
+    assert not any(module.training for module in net.modules())
+    assert same(net, plain)
+
+
+def test_frozen_norms_keep_their_statistics_and_train_their_scale() -> None:
+    net, _, _ = case("frozen")
+    start_state = copy.deepcopy(net.stem[1].state_dict())
+    finetune(net, tiny_data(), replace(TWICE, epochs=1, ema_decay=0.0))
+    assert torch.equal(net.stem[1].running_mean, start_state["running_mean"])
+    assert torch.equal(net.stem[1].running_var, start_state["running_var"])
+    assert not torch.equal(net.stem[1].weight, start_state["weight"])
+
+
+def test_ctrl_c_in_one_process_stops_both_and_both_go_on_bit_by_bit(both) -> None:
+    """With dropout: each process has random numbers of its own, and the checkpoint has them all."""
+    for each in both:
+        assert "Stopped at step 7 of 20" in each["stopped"]
+        assert all(torch.equal(each["whole"][key], found) for key, found in each["broken"].items())
+    assert both[0]["masks"] != both[1]["masks"]
+
+
+def fail(folder: Path) -> None:
+    """The second process fails in its third step."""
+    net, training, _ = case("grouped")
+    passes = [0]
+
+    def count(module: nn.Module, inputs: object) -> None:
+        passes[0] += 1
+        if passes[0] == 3 and processes.rank() == 1:
+            raise OSError("disk on fire")
+
+    net.register_forward_pre_hook(count)
+    finetune(net, tiny_data(), training)
+
+
+def test_a_process_that_fails_does_not_leave_the_other_waiting(tmp_path) -> None:
+    running = start(2, __file__, "fail", str(tmp_path))
+    found = finish(running, seconds=60)
+    assert "disk on fire" in found[1][1]
+    assert all(process.returncode for process in running)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    {"everything": everything, "fail": fail}[sys.argv[1]](Path(sys.argv[2]))
