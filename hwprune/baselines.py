@@ -7,7 +7,7 @@ latency table, and may be over the budget.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -17,9 +17,11 @@ from typing_extensions import Unpack
 
 from hwprune.errors import BudgetError
 from hwprune.graph import ChannelGraph
+from hwprune.offered import Offered, width_options
 from hwprune.plan import Plan
-from hwprune.solve import Offered, best_channels, values_of, width_options
 from hwprune.table import LatencyTable
+from hwprune.ties import leaders
+from hwprune.worth import Worth, best_channels, values_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,13 +45,14 @@ def uniform(
     Raises:
         BudgetError: none does.
     """
-    options = width_options(graph, [table], **offered)
+    options = _Options(graph, table, offered)
 
     def at(share: float) -> dict[str, int]:
-        return {
-            g.name: min(options[g.name], key=lambda w: abs(w - share * g.width))
-            for g in graph.groups
+        near = {
+            name: min(widths, key=lambda w: abs(w - share * graph.widths[name]))
+            for name, widths in options.of.items()
         }
+        return options.widths(near)
 
     within = [
         widths
@@ -78,21 +81,21 @@ def greedy_ratio(
     Raises:
         BudgetError: nothing fits.
     """
-    options = width_options(graph, [table], **offered)
-    values, costs = _alone(graph, scores, table, options)
-    chosen = dict.fromkeys(options, 0)
-    room = budget_ms - _constant(graph, table, costs)
+    options = _Options(graph, table, offered)
+    values, costs, constant = _alone(graph, scores, table, options)
+    chosen = dict.fromkeys(options.of, 0)
+    room = budget_ms - constant
     if room < 0:
         raise BudgetError("By this account of costs nothing fits the budget.")
     while True:
         steps = [
             ((values[g][j] - values[g][k]) / max(costs[g][j] - costs[g][k], 1e-12), g, j)
             for g, k in chosen.items()
-            for j in range(k + 1, len(options[g]))
+            for j in range(k + 1, len(options.of[g]))
             if costs[g][j] - costs[g][k] <= room
         ]
         if not steps:
-            return _plan(graph, scores, table, _widths(options, chosen), budget_ms)
+            return _plan(graph, scores, table, options.chosen(chosen), budget_ms)
         _, group, j = max(steps)
         room -= float(costs[group][j] - costs[group][chosen[group]])
         chosen[group] = j
@@ -110,11 +113,10 @@ def dynamic_programme(
 
     Aflalo et al. 2020, section 3.1, whose costs are FLOPs of one layer at a time.
     """
-    options = width_options(graph, [table], **offered)
-    values, costs = _alone(graph, scores, table, options)
-    room = budget_ms - _constant(graph, table, costs)
-    chosen = _knapsack(values, costs, room)
-    return _plan(graph, scores, table, _widths(options, chosen), budget_ms)
+    options = _Options(graph, table, offered)
+    values, costs, constant = _alone(graph, scores, table, options)
+    chosen = _knapsack(values, costs, budget_ms - constant)
+    return _plan(graph, scores, table, options.chosen(chosen), budget_ms)
 
 
 def ordered_groups(
@@ -131,12 +133,12 @@ def ordered_groups(
     After Shen et al. 2022, "Structural Pruning via Latency-Saliency Knapsack" (HALP): the input
     widths are the dense ones in the first round, and those of the round before afterwards.
     """
-    options = width_options(graph, [table], **offered)
-    values = {g.name: values_of(scores[g.name], options[g.name]) for g in graph.groups}
+    options = _Options(graph, table, offered)
+    values = options.values(scores)
     network = table.network(graph)
     before = dict(graph.widths)
     for _ in range(rounds):
-        costs = {name: np.zeros(len(widths)) for name, widths in options.items()}
+        costs = {name: np.zeros(len(widths)) for name, widths in options.of.items()}
         constant = network.offset_ms
         for kernel in network.kernels:
             surface = table.surfaces[kernel.kind].scaled(network.scale)
@@ -144,12 +146,12 @@ def ordered_groups(
             if not kernel.outputs.groups:
                 constant += surface.ms(a, table.steps(kernel.outputs.fixed))
                 continue
-            owner = kernel.outputs.groups[0][0]  # of several, the first pays
-            for k, width in enumerate(options[owner]):
-                b = table.steps(kernel.outputs.count(before | {owner: width}))
+            owner = options.leader[kernel.outputs.groups[0][0]]  # of several, the first pays
+            for k, width in enumerate(options.of[owner]):
+                b = table.steps(kernel.outputs.count(before | options.widths({owner: width})))
                 costs[owner][k] += surface.ms(a, b)
         chosen = _knapsack(values, costs, budget_ms - constant)
-        before = _widths(options, chosen)
+        before = options.chosen(chosen)
     return _plan(graph, scores, table, before, budget_ms)
 
 
@@ -174,27 +176,47 @@ BASELINES: dict[str, Baseline] = {
 }
 
 
+class _Options:
+    """The widths to choose from; of tied groups the first chooses for all.
+
+    Attributes:
+        of: group that chooses -> its widths.
+        leader: every group -> the one that chooses for it.
+    """
+
+    def __init__(self, graph: ChannelGraph, table: LatencyTable, offered: Offered) -> None:
+        options = width_options(graph, [table], **offered)
+        self.leader = {name: name for name in options} | leaders(offered.get("ties", ()))
+        self.of = {name: options[name] for name in options if self.leader[name] == name}
+
+    def widths(self, chosen: Mapping[str, int]) -> dict[str, int]:
+        """The widths of all groups that the given ones choose for."""
+        return {name: chosen[g] for name, g in self.leader.items() if g in chosen}
+
+    def chosen(self, numbers: Mapping[str, int]) -> dict[str, int]:
+        """The same from the numbers of options."""
+        return self.widths({name: self.of[name][k] for name, k in numbers.items()})
+
+    def values(self, scores: Mapping[str, Tensor]) -> dict[str, Table]:
+        """What each option is worth, of all groups that have it together."""
+        found = {name: np.zeros(len(widths)) for name, widths in self.of.items()}
+        for name, leader in self.leader.items():
+            found[leader] += values_of(scores[name], self.of[leader])
+        return found
+
+
 def _alone(
-    graph: ChannelGraph,
-    scores: Mapping[str, Tensor],
-    table: LatencyTable,
-    options: Mapping[str, Sequence[int]],
-) -> tuple[dict[str, Table], dict[str, Table]]:
-    """Every option's value, and what it costs while all other groups are dense."""
-    values = {g.name: values_of(scores[g.name], options[g.name]) for g in graph.groups}
-    dense_ms = table.predict_ms(graph, graph.widths)
+    graph: ChannelGraph, scores: Mapping[str, Tensor], table: LatencyTable, options: _Options
+) -> tuple[dict[str, Table], dict[str, Table], float]:
+    """Every option's value, what it costs while all other groups are dense, and the rest."""
+    dense_ms = constant = table.predict_ms(graph, graph.widths)
     costs = {}
-    for name, widths in options.items():
-        times = [table.predict_ms(graph, graph.widths | {name: width}) for width in widths]
-        costs[name] = np.maximum.accumulate(np.array(times)) - dense_ms
-        costs[name] -= costs[name][0]
-    return values, costs
-
-
-def _constant(graph: ChannelGraph, table: LatencyTable, costs: Mapping[str, Table]) -> float:
-    """What the dense network costs less the groups' own costs."""
-    dense_ms = table.predict_ms(graph, graph.widths)
-    return dense_ms - sum(float(cost[-1]) for cost in costs.values())
+    for name, widths in options.of.items():
+        each = (graph.widths | options.widths({name: width}) for width in widths)
+        times = np.maximum.accumulate([table.predict_ms(graph, w) for w in each])
+        constant += float(times[0]) - dense_ms
+        costs[name] = times - times[0]
+    return options.values(scores), costs, constant
 
 
 def _knapsack(
@@ -229,10 +251,6 @@ def _knapsack(
     return chosen
 
 
-def _widths(options: Mapping[str, Sequence[int]], chosen: Mapping[str, int]) -> dict[str, int]:
-    return {name: options[name][k] for name, k in chosen.items()}
-
-
 def _plan(
     graph: ChannelGraph,
     scores: Mapping[str, Tensor],
@@ -241,10 +259,9 @@ def _plan(
     budget_ms: float,
 ) -> Plan:
     kept = {name: best_channels(scores[name], width) for name, width in widths.items()}
-    value = sum(float(values_of(scores[name], [width])[0]) for name, width in widths.items())
     return replace(
         Plan.from_kept(graph, kept),
-        value=value,
+        value=Worth(scores).at(widths),
         predicted_ms=table.predict_ms(graph, widths),
         budgets={"ms": budget_ms},
     )

@@ -33,7 +33,8 @@ def find_branches(program: ExportedProgram, groups: Iterable[Group]) -> tuple[Br
             inside = _between(program, shortcut, last, node)
             branch = _branch(inside, last, owners, groups) if inside else None
             if branch is not None:
-                found.append((inside, branch))
+                names = (*(n.name for n in program.graph.nodes if n in inside), node.name)
+                found.append((inside, replace(branch, operators=names)))
     return tuple(
         branch
         for inside, branch in found

@@ -17,8 +17,9 @@ from hwprune.errors import BudgetError, InputError
 from hwprune.fill import Networks, batch_of
 from hwprune.graph import ChannelGraph
 from hwprune.measure import Measurement, interleave, ratio_error
+from hwprune.offered import Offered
 from hwprune.plan import Plan
-from hwprune.solve import Offered, solve
+from hwprune.solve import solve
 from hwprune.table import LatencyTable
 from hwprune.targets import Target
 
@@ -30,6 +31,7 @@ ROOM = 0.005  # of the budget: kept below it beside two standard errors, for oth
 AIM = 0.98  # of the budget, before anything was measured
 NEIGHBOURS = (1.0, 0.987, 1.01)  # of what is asked for: plans next to each other err differently
 ERROR = 0.004  # of a ratio, at which measuring stops
+_COARSE = "No other plan is nearer: another budget binds, or the widths are too coarse."
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,8 @@ class Limits(Offered, total=False):
 
     max_macs: float | None
     max_params: float | None
+    max_weight_bytes: float | None
+    max_activation_bytes: float | None
     depth: bool
 
 
@@ -194,34 +198,50 @@ def fit_budget(
     wanted = budget.ratio_to(bench.dense_ms)
     asked = wanted * bench.dense_predicted_ms * AIM
     tried: list[FittedPlan] = []
-    stopped = ""
+    stopped = f"Not nearer within {rounds} rounds."
     for number in range(1, rounds + 1):
-        plans: list[Plan] = []
-        for share in NEIGHBOURS:
-            known = [plan.widths for plan in (*plans, *(each.plan for each in tried))]
-            try:
-                plan = solve(graph, scores, table, budget_ms=share * asked, **limits)
-            except BudgetError as error:
-                stopped = f"{error} (The budget is {wanted:.3f}x of {bench.dense_ms:.3f} ms.)"
-                continue
-            if plan.widths not in known:
-                plans.append(plan)
+        plans, refusal = _neighbours(graph, scores, table, asked, tried, limits)
         if not plans:
-            coarse = "No other plan is nearer: another budget binds, or the widths are too coarse."
-            stopped = stopped or coarse
+            why = f"{refusal} (The budget is {wanted:.3f}x of {bench.dense_ms:.3f} ms.)"
+            stopped = why if refusal is not None else _COARSE
             break
         measured = bench.measure(plans, asked, number)
         tried += measured
+        turns = [each.rounds[0] for each in measured]
         if report is not None:
-            for each in measured:
-                report(each.rounds[0])
+            for turn in turns:
+                report(turn)
         best = _chosen(tried, wanted)
         if best is not None and best.rounds[0].uses(wanted):
             break
-        turns = [each.rounds[0] for each in measured]
         asked = fmean(_corrected(turn, bench.dense_predicted_ms, wanted) for turn in turns)
         asked = max(asked, 1e-9)
-    return _best(tried, wanted, stopped or f"Not nearer within {rounds} rounds.")
+    return _best(tried, wanted, stopped)
+
+
+def _neighbours(
+    graph: ChannelGraph,
+    scores: Mapping[str, Tensor],
+    table: LatencyTable,
+    asked: float,
+    tried: Sequence[FittedPlan],
+    limits: Limits,
+) -> tuple[list[Plan], BudgetError | None]:
+    """Plans near what is asked for that were not tried yet; and why, where all are refused."""
+    solved: list[Plan] = []
+    refusal = None
+    for share in NEIGHBOURS:
+        try:
+            solved.append(solve(graph, scores, table, budget_ms=share * asked, **limits))
+        except BudgetError as error:
+            refusal = error
+    known = [each.plan.widths for each in tried]
+    new = [
+        plan
+        for i, plan in enumerate(solved)
+        if plan.widths not in known and plan.widths not in [p.widths for p in solved[:i]]
+    ]
+    return new, None if solved else refusal
 
 
 class _Bench:

@@ -25,6 +25,13 @@ def batch_of_two(example_inputs: Tensor | tuple[Any, ...]) -> tuple[Any, ...]:
     )
 
 
+def repeats(example_inputs: Tensor | tuple[Any, ...], inputs: tuple[Any, ...]) -> int:
+    """How many times ``batch_of_two`` holds what it was given: once or twice."""
+    given = (example_inputs,) if isinstance(example_inputs, Tensor) else example_inputs
+    pairs = (pair for pair in zip(given, inputs, strict=True) if isinstance(pair[0], Tensor))
+    return 2 if any(one.shape != other.shape for one, other in pairs) else 1
+
+
 def capture(model: nn.Module, inputs: tuple[Any, ...]) -> ExportedProgram:
     """The model in evaluation mode as an ATen graph; the model is left as it was.
 

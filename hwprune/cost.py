@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hwprune.graph import Branch, ChannelGraph, Channels
+from hwprune.graph import FLOAT_BYTES, Branch, ChannelGraph, Channels
 from hwprune.table import LatencyTable, Surface
+from hwprune.ties import leaders, merged
 
 Options = Mapping[str, Sequence[int]]  # group -> widths to choose from, ascending
 Table = NDArray[np.float64]
@@ -25,15 +26,30 @@ class WidthOptions:
     two as a variable of its own, the total of the first three as another, and so on, three meet at
     a time; layers that read the same beginning share its totals.
 
+    Groups that are tied are one variable, which the first of them stands for.
+
     Attributes:
-        options: group or total -> widths, ascending; the groups come first.
+        options: group or total -> widths, ascending; the groups come first, without those that
+            another stands for.
+        leader: every group -> the one that stands for it, mostly itself.
         sums: total -> the two that it adds up, and for their options the number of its own.
-        together: groups of which all have width 0 or none has: those of a branch.
+        branches: groups of each branch that may be left out.
+        together: groups of which all have width 0 or none has: those of a branch, or of several
+            that are tied.
     """
 
-    def __init__(self, options: Options, together: Sequence[Scope] = ()) -> None:
-        self.options: dict[str, Sequence[int]] = dict(options)
-        self.together = tuple(together)
+    def __init__(
+        self,
+        options: Options,
+        branches: Sequence[Scope] = (),
+        ties: Iterable[Sequence[str]] = (),
+    ) -> None:
+        self.leader = {name: name for name in options} | leaders(ties)
+        self.options = {n: w for n, w in options.items() if self.leader[n] == n}
+        self.branches = frozenset(branches)
+        self.together = tuple(
+            merged([list(dict.fromkeys(self.leader[n] for n in groups)) for groups in branches])
+        )
         self.sums: dict[str, tuple[Scope, NDArray[np.int64]]] = {}
         self._of: dict[tuple[tuple[str, int], ...], str] = {}
 
@@ -42,8 +58,21 @@ class WidthOptions:
         names = {name for side in sides for name, _ in side.groups}
         return tuple(name for name in self.options if name in names)
 
+    def widths(self, choice: Mapping[str, int]) -> dict[str, int]:
+        """The width of every group when group ``g`` takes its option number ``choice[g]``."""
+        return {name: self.options[g][choice[g]] for name, g in self.leader.items()}
+
+    def led(self, channels: Channels) -> Channels:
+        """The same channels in terms of the groups that stand for others."""
+        times: dict[str, int] = {}
+        for name, count in channels.groups:
+            leader = self.leader.get(name, name)
+            times[leader] = times.get(leader, 0) + count
+        return Channels(channels.fixed, tuple(times.items()))
+
     def joined(self, channels: Channels, most: int = 2) -> Channels:
         """The same channels with one total for all groups, where there are more than ``most``."""
+        channels = self.led(channels)
         if len(channels.groups) <= most:
             return channels
         place = {name: i for i, name in enumerate(self.options)}
@@ -106,6 +135,7 @@ class Cost:
         """
         inputs, outputs = self.widths.joined(inputs), self.widths.joined(outputs)
         switch = Channels(0, ((branch.groups[0], 1),)) if branch is not None else Channels()
+        switch = self.widths.led(switch)
         scope = self.widths.scope(inputs, outputs, switch)
         if len(scope) > 3:
             inputs, outputs = self.widths.joined(inputs, 1), self.widths.joined(outputs, 1)
@@ -149,6 +179,20 @@ def params_cost(graph: ChannelGraph, widths: WidthOptions) -> Cost:
     return cost
 
 
+def activation_cost(graph: ChannelGraph, time: int, widths: WidthOptions) -> Cost:
+    """Bytes of activations that are held while operator number ``time`` runs."""
+    cost = Cost(widths)
+    branches = {b.name: b for b in graph.branches if b.groups in widths.branches}
+    for each in graph.activations:
+        if each.first <= time <= each.last:
+            surface = Surface(0.0, 0.0, 0.0, FLOAT_BYTES * each.elements)
+            alone = [Channels(each.channels.fixed)]  # what is linear needs no table over two
+            alone += [Channels(0, (part,)) for part in each.channels.groups]
+            for part in alone:
+                cost.add(surface, part, Channels(fixed=1), 1, branches.get(each.branch))
+    return cost
+
+
 def _add_parameters(cost: Cost, graph: ChannelGraph, each: float) -> None:
     for parameter in graph.parameters:
         surface = Surface(0.0, 0.0, 0.0, each * parameter.rest)
@@ -159,8 +203,8 @@ def _add_parameters(cost: Cost, graph: ChannelGraph, each: float) -> None:
 
 def _branch_of(graph: ChannelGraph, widths: WidthOptions, path: str) -> Branch | None:
     """The branch that something lies in, if it may be left out."""
-    for branch in graph.branches if widths.together else ():
-        if branch.groups in widths.together and branch.holds(path):
+    for branch in graph.branches if widths.branches else ():
+        if branch.groups in widths.branches and branch.holds(path):
             return branch
     return None
 

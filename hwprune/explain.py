@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rich.console import Group as Together
 from rich.console import RenderableType
+from rich.markup import escape
 from rich.table import Table
 from typing_extensions import Unpack
 
 from hwprune.graph import ChannelGraph
+from hwprune.offered import Offered, width_options
 from hwprune.plan import Plan
-from hwprune.solve import Offered, values_of, width_options
 from hwprune.table import LatencyTable
+from hwprune.ties import merged
+from hwprune.worth import Worth
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,7 +27,7 @@ BINDING = 0.98  # of a budget: used so far, it limits the plan
 
 @dataclass(frozen=True)
 class Step:
-    """What another width of one group would change, all other groups staying as they are.
+    """What another width of one group, and of those tied to it, would change; others stay.
 
     Attributes:
         width: the other width.
@@ -68,17 +71,19 @@ def explain(
         offered: the widths to choose from that it was made with, as in ``solve``.
     """
     options = width_options(graph, [table], **offered)
+    ties, worth = merged(offered.get("ties", ())), Worth(scores)
     now_ms = table.predict_ms(graph, plan.widths)
     rows = []
     for group in graph.groups:
         now = plan.widths[group.name]
-        here = float(values_of(scores[group.name], [now])[0])
+        tied = next((tie for tie in ties if group.name in tie), (group.name,))
 
-        def step(width: int | None, name: str = group.name, here: float = here) -> Step | None:
-            if width is None or plan.widths[name] == 0:  # a branch comes back whole or not at all
+        def step(width: int | None, tied: Sequence[str] = tied) -> Step | None:
+            if width is None or plan.widths[tied[0]] == 0:  # a branch comes back whole or not
                 return None
-            value = float(values_of(scores[name], [width])[0]) - here
-            return Step(width, value, table.predict_ms(graph, plan.widths | {name: width}) - now_ms)
+            widths = plan.widths | dict.fromkeys(tied, width)
+            value = worth.at(widths) - worth.at(plan.widths)
+            return Step(width, value, table.predict_ms(graph, widths) - now_ms)
 
         lower = [width for width in options[group.name] if width < now]
         higher = [width for width in options[group.name] if width > now]
@@ -93,14 +98,15 @@ def explanation(plan: Plan, rows: list[Explained]) -> RenderableType:
     for column in ("", "budget", "used", "share", "one more is worth"):
         budgets.add_column(column, justify="right" if column else "left")
     used = {"ms": plan.predicted_ms, "macs": plan.macs, "params": plan.params}
-    used["weights"] = plan.params
+    used |= {"weights": plan.params, "activation bytes": plan.activation_bytes}
     for name, most in plan.budgets.items():
         amount = used.get(name)
         share = "" if amount is None else f"{amount / most:.1%}"
         binds = amount is not None and amount >= BINDING * most
         price = plan.prices.get(name)
+        named = f"{name} at {plan.peak}" if name == "activation bytes" else name
         budgets.add_row(
-            f"[bold]{name}, binding" if binds else name,
+            f"[bold]{escape(named)}, binding" if binds else escape(named),
             f"{most:.5g}",
             "" if amount is None else f"{amount:.5g}",
             share,

@@ -33,17 +33,18 @@ def doubtful_groups(walk: LabelWalk, graph: ChannelGraph) -> list[str]:
     return [
         group.name
         for group in graph.groups
-        if any(np.isin(labels, doubtful).any() for labels in _labels_of(walk, group))
+        if any(np.isin(labels, doubtful).any() for labels in labels_of(walk, group))
     ]
 
 
 def pin_group(walk: LabelWalk, group: Group, reason: str) -> None:
     """Forbid pruning of a group after the walk."""
-    for labels in _labels_of(walk, group):
+    for labels in labels_of(walk, group):
         walk.labels.pin(labels, reason)
 
 
-def _labels_of(walk: LabelWalk, group: Group) -> Iterable[Labels]:
+def labels_of(walk: LabelWalk, group: Group) -> Iterable[Labels]:
+    """The roots of a group's channels, wherever they lie in weights."""
     for key, dim, positions in group.slices:
         if (key, dim) in walk.dims:
             indices = [index for channel in positions for index in channel]

@@ -8,9 +8,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from itertools import accumulate
 from typing import NamedTuple
 
 from hwprune.errors import HwpruneError, InputError
+
+FLOAT_BYTES = 4  # of a number in fp32
 
 
 class Slice(NamedTuple):
@@ -157,15 +160,39 @@ class Branch:
         name: path of the module whose output is added to the shortcut.
         modules: paths of the modules in it, outermost only, that one last.
         groups: the groups that lie in it alone; with all of them at width 0 it is left out.
+        operators: names of its operators in the traced graph, and last of the addition.
     """
 
     name: str
     modules: tuple[str, ...]
     groups: tuple[str, ...]
+    operators: tuple[str, ...] = ()
 
     def holds(self, path: str) -> bool:
         """Whether a module, or a tensor of the state dict, lies in it."""
         return any(path == each or path.startswith(f"{each}.") for each in self.modules)
+
+
+@dataclass(frozen=True)
+class Activation:
+    """Memory that activations lie in, from the operator that makes it to the last that reads it.
+
+    Attributes:
+        channels: how many there are at given widths.
+        elements: numbers for each channel, of all samples of the example input.
+        first, last: the operators, by number, from which and up to which it is held.
+        branch: name of the residual branch that it lies in and goes with; empty for none.
+    """
+
+    channels: Channels
+    elements: int
+    first: int
+    last: int
+    branch: str = ""
+
+    def bytes(self, widths: Mapping[str, int]) -> int:
+        """Its size in fp32 at the given widths."""
+        return FLOAT_BYTES * self.elements * self.channels.count(widths)
 
 
 @dataclass(frozen=True)
@@ -201,6 +228,8 @@ class ChannelGraph:
         norms: layer and RMS norms whose statistics run over prunable channels.
         attributes: numbers of channels that modules hold, and their code counts on.
         branches: residual branches that can be left out whole.
+        operators: what runs, in order, named by its module: each a moment of ``activations``.
+        activations: the memory that activations lie in, and when.
     """
 
     groups: tuple[Group, ...]
@@ -212,6 +241,8 @@ class ChannelGraph:
     norms: tuple[Norm, ...] = field(default=())
     attributes: tuple[Attribute, ...] = field(default=())
     branches: tuple[Branch, ...] = field(default=())
+    operators: tuple[str, ...] = field(default=())
+    activations: tuple[Activation, ...] = field(default=())
 
     @cached_property
     def widths(self) -> dict[str, int]:
@@ -263,6 +294,25 @@ class ChannelGraph:
         return sum(
             p.count(chosen) for p in self.parameters if not any(b.holds(p.key) for b in gone)
         )  # fmt: skip
+
+    def held_bytes(self, widths: Mapping[str, int]) -> list[int]:
+        """Bytes of activations that are held while each operator runs (``activations.py``)."""
+        gone = {branch.name for branch in self.left_out(widths)}
+        change = [0] * (len(self.operators) + 1)
+        for each in self.activations:
+            if each.branch not in gone:
+                change[each.first] += each.bytes(widths)
+                change[each.last + 1] -= each.bytes(widths)
+        return list(accumulate(change[:-1]))
+
+    def activation_bytes(self, widths: Mapping[str, int] | None = None) -> int:
+        """The most bytes of activations that are held at a time; dense without ``widths``."""
+        return max(self.held_bytes(self.widths if widths is None else widths), default=0)
+
+    def peak(self, widths: Mapping[str, int]) -> str:
+        """The operator during which most is held; empty where no activations are known."""
+        held = self.held_bytes(widths)
+        return self.operators[held.index(max(held))] if held else ""
 
     def numbers(self, widths: Mapping[str, int]) -> tuple[tuple[str, str, tuple[int, ...]], ...]:
         """What the modules' attributes are at the given widths: (module, name, values)."""

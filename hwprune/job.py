@@ -22,13 +22,14 @@ from hwprune.export.planned import PlannedNetworks
 from hwprune.files import write_text
 from hwprune.graph import ChannelGraph
 from hwprune.models import LoadedModel, load_model
+from hwprune.offered import Offered
 from hwprune.plan import Plan
 from hwprune.recipe import Recipe
 from hwprune.reconstruct import Features, features
 from hwprune.score import score
-from hwprune.solve import Offered
 from hwprune.table import LatencyTable
 from hwprune.targets import Target, load_target
+from hwprune.ties import find_ties
 from hwprune.trace import trace
 
 STEP_NAMES = ("trace", "dense", "profile", "prune", "finetune", "export", "verify", "report")
@@ -176,14 +177,21 @@ class Job:
             min_fraction=recipe.min_fraction,
             min_width=max(1, recipe.min_width),
             multiple=recipe.multiple or None,
+            ties=find_ties(self.graph, recipe.tie),
         )
 
     @property
     def limits(self) -> Limits:
         """What a plan keeps to beside latency."""
         recipe = self.recipe
-        most = Limits(max_macs=recipe.max_macs or None, max_params=recipe.max_params or None)
-        return Limits(**self.offered, **most, depth=recipe.depth)
+        return Limits(
+            **self.offered,
+            max_macs=recipe.max_macs or None,
+            max_params=recipe.max_params or None,
+            max_weight_bytes=recipe.max_weight_bytes or None,
+            max_activation_bytes=recipe.max_activation_bytes or None,
+            depth=recipe.depth,
+        )
 
     @property
     def plan(self) -> Plan:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,6 +18,7 @@ from hwprune.program import Choice, Program
 from hwprune.relax import relax
 
 _TIGHTENED = (0.0, 2e-6, 1e-4)  # HiGHS keeps a constraint, and an integer, to about 1e-6
+_LATE = "No plan was found in time. Give more time_limit_s or fewer max_options."
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,38 @@ class Found:
 
 
 def best_widths(
+    limits: Sequence[Limit],
+    objective: Cost,
+    gap: float,
+    time_limit_s: float,
+    broken: Callable[[Mapping[str, int]], Limit | None] = lambda widths: None,
+) -> tuple[dict[str, int], Found, list[Limit]]:
+    """Widths that meet every budget exactly, with a bound on the value that no widths exceed.
+
+    Args:
+        limits: the budgets.
+        objective: to maximise.
+        gap: stop when the widths are proven to be within this share of the best.
+        time_limit_s: stop then with the best so far.
+        broken: a further budget that widths do not meet, of finitely many; it is asked, and the
+            problem solved again with that budget too, until there is none.
+
+    Returns:
+        The widths, what is known of them, and all budgets that were looked at.
+    """
+    known, until = list(limits), time.monotonic() + time_limit_s
+    while True:
+        widths, found = _best_widths(known, objective, gap, until - time.monotonic())
+        further = broken(widths)
+        if further is None:
+            return widths, found, known
+        known.append(further)
+
+
+def _best_widths(
     limits: Sequence[Limit], objective: Cost, gap: float, time_limit_s: float
 ) -> tuple[dict[str, int], Found]:
-    """Widths that meet every budget exactly, with a bound on the value that no widths exceed.
+    """The same for budgets that are all known.
 
     The solver is given the budgets as they are, so that one which a plan meets to the last digit
     can be met. Where it then makes use of its tolerance, it is asked again for a little less.
@@ -50,8 +80,7 @@ def best_widths(
         if found is None:
             raise BudgetError(_unreachable(program, limits, time_limit_s))
         bound = bound if tightened else found.bound
-        options = objective.widths.options
-        widths = {g: options[g][k] for g, k in found.choice.items() if g not in program.sums}
+        widths = objective.widths.widths(found.choice)
         if all(limit.met(widths) for limit in limits):
             return widths, replace(found, bound=bound)
     raise BudgetError(
@@ -85,7 +114,7 @@ def _best_choice(
     if not elimination.feasible or tightened:
         answer = solve_milp(program, gap, time_limit_s, tightened)
         if answer.choice is None and answer.bound > -math.inf:
-            raise BudgetError(_late(time_limit_s))
+            raise BudgetError(_LATE)
         return None if answer.choice is None else Found(answer.choice, answer.bound)
     begun = time.monotonic()
     relaxed = relax(program, elimination)
@@ -115,25 +144,22 @@ def _best_choice(
     if relaxed.choice is not None:
         return Found(relaxed.choice, bound, prices)
     if answer.bound > -math.inf:
-        raise BudgetError(_late(time_limit_s))
+        raise BudgetError(_LATE)
     return None
-
-
-def _late(time_limit_s: float) -> str:
-    return (
-        f"No plan was found within {time_limit_s:g} s. Give more time_limit_s or fewer max_options."
-    )
 
 
 def _unreachable(program: Program, limits: Sequence[Limit], time_limit_s: float) -> str:
     """Which budgets cannot be met, and the least that can be reached of each."""
-    said = []
+    least: dict[str, tuple[float, Limit]] = {}
     for limit, share in zip(limits, program.shares, strict=True):
         lowest = -_greatest(program, _negative(share), time_limit_s) * limit.most
-        said.append(
-            f"{limit.name}: {limit.most:.4g} {limit.unit} wanted, at least {lowest:.4g} "
-            f"{limit.unit} reachable".replace("  ", " ")
-        )
+        if lowest >= least.get(limit.key, (-math.inf, limit))[0]:
+            least[limit.key] = lowest, limit
+    said = [
+        f"{limit.name}: {limit.most:.4g} {limit.unit} wanted, at least {lowest:.4g} {limit.unit} "
+        "reachable".replace("  ", " ")
+        for lowest, limit in least.values()
+    ]
     return (
         f"No choice of widths meets {'these budgets together' if len(said) > 1 else 'the budget'}: "
         f"{'; '.join(said)}. Give a larger --budget, or a smaller --min-fraction, which lets "

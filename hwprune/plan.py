@@ -24,6 +24,9 @@ class Plan:
         fingerprint: of the graph it was made for.
         macs: multiply-accumulates of one sample.
         params: number of parameters.
+        activation_bytes: the most that activations hold at a time, in fp32 and for the batch of
+            the example input; 0 where the graph does not say.
+        peak: the operator during which they do.
         value: summed importance of what stays; None for a plan by hand.
         bound: no plan within the budgets has a greater value; None for a plan by hand.
         gap: ``(bound - value) / bound``.
@@ -53,6 +56,8 @@ class Plan:
     source: dict[str, Any] = field(default_factory=dict)
     numbers: tuple[tuple[str, str, tuple[int, ...]], ...] = ()
     left_out: tuple[tuple[str, bool], ...] = ()
+    activation_bytes: int = 0
+    peak: str = ""
 
     @property
     def widths(self) -> dict[str, int]:
@@ -96,7 +101,8 @@ class Plan:
             for path in branch.modules
         ]
         return cls(
-            full, graph.fingerprint, macs, params, numbers=numbers, left_out=tuple(gone)
+            full, graph.fingerprint, macs, params, numbers=numbers, left_out=tuple(gone),
+            activation_bytes=graph.activation_bytes(widths), peak=graph.peak(widths),
         )  # fmt: skip
 
     def check(self, graph: ChannelGraph) -> None:

@@ -22,8 +22,9 @@ else:
 _POSITIVE = ("batch", "batch_size", "calibration_images", "lr", "dense_lr", "temperature",
              "accumulate")  # fmt: skip
 _NOT_NEGATIVE = ("image_size", "epochs", "workers", "seed", "weight_decay", "gamma", "soft_weight",
-                 "min_width", "multiple", "max_macs", "max_params", "compensate", "clip", "mixup",
-                 "cutmix", "checkpoint_steps")  # fmt: skip
+                 "min_width", "multiple", "max_macs", "max_params", "max_weight_bytes",
+                 "max_activation_bytes", "compensate", "clip", "mixup", "cutmix",
+                 "checkpoint_steps")  # fmt: skip
 _CHOICES = {
     "precision": ("no", "bf16", "fp16"),
     "optimizer": ("adamw", "sgd"),
@@ -62,10 +63,17 @@ class Recipe:
     budget: str = _option("0.5x", "latency: 0.5x of the dense network's, or 12ms")
     max_macs: float = _option(0.0, "a second budget: multiply-accumulates of one image; 0: none")
     max_params: float = _option(0.0, "a third budget: parameters; 0: none")
+    max_weight_bytes: float = _option(0.0, "a budget: bytes of the weights in fp32; 0: none")
+    max_activation_bytes: float = _option(
+        0.0, "a budget: bytes of activations held at a time, in fp32, for --batch images; 0: none"
+    )
     keep: str = _option("", "layers that keep all channels: names or patterns, 'layer4.*,stem'")
     min_fraction: float = _option(0.35, "share of its channels that every group keeps at least")
     min_width: int = _option(0, "channels that every group keeps at least")
     multiple: int = _option(0, "widths to choose from; 0: the device's step, as measured")
+    tie: str = _option(
+        "", "groups of equal widths: patterns 'layer1.*.conv1,stem', several ties with ';' between"
+    )
     depth: bool = _option(False, "let residual branches be left out whole")
     criterion: str = _option(
         "taylor",

@@ -14,8 +14,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from hwprune.activations import with_activations
 from hwprune.branches import find_branches
-from hwprune.capture import batch_of_two, capture
+from hwprune.capture import batch_of_two, capture, repeats
 from hwprune.gather import doubtful_groups, gather, pin_group
 from hwprune.graph import ChannelGraph
 from hwprune.prove import make_bench, prove, prove_branches
@@ -54,5 +55,6 @@ def trace(
         graph = gather(walk, model) if unsound else graph
         branches = find_branches(walk.program, graph.groups)
         graph = prove_branches(replace(graph, branches=branches), bench)
+    graph = with_activations(graph, walk, repeats(example_inputs, inputs))
     graph.lint()
     return graph

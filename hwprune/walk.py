@@ -92,7 +92,7 @@ class LabelWalk:
                 self.values[node] = self.labels.pinned(MODEL_INPUT, len(self.shape(node)))
                 if spec.kind is InputKind.USER_INPUT:
                     self._note_flow(node, node.name, "input", is_layer=False)
-        live = _live(self.program)
+        live = live_nodes(self.program)
         for node in self.program.graph.nodes:
             if node.op == "call_function":
                 before = len(self.layers)
@@ -250,7 +250,7 @@ def each(value: Labels | list[Labels]) -> list[Labels]:
     return value if isinstance(value, list) else [value]
 
 
-def _live(program: ExportedProgram) -> set[Node]:
+def live_nodes(program: ExportedProgram) -> set[Node]:
     """The nodes that an output depends on, and those that write in place."""
     writes = re.compile(r"aten\.[a-z]\w*_\.")  # aten.add_.Tensor
     live = {n for n in program.graph.nodes if n.op == "output" or writes.match(str(n.target))}

@@ -9,7 +9,7 @@ import torch
 from hwprune.export.planned import PlannedNetworks
 from torch import nn
 
-from hwprune.budget import LEAST, ROOM, Budget, fit_budget
+from hwprune.budget import LEAST, ROOM, Budget, FittedPlan, Limits, _neighbours, fit_budget
 from hwprune.errors import BudgetError, InputError, TableError
 from hwprune.profile import profile
 from hwprune.targets.fake import FakeTarget
@@ -139,14 +139,43 @@ def test_a_floor_under_the_widths_is_kept(bench) -> None:
     assert all(plan.widths[g.name] >= 0.5 * g.width for g in bench.graph.groups)
 
 
-@pytest.mark.parametrize("name", ["max_macs", "max_params"])
-def test_another_budget_that_binds_stops_the_loop_and_is_named(bench, name) -> None:
-    dense = {"max_macs": bench.graph.macs(), "max_params": bench.graph.params()}[name]
-    fitted = bench.fit(FakeTarget(8), "0.9x", **{name: 0.4 * dense})
-    assert {"max_macs": fitted.plan.macs, "max_params": fitted.plan.params}[name] <= 0.4 * dense
+@pytest.mark.parametrize(
+    ("name", "amount"),
+    [
+        ("max_macs", lambda graph, widths: graph.macs(widths)),
+        ("max_params", lambda graph, widths: graph.params(widths)),
+        ("max_weight_bytes", lambda graph, widths: 4 * graph.params(widths)),
+        ("max_activation_bytes", lambda graph, widths: graph.activation_bytes(widths)),
+    ],
+)
+def test_another_budget_that_binds_stops_the_loop_and_is_named(bench, name, amount) -> None:
+    most = 0.4 * amount(bench.graph, bench.graph.widths)
+    fitted = bench.fit(FakeTarget(8), "0.9x", **{name: most})
+    assert amount(bench.graph, fitted.plan.widths) <= most
     assert fitted.plan.measured_ratio < 0.9 * 0.9
     assert len(fitted.rounds) == 1
     assert "another budget binds" in fitted.remark
+
+
+def test_ties_are_kept_by_the_loop(bench) -> None:
+    widths = bench.fit(FakeTarget(8), "0.6x", ties=[("layers.2", "layers.4")]).plan.widths
+    assert widths["layers.2"] == widths["layers.4"]
+
+
+def test_a_refused_neighbour_is_no_reason_where_others_were_found(bench) -> None:
+    """Nothing but the narrowest widths fits, and nothing at all the tighter neighbour."""
+    least_ms = bench.table.predict_ms(bench.graph, {g.name: 64 for g in bench.graph.groups})
+
+    def near(asked_ms, tried=()):
+        given = (bench.graph, bench.scores, bench.table, asked_ms, tried)
+        return _neighbours(*given, Limits(min_width=64))
+
+    plans, refusal = near(1.001 * least_ms)
+    assert 64 in plans[0].widths.values() and refusal is None
+    tried = [FittedPlan(plan, None, None, ()) for plan in plans]
+    assert near(1.001 * least_ms, tried) == ([], None)
+    plans, refusal = near(0.9 * least_ms)
+    assert plans == [] and "reachable" in str(refusal)
 
 
 def test_too_few_rounds_are_an_error_that_lists_them(bench) -> None:

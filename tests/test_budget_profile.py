@@ -24,13 +24,15 @@ def test_a_profile_is_a_recipe_for_one_device(tmp_path) -> None:
     path = written(
         tmp_path,
         'target = "openvino-cpu"\nthreads = 2\nprecision = "bf16"\nbatch = 8\nbudget = "12ms"\n'
-        "max_macs = 3e8\nmultiple = 16\n",
+        "max_macs = 3e8\nmultiple = 16\ndepth = true\nmax_weight_bytes = 4e6\n"
+        "max_activation_bytes = 2e6\n",
     )
     made = apply_profile(RECIPE, path)
     assert made.target == "openvino-cpu:threads=2,precision=bf16" or (
         made.target == "openvino-cpu:precision=bf16,threads=2"
     )
     assert (made.batch, made.budget, made.max_macs, made.multiple) == (8, "12ms", 3e8, 16)
+    assert (made.depth, made.max_weight_bytes, made.max_activation_bytes) == (True, 4e6, 2e6)
     assert (made.model, made.epochs) == ("m", 3)
     assert Path(made.out) == Path("runs/x/edge-cpu")
     assert Path(made.table) == tmp_path / "edge-cpu.jsonl"

@@ -52,6 +52,8 @@ def test_whole_numbers_do_for_fractions() -> None:
         ("weight-decay", -0.1),
         ("max-macs", -1.0),
         ("max-params", -1.0),
+        ("max-weight-bytes", -1.0),
+        ("max-activation-bytes", -1.0),
         ("min-fraction", 0.0),
         ("min-fraction", 1.5),
         ("label-smoothing", 1.0),
