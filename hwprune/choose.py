@@ -4,34 +4,80 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from hwprune.budget import AIM, FittedPlan, Round, fit_budget, plan_budget
-from hwprune.compensate import compensate
+from hwprune.compensate import Compensation, compensate
+from hwprune.graph import ChannelGraph
 from hwprune.job import Job
 from hwprune.plan import Plan
 from hwprune.prepare import loss_before_training
+from hwprune.reconstruct import Features, features
+from hwprune.rounds import Partial, ScoresOf, in_rounds
+from hwprune.score import score
 from hwprune.show import progress_bar
 from hwprune.solve import solve
+from hwprune.trace import trace
 
 
-def importance(job: Job) -> dict[str, Tensor]:
-    """The importance of every channel, compensated layer by layer where the recipe asks for it.
+def scores_of(job: Job) -> ScoresOf:
+    """How importance is taken: by the recipe's criterion, compensated where it asks for that."""
+    found = _searched(job) if job.recipe.compensate else None
 
-    The search is at the recipe's budget, by the latency table; what it finds is kept in the run's
-    folder and serves other budgets as well.
-    """
-    wanted = job.recipe.compensate
-    if not wanted:
-        return job.scores
+    def of(model: nn.Module, graph: ChannelGraph) -> dict[str, Tensor]:
+        if model is job.dense:
+            own = job.scores
+        else:
+            own = score(model, graph, job.calibration(), job.recipe.criterion)
+        return own if found is None else found.apply(own)
+
+    return of
+
+
+def before_last_round(job: Job, of: ScoresOf) -> Partial:
+    """The network that the last round starts from: the dense one if there is one round only."""
+    return in_rounds(
+        job.dense,
+        job.graph,
+        lambda model: trace(model, job.example, keep=job.kept_whole),
+        of,
+        lambda scores, share: _predicted_plan(job, scores, share),
+        job.calibration(),
+        share=_share(job),
+        rounds=job.recipe.rounds,
+        refit=job.recipe.reconstruct,
+    )
+
+
+def known_features(job: Job, partial: Partial) -> Features | None:
+    """What the network's layers read, to refit weights by; None if that is not asked for."""
+    if partial.model is job.dense or not job.recipe.reconstruct:
+        return job.features
+    return features(partial.model, partial.graph, job.calibration(), job.recipe.seed)
+
+
+def _share(job: Job) -> float:
+    return job.budget.ratio_to(job.table.predict_ms(job.graph, job.graph.widths))
+
+
+def _predicted_plan(job: Job, scores: Mapping[str, Tensor], share: float) -> Plan:
+    """The most important plan that is predicted to take this share of the dense latency."""
     dense_ms = job.table.predict_ms(job.graph, job.graph.widths)
-    asked = job.budget.ratio_to(dense_ms) * dense_ms * AIM
+    return solve(job.graph, scores, job.table, budget_ms=AIM * share * dense_ms, **job.limits)
 
-    def plan_of(scores: Mapping[str, Tensor]) -> Plan:
-        return solve(job.graph, scores, job.table, budget_ms=asked, **job.limits)
 
+def _searched(job: Job) -> Compensation:
+    """The layers' compensation, from the search in the run's folder or a new one.
+
+    At the recipe's budget, by the latency table; what it finds serves other budgets as well.
+    """
+    wanted, share = job.recipe.compensate, _share(job)
     loss_of = loss_before_training(
-        job.dense, job.graph, plan_of, job.calibration(), known=job.features
+        job.dense,
+        job.graph,
+        lambda scores: _predicted_plan(job, scores, share),
+        job.calibration(),
+        known=job.features,
     )
     losses: list[float] = []
     with progress_bar(job.console) as bar:
@@ -54,7 +100,7 @@ def importance(job: Job) -> dict[str, Tensor]:
             f"compensation: calibration loss of the untrained network {losses[0]:.3f} -> "
             f"{losses[-1]:.3f} after {wanted} candidates"
         )
-    return found.apply(job.scores)
+    return found
 
 
 def choose(job: Job, scores: Mapping[str, Tensor]) -> FittedPlan:

@@ -98,11 +98,16 @@ class Job:
             shape = (3, size, size)
         return torch.rand(self.recipe.batch, *shape, generator=torch.Generator().manual_seed(0))
 
+    @property
+    def kept_whole(self) -> list[str]:
+        """Names or patterns of the layers that keep all their channels."""
+        patterns = [pattern.strip() for pattern in self.recipe.keep.split(",")]
+        return [pattern for pattern in patterns if pattern]
+
     @cached_property
     def graph(self) -> ChannelGraph:
         """The channel graph of the dense network."""
-        patterns = [pattern.strip() for pattern in self.recipe.keep.split(",")]
-        return trace(self.loaded.model, self.example, keep=[p for p in patterns if p])
+        return trace(self.loaded.model, self.example, keep=self.kept_whole)
 
     @cached_property
     def networks(self) -> PlannedNetworks:

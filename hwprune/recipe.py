@@ -78,11 +78,12 @@ class Recipe:
     criterion: str = _option(
         "taylor",
         "importance: taylor, norm_taylor, gate_taylor, fisher, fisher_memory, magnitude, "
-        "norm_scale, random",
+        "norm_scale, random, surgeon",
     )
     compensate: int = _option(
         0, "networks to try in the search for layer compensation; 0: no search"
     )
+    rounds: int = _option(1, "steps towards the budget, importance taken again at each")
     reconstruct: bool = _option(True, "refit the weights that stay before training")
     calibration_images: int = _option(512, "images for scoring and for batch-norm statistics")
     dense_epochs: int = _option(

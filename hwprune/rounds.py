@@ -64,11 +64,6 @@ class Partial:
             {g.name: [places[g.name][c] for c in plan.kept[g.name]] for g in self.graph.groups},
         )
 
-    def pruned(self, plan: Plan, batches: Batches, *, refit: bool = True) -> nn.Module:
-        """The student of a plan for the dense network that lies within this one."""
-        known = features(self.model, self.graph, batches) if refit else None
-        return prepare(self.model, self.graph, self.own(plan), batches, known=known)
-
 
 def in_rounds(
     model: nn.Module,
@@ -102,6 +97,7 @@ def in_rounds(
     for done in range(1, rounds):
         scores = partial.lift(scores_of(partial.model, partial.graph))
         plan = partial.within(plan_of(scores, share ** (done / rounds)))
-        student = partial.pruned(plan, batches, refit=refit)
+        known = features(partial.model, partial.graph, batches) if refit else None
+        student = prepare(partial.model, partial.graph, partial.own(plan), batches, known=known)
         partial = Partial(student, trace(student), graph, plan.kept)
     return partial

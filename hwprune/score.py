@@ -225,7 +225,8 @@ def _accumulate(
 def _single(batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
     """The same images, one in a batch."""
     for images, labels in batches:
-        yield from zip(images.split(1), labels.split(1), strict=True)
+        for number in range(len(labels)):
+            yield images[number : number + 1], labels[number : number + 1]
 
 
 @dataclass(frozen=True)

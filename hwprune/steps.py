@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from hwprune.budget_profile import apply_profile
 from hwprune.checkpoint import save
-from hwprune.choose import choose, importance
+from hwprune.choose import before_last_round, choose, known_features, scores_of
 from hwprune.errors import HwpruneError, InputError
 from hwprune.evaluate import Accuracy, evaluate
 from hwprune.files import write_atomically
@@ -76,19 +76,22 @@ def profile_step(job: Job, *, renew: bool = False) -> None:
 
 def prune_step(job: Job) -> None:
     """Score, solve and measure until the budget is met; then cut."""
-    recipe, scores = job.recipe, importance(job)
+    recipe, of = job.recipe, scores_of(job)
+    partial = before_last_round(job, of)
+    scores = partial.lift(of(partial.model, partial.graph))
     write_atomically(job.folder / "scores.safetensors", lambda path: save_file(scores, path))
     fitted = choose(job, scores)
     if fitted.remark:
         job.console.print(f"[yellow]{fitted.remark}")
-    plan = fitted.plan.with_source(model=recipe.model, num_classes=job.loaded.num_classes)
+    plan = partial.within(fitted.plan)
+    plan = plan.with_source(model=recipe.model, num_classes=job.loaded.num_classes)
     stages: dict[str, Accuracy] = {}
     student = prepare(
-        job.dense,
-        job.graph,
-        plan,
+        partial.model,
+        partial.graph,
+        partial.own(plan),
         job.calibration(),
-        known=job.features,
+        known=known_features(job, partial),
         on_stage=lambda stage, network: stages.update({stage: evaluate(network, job.test())}),
     )
     save(student, plan, job.folder / "pruned")

@@ -37,7 +37,8 @@ class _Reader:
         columns = self.columns[channels]  # [channels, places]
         own = self.inverse[columns[:, :, None], columns[:, None, :]]
         weight = self.weight[:, columns].permute(1, 2, 0)  # [channels, places, rows]
-        return (weight * torch.linalg.solve(own, weight)).sum((1, 2))
+        solved: Tensor = torch.linalg.solve(own, weight)
+        return (weight * solved).sum((1, 2))
 
     def remove(self, channels: Tensor) -> None:
         """Refit the rest to do without these channels."""
@@ -141,7 +142,7 @@ def _output_costs(
                 squared = rows.double().square().sum(1).cpu()
                 sums[key] = sums[key] + squared if key in sums else squared
 
-            output.register_hook(add)
+            output.register_hook(add)  # type: ignore[no-untyped-call]
 
         return look
 

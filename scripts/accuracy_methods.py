@@ -19,7 +19,7 @@ from hwprune.export.to_onnx import to_onnx
 from torch import Tensor, nn
 
 from hwprune import baselines
-from hwprune.choose import choose, importance
+from hwprune.choose import before_last_round, choose, known_features, scores_of
 from hwprune.distill import Distillation
 from hwprune.errors import BudgetError
 from hwprune.job import Job
@@ -161,15 +161,13 @@ def _ordered(job: Job, share: float) -> Plan:
 
 def _ours_by_macs(job: Job, share: float) -> Plan:
     """Ours with the same importance, but MACs as the knapsack's weights."""
-    return solve(
-        job.graph, importance(job), job.table, max_macs=share * job.graph.macs(), **job.limits
-    )
+    return solve(job.graph, job.scores, job.table, max_macs=share * job.graph.macs(), **job.limits)
 
 
 def _ours_frozen(job: Job, share: float) -> Plan:
     """Ours with the same importance and table, but every kernel's input width frozen."""
     return baselines.ordered_groups_iterated(
-        job.graph, importance(job), job.table, budget_ms=share * _dense_ms(job), **job.offered
+        job.graph, job.scores, job.table, budget_ms=share * _dense_ms(job), **job.offered
     )
 
 
@@ -232,12 +230,20 @@ def _ours(how: Distillation = INNER, **recipe: Any) -> Method:
             if name != "scores" or "criterion" not in recipe:
                 vars(mine)[name] = getattr(job, name)
         try:
-            fitted = choose(mine, importance(mine))
+            of = scores_of(mine)
+            partial = before_last_round(mine, of)
+            fitted = choose(mine, partial.lift(of(partial.model, partial.graph)))
         except BudgetError as error:
             raise Unreachable(str(error)) from error
-        plan = fitted.plan
-        student = prepare(mine.dense, mine.graph, plan, mine.calibration(), known=mine.features)
-        return Pruned(student, plan.measured_ratio or math.nan, how, plan)
+        plan = partial.within(fitted.plan)
+        student = prepare(
+            partial.model,
+            partial.graph,
+            partial.own(plan),
+            mine.calibration(),
+            known=known_features(mine, partial),
+        )
+        return Pruned(student, fitted.plan.measured_ratio or math.nan, how, plan)
 
     return method
 
@@ -275,5 +281,8 @@ ABLATIONS: dict[str, Method] = {
     "hwprune, no refitting": _ours(reconstruct=False),
     "hwprune, with compensation": _ours(compensate=100),
     "hwprune, with depth": _ours(depth=True),
+    "hwprune, in three rounds": _ours(rounds=3),
+    "hwprune, Taylor": _ours(criterion="taylor"),
+    "hwprune, group Fisher": _ours(criterion="fisher"),
 }
 METHODS = {**OURS, **PEERS, **ABLATIONS}
