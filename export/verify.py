@@ -17,7 +17,7 @@ from hwprune.budget import Budget
 from hwprune.errors import AccuracyMiss, HwpruneError, OutputMismatch
 from hwprune.evaluate import Accuracy, accuracy, predictions
 from hwprune.measure import Measurement
-from hwprune.targets import Target
+from hwprune.targets import Loadable, Target, TorchNetwork
 
 from .latency import latency_misses, read_onnx, side_by_side
 
@@ -78,7 +78,7 @@ class Verification:
 def verify(
     path: Path,
     student: nn.Module,
-    dense: onnx.ModelProto,
+    dense: Loadable,
     target: Target | None,
     budget: Budget,
     batches: Iterable[tuple[Tensor, Tensor]],
@@ -90,7 +90,8 @@ def verify(
     Args:
         path: the ONNX file.
         student: the PyTorch network it was exported from.
-        dense: the dense network, timed beside it.
+        dense: the dense network in the form that the target takes. It is timed beside the file, or
+            beside ``student`` where the target runs PyTorch itself.
         target: where to measure latency; None where that is not here.
         budget: what was promised.
         batches: real images and labels.
@@ -107,7 +108,9 @@ def verify(
     difference = float((got - wanted).abs().max())
     dense_ms = pruned_ms = None
     if target is not None:
-        dense_ms, pruned_ms = side_by_side(dense, exported, target, seconds)
+        inputs = dense.inputs if isinstance(dense, TorchNetwork) else None
+        timed = exported if inputs is None else TorchNetwork(student, inputs)
+        dense_ms, pruned_ms = side_by_side(dense, timed, target, seconds)
     return Verification(
         difference,
         difference / max(float(wanted.abs().max()), 1e-12),

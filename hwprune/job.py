@@ -16,8 +16,9 @@ from hwprune.budget import Budget, Limits
 from hwprune.checkpoint import load
 from hwprune.data import Data, balanced_indices, batches, load_data
 from hwprune.errors import InputError, NotHere
-from hwprune.export.planned import PlannedNetworks
+from hwprune.export.planned import planned_networks
 from hwprune.files import write_text
+from hwprune.fill import Networks
 from hwprune.graph import ChannelGraph
 from hwprune.models import LoadedModel, load_model
 from hwprune.plan import Plan
@@ -99,9 +100,9 @@ class Job:
         return trace(self.loaded.model, self.example, keep=[p for p in patterns if p])
 
     @cached_property
-    def networks(self) -> PlannedNetworks:
-        """The dense network as ONNX, and any planned one."""
-        return PlannedNetworks(self.dense, self.example, self.graph)
+    def networks(self) -> Networks:
+        """The dense network, and any planned one, in the form that the target takes."""
+        return planned_networks(self.target.takes, self.dense, self.example, self.graph)
 
     @property
     def table_path(self) -> Path:

@@ -185,11 +185,13 @@ def verify_step(job: Job) -> None:
     from hwprune.export.latency import read_onnx
     from hwprune.export.verify import verify
 
+    target = None if job.elsewhere else job.target
+    modules = target is not None and target.takes == "module"
     result = verify(
         job.folder / "model.onnx",
         job.student(),
-        read_onnx(job.folder / "dense.onnx"),
-        None if job.elsewhere else job.target,
+        job.networks.dense if modules else read_onnx(job.folder / "dense.onnx"),
+        target,
         job.budget,
         job.test(),
     )

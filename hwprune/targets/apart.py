@@ -18,7 +18,7 @@ from typing import Any
 import onnx
 
 from hwprune.errors import HwpruneError
-from hwprune.targets import KernelTime, Runnable, Target
+from hwprune.targets import Form, KernelTime, Runnable, Target
 
 _START = (
     "import sys; sys.modules['torch'] = None; "
@@ -37,6 +37,8 @@ class Apart:
         ValueError, TypeError: the options are wrong.
         HwpruneError: the process has ended.
     """
+
+    takes: Form = "onnx"
 
     def __init__(self, module: str, maker: str, **options: str) -> None:
         code = _START.format(module=module, maker=maker, options=options)

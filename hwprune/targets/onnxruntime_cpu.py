@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from hwprune.targets import KernelTime
+from hwprune.targets import Form, KernelTime
 from hwprune.targets.cpu import cpu_name, thread_count
 
 _KERNEL = "_kernel_time"
@@ -22,6 +22,8 @@ _KERNEL = "_kernel_time"
 
 class OnnxRuntimeCpu:
     """ONNX Runtime's CPU provider with all graph optimisations and a fixed number of threads."""
+
+    takes: Form = "onnx"
 
     def __init__(self, threads: str | int = 1) -> None:
         self.threads = thread_count(threads)

@@ -14,8 +14,9 @@ import numpy as np
 import onnx
 import openvino
 
-from hwprune.targets import KernelTime
+from hwprune.targets import Form, KernelTime
 from hwprune.targets.cpu import cpu_name, thread_count
+from hwprune.targets.options import one_of
 
 _PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
 _DATA = ("Input", "Const", "Output")  # entries of the execution graph that are no kernels
@@ -24,11 +25,11 @@ _DATA = ("Input", "Const", "Output")  # entries of the execution graph that are 
 class OpenVinoCpu:
     """OpenVINO's CPU plugin with one stream and a fixed number of threads."""
 
+    takes: Form = "onnx"
+
     def __init__(self, threads: str | int = 1, precision: str = "fp32") -> None:
         self.threads = thread_count(threads)
-        if precision not in _PRECISIONS:
-            raise ValueError(f"precision must be one of {', '.join(_PRECISIONS)}, got {precision}")
-        self.precision = precision
+        self.precision = one_of("precision", precision, _PRECISIONS)
 
     @property
     def name(self) -> str:
