@@ -98,6 +98,41 @@ def test_every_operator_is_profiled_with_its_channels(model, graph, options) -> 
     assert kernels["cat"].outputs == kernels["mean"].outputs == kernels["linear"].inputs == both
 
 
+@pytest.mark.parametrize("options", ["", ",layout=channels_last"])
+def test_what_inductor_fuses_is_linked_to_layers_by_its_weights(model, graph, options) -> None:
+    """Frozen weights have other names and layouts, and the scale of a batch norm in them."""
+    for norm in (m for m in model.modules() if isinstance(m, nn.BatchNorm2d)):
+        norm.running_var.uniform_(0.5, 2)
+        norm.weight.data.uniform_(-2, 2)
+    network = TorchNetwork(model, (EXAMPLE,))
+    run = load_target(f"torch-cpu:compile=1{options}").load(network)
+    assert run.run_ms() > 0
+    times = run.profile(3)
+    assert all(len(kernel.times_ms) == 3 for kernel in times)
+    weights = [key for kernel in times for key in kernel.weights]
+    assert sorted(weights) == sorted(layer.weight for layer in graph.layers)
+    kernels = describe(times, network, graph)
+    for layer in graph.layers:
+        own = next(k for k, t in zip(kernels, times, strict=True) if layer.weight in t.weights)
+        assert (own.inputs, own.outputs) == (layer.inputs, layer.outputs)
+    assert any({"relu", "k3x3", "8x8nhwc"} <= set(k.kind.split()) for k in kernels)
+    assert sum("depthwise" in k.kind.split() for k in kernels) == 1
+    joined = next(k for k in kernels if {"cat", "mean"} <= set(k.kind.split()))
+    assert joined.outputs == Channels(groups=(("stem.0", 1), ("strided", 1)))
+
+
+def test_networks_of_one_class_are_compiled_each_for_itself() -> None:
+    """Dynamo keeps eight results for one piece of code, then it compiles no more."""
+    target = load_target("torch-cpu:compile=1")
+    channels = range(4, 14)
+    runs = [target.load(chain("module", (c, c))) for c in channels]
+    times = [run.profile(1) for run in runs]
+    assert {len(kernels) for kernels in times} == {len(times[0])}
+    assert {kernel.kind for kernels in times for kernel in kernels} == {
+        kernel.kind for kernel in times[0]
+    }
+
+
 def test_kinds_name_all_but_channels() -> None:
     def kinds(width: int, size: int = 8, batch: int = 1, options: str = "") -> list[str]:
         network = TorchNetwork(Joined(width).eval(), (torch.rand(batch, 3, size, size),))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -26,19 +26,25 @@ def kind(node: fx.Node, held: Mapping[fx.Node, tuple[str, ...]]) -> str:
     shapes = [t for n in node.all_input_nodes if n not in held for t in tensors(n)]
     words = [operator(node)]
     if isinstance(weight, fx.Node) and "conv" in words[0]:
-        words += convolution(given | {"kernel_size": tensors(weight)[0].shape[2:]}, weight)
+        words += convolution(given, tensors(weight)[0].shape)
     elif "size" not in given:  # whose strides count channels
         words += settings_words(given)
     if shapes and shapes[0].ndim:
         words.append(f"b{shapes[0].shape[0]}")
-    return " ".join([*words, *(places(t, words[0]) for t in shapes[:2] if places(t, words[0]))])
+    sizes = [places(t.shape, t.stride(), words[0]) for t in shapes[:2]]
+    return " ".join([*words, *filter(None, sizes)])
 
 
-def convolution(given: Mapping[str, Any], weight: fx.Node) -> list[str]:
-    """The words of a convolution's settings; its groups only where they are not its channels."""
+def convolution(given: Mapping[str, Any], weight: Sequence[int]) -> list[str]:
+    """The words of a convolution's settings; its groups only where they are not its channels.
+
+    Args:
+        given: the operator's arguments by name.
+        weight: shape of its weight [out, in / groups, ...].
+    """
     groups = given.get("groups", 1)
-    depthwise = groups > 1 and tensors(weight)[0].shape[1] == 1
-    return [*settings_words(given), "depthwise" if depthwise else f"g{groups}"]
+    words = settings_words({**given, "kernel_size": list(weight[2:])})
+    return [*words, "depthwise" if groups > 1 and weight[1] == 1 else f"g{groups}"]
 
 
 def settings_words(given: Mapping[str, Any]) -> list[str]:
@@ -71,14 +77,14 @@ def settings(node: fx.Node) -> dict[str, Any]:
     return {a.name: given.get(a.name, a.default_value) for a in arguments}
 
 
-def places(tensor: Tensor, name: str) -> str:
+def places(shape: Sequence[int], stride: Sequence[int], name: str = "") -> str:
     """``56x56`` of an activation, ``56x56nhwc`` where its channels lie last in memory."""
     if name == "linear":
-        return "x".join(map(str, tensor.shape[1:-1]))
-    if tensor.ndim < 4:
+        return "x".join(map(str, shape[1:-1]))
+    if len(shape) < 4:
         return ""
-    last = not tensor.is_contiguous() and tensor.movedim(1, -1).is_contiguous()
-    return "x".join(map(str, tensor.shape[2:])) + "nhwc" * last
+    last = stride[1] == 1 and shape[1] > 1 and max(shape[2:]) > 1
+    return "x".join(map(str, shape[2:])) + "nhwc" * last
 
 
 def tensors(node: fx.Node) -> list[Tensor]:

@@ -56,4 +56,9 @@ class TorchCpu:
             dtype=_PRECISIONS[self.precision],
             channels_last=self.layout == "channels_last",
         )
-        return EagerNetwork(own, CpuClock(self.threads))
+        clock = CpuClock(self.threads)
+        if self.compiled:
+            from hwprune.targets.torch_compiled import CompiledNetwork
+
+            return CompiledNetwork(own, clock, "cpu")
+        return EagerNetwork(own, clock)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -87,14 +87,7 @@ class EagerNetwork:
 
     def run_ms(self) -> float:
         """Run once; milliseconds."""
-        clock = self._clock
-        with clock.settings(), torch.inference_mode():
-            clock.begin(2)
-            start = clock.mark()
-            self._network.model(*self._network.inputs)
-            stop = clock.mark()
-            clock.end()
-        return clock.between_ms(start, stop)
+        return run_ms(self._network.model, self._network.inputs, self._clock)
 
     def profile(self, runs: int) -> list[KernelTime]:
         """Times of the operators in whole runs after two warm ones.
@@ -128,6 +121,17 @@ def in_form(
     if channels_last:
         model = model.to(memory_format=torch.channels_last)
     return TorchNetwork(model, tuple(moved(x) for x in network.inputs))
+
+
+def run_ms(run: Callable[..., Any], inputs: Sequence[Any], clock: Clock) -> float:
+    """Milliseconds of one run without gradients."""
+    with clock.settings(), torch.inference_mode():
+        clock.begin(2)
+        start = clock.mark()
+        run(*inputs)
+        stop = clock.mark()
+        clock.end()
+    return clock.between_ms(start, stop)
 
 
 def _run(
