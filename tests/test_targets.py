@@ -57,7 +57,7 @@ def test_a_targets_own_name_gives_the_same_target(name) -> None:
     [
         (
             "tpu",
-            "Unknown target 'tpu'; expected one of onnxruntime-cpu, openvino-cpu, torch-cpu, fake",
+            "Unknown target 'tpu'; expected one of onnxruntime-cpu, openvino-cpu",
         ),
         ("", "Unknown target ''"),
         ("fake:speed=3", "speed"),

@@ -18,11 +18,12 @@ from torch import nn
 import hwprune
 from hwprune.budget import Budget
 from hwprune.chain import chain
-from hwprune.errors import InputError
+from hwprune.errors import InputError, NotHere
 from hwprune.fill import batch_of
 from hwprune.graph import Channels
 from hwprune.kernels import describe
 from hwprune.targets import TorchNetwork, load_target, need_files
+from hwprune.targets.torch_cuda import CudaClock
 from hwprune.trace import trace
 
 EXAMPLE = torch.rand(1, 3, 8, 8)
@@ -215,6 +216,42 @@ def test_a_pruned_module_is_verified_beside_the_dense_one(model, graph, tmp_path
     assert loaded == [model, student]
     assert result.dense is not None and result.pruned is not None
     assert result.relative_error < 1e-4 and result.agreement == 1.0
+
+
+def test_a_machine_without_a_gpu_says_so(monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(NotHere, match=r"torch-cuda needs an NVIDIA GPU .* --table"):
+        load_target("torch-cuda:precision=fp16")
+    with pytest.raises(InputError, match="one of fp32, tf32, bf16, fp16, got int8"):
+        load_target("torch-cuda:precision=int8")
+
+
+@pytest.mark.parametrize("tf32", [False, True])
+def test_how_float32_is_computed_holds_only_while_it_is_measured(tf32) -> None:
+    places = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)
+    before = [place.fp32_precision for place in places]
+    with CudaClock(tf32=tf32).settings():
+        assert [p.fp32_precision for p in places] == ["tf32" if tf32 else "ieee"] * 2
+    assert [place.fp32_precision for place in places] == before
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU is here")
+@pytest.mark.parametrize(
+    "options", ["precision=tf32", "precision=fp16,layout=channels_last", "graphs=1", "compile=1"]
+)
+def test_a_gpu_profiles_every_layer(model, graph, options) -> None:
+    settings = torch.backends.cudnn.conv.fp32_precision
+    target, network = load_target(f"torch-cuda:{options}"), TorchNetwork(model, (EXAMPLE,))
+    assert load_target(target.name).environment() == target.environment()
+    run = target.load(network)
+    assert run.run_ms() > 0
+    times = run.profile(3)
+    assert all(len(kernel.times_ms) == 3 for kernel in times)
+    found = {(k.inputs, k.outputs) for k in describe(times, network, graph)}
+    assert {(layer.inputs, layer.outputs) for layer in graph.layers} <= found
+    assert torch.backends.cudnn.conv.fp32_precision == settings
+    assert next(model.parameters()).device.type == "cpu"
 
 
 def test_files_are_refused(tmp_path: Path) -> None:

@@ -99,6 +99,12 @@ def _torch_cpu(**options: str) -> Target:
     return TorchCpu(**options)
 
 
+def _torch_cuda(**options: str) -> Target:
+    from hwprune.targets.torch_cuda import TorchCuda
+
+    return TorchCuda(**options)
+
+
 def _fake(**options: str) -> Target:
     from hwprune.targets.fake import FakeTarget
 
@@ -109,6 +115,7 @@ TARGETS: dict[str, Callable[..., Target]] = {
     "onnxruntime-cpu": _onnxruntime_cpu,
     "openvino-cpu": _openvino_cpu,
     "torch-cpu": _torch_cpu,
+    "torch-cuda": _torch_cuda,
     "fake": _fake,
 }
 

@@ -53,13 +53,13 @@ class CompiledNetwork:
     the code that it has compiled, which networks of one class would share.
     """
 
-    def __init__(self, network: TorchNetwork, clock: Clock, device: str) -> None:
-        self._inputs, self._clock, self._device = network.inputs, clock, device
+    def __init__(self, network: TorchNetwork, clock: Clock) -> None:
+        self._inputs, self._clock = network.inputs, clock
         program = capture(network.model, network.inputs)
         seen: list[tuple[Any, Any]] = []
         with clock.settings(), torch.inference_mode(), _frozen(seen):
-            self._run: Callable[..., Any] = torch.compile(program.module(), fullgraph=True)
-            self._run(*self._inputs)
+            self._compiled: Callable[..., Any] = torch.compile(program.module(), fullgraph=True)
+            self.run()
         if len(seen) != 1:
             raise HwpruneError(
                 f"Inductor made {len(seen)} graphs of {type(network.model).__name__}, not one; its "
@@ -67,9 +67,13 @@ class CompiledNetwork:
             )
         self._parts = _parts(*seen[0], dict(program.state_dict))
 
+    def run(self) -> None:
+        """Run once, untimed."""
+        self._compiled(*self._inputs)
+
     def run_ms(self) -> float:
-        """Run once; milliseconds."""
-        return run_ms(self._run, self._inputs, self._clock)
+        """Run once; milliseconds of wall time until the device is done."""
+        return run_ms(self.run, self._clock)
 
     def profile(self, runs: int) -> list[KernelTime]:
         """Kernel times from PyTorch's profiler, of whole runs after two warm ones.
@@ -80,16 +84,17 @@ class CompiledNetwork:
             HwpruneError: the profile shows other kernels than Inductor's schedule.
         """
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or it tells what it lacks, each time
-        activity = ProfilerActivity.CUDA if self._device == "cuda" else ProfilerActivity.CPU
+        gpu = self._clock.device == "cuda"
+        activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if gpu else [])]
         with self._clock.settings(), torch.inference_mode():
             for _ in range(WARM_RUNS):
-                self._run(*self._inputs)
-            with torch.profiler.profile(activities={ProfilerActivity.CPU, activity}) as profile:
+                self.run()
+            with torch.profiler.profile(activities=activities) as profile:
                 for _ in range(runs):
-                    self._run(*self._inputs)
+                    self.run()
                 self._clock.end()
         calls = [e for e in profile.events() if e.name.startswith(_CALL)]
-        timed = "device_time_total" if self._device == "cuda" else "cpu_time_total"
+        timed = "device_time_total" if gpu else "cpu_time_total"
         taken = [[(e.name, getattr(e, timed) / 1e3) for e in call.cpu_children] for call in calls]
         return _kernels(self._parts, taken)
 

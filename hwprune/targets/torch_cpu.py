@@ -60,5 +60,5 @@ class TorchCpu:
         if self.compiled:
             from hwprune.targets.torch_compiled import CompiledNetwork
 
-            return CompiledNetwork(own, clock, "cpu")
+            return CompiledNetwork(own, clock)
         return EagerNetwork(own, clock)
