@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -85,10 +86,10 @@ def _layers_by_name(model: onnx.ModelProto, by_weight: Mapping[str, Layer]) -> d
 def _aliases(name: str) -> list[str]:
     """What a runtime's kernel name may stand for.
 
-    ``fused node_Gemm_3``, ``relu_4_nchwc``, ``node_Gemm_3/WithoutBiases``.
+    ``fused node_Gemm_3``, ``relu_4_nchwc``, ``node_Gemm_3/WithoutBiases``, ``node_Conv_3_token_7``.
     """
     bare = name.removeprefix("fused ").removesuffix("_nchwc").removesuffix("/WithoutBiases")
-    return [name, bare]
+    return [name, bare, re.sub(r"_token_\d+$", "", bare)]
 
 
 def _sum(parts: list[Channels]) -> Channels:

@@ -170,11 +170,10 @@ def finetune_step(job: Job, *, resume: bool = False) -> None:
 
 def export_step(job: Job) -> None:
     """Write the ONNX files of the student and, to compare with, of the dense network."""
-    from hwprune.export.to_onnx import save_onnx, to_onnx
+    from hwprune.export.to_onnx import save_onnx
 
-    student = job.student()
-    save_onnx(to_onnx(job.dense, job.example), job.folder / "dense.onnx")
-    save_onnx(to_onnx(student, job.example), job.folder / "model.onnx")
+    save_onnx(job.exported(job.dense), job.folder / "dense.onnx")
+    save_onnx(job.exported(job.student()), job.folder / "model.onnx")
     files = {name: (job.folder / f"{name}.onnx").stat().st_size for name in ("dense", "model")}
     job.console.print(f"{job.folder / 'model.onnx'}: {files['model'] / 1e6:.2f} MB")
     job.note("export", {"bytes": files})
@@ -186,11 +185,11 @@ def verify_step(job: Job) -> None:
     from hwprune.export.verify import verify
 
     target = None if job.elsewhere else job.target
-    modules = target is not None and target.takes == "module"
+    runs_files = target is None or target.takes == "onnx"
     result = verify(
         job.folder / "model.onnx",
         job.student(),
-        job.networks.dense if modules else read_onnx(job.folder / "dense.onnx"),
+        read_onnx(job.folder / "dense.onnx") if runs_files else job.networks.dense,
         target,
         job.budget,
         job.test(),
@@ -202,6 +201,7 @@ def verify_step(job: Job) -> None:
             "relative_error": result.relative_error,
             "max_abs_error": result.max_abs_error,
             "agreement": result.agreement,
+            "precision": result.precision,
             "accuracy": asdict(result.accuracy),
             "dense": _measured(result.dense),
             "pruned": _measured(result.pruned),

@@ -93,6 +93,12 @@ def _openvino_cpu(**options: str) -> Target:
         ) from error
 
 
+def _onnxruntime_cuda(**options: str) -> Target:
+    from hwprune.targets.onnxruntime_cuda import OnnxRuntimeCuda
+
+    return OnnxRuntimeCuda(**options)
+
+
 def _torch_cpu(**options: str) -> Target:
     from hwprune.targets.torch_cpu import TorchCpu
 
@@ -113,6 +119,7 @@ def _fake(**options: str) -> Target:
 
 TARGETS: dict[str, Callable[..., Target]] = {
     "onnxruntime-cpu": _onnxruntime_cpu,
+    "onnxruntime-cuda": _onnxruntime_cuda,
     "openvino-cpu": _openvino_cpu,
     "torch-cpu": _torch_cpu,
     "torch-cuda": _torch_cuda,
@@ -136,6 +143,14 @@ def need_files(name: str) -> None:
             f"{kind} runs PyTorch networks, no ONNX files. Give one of {others} with --target, or "
             f"measure with {kind} where PyTorch is: `hwprune profile`, `prune` and `verify`."
         )
+
+
+def file_precision(name: str) -> str:
+    """The precision of the ONNX files that a target runs: ``fp32``, ``fp16`` or ``int8``."""
+    kind, _, options = name.partition(":")
+    given = [o.removeprefix("precision=") for o in options.split(",") if "precision=" in o]
+    own = kind not in _MODULES and given and given[-1] in ("fp16", "int8")
+    return given[-1] if own else "fp32"
 
 
 def load_target(name: str) -> Target:
