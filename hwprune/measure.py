@@ -27,6 +27,7 @@ QUANTILE = 0.10  # of the samples is the latency; repeats to 0.5 % where medians
 QUIET = 1.10  # samples up to this times the latency were taken on a quiet machine
 LEAST_ROUNDS = 5  # however slow the networks
 BLOCKS = 8  # of consecutive samples, whose spread tells the error of a ratio
+MOST_NOISE = 0.01  # of ratios of whole networks: a calibration with more is not to be trusted
 ROUNDS_FOR_ERROR = 25 * BLOCKS
 SAMPLE_MS = 2.0  # faster networks are run several times a sample
 

@@ -184,13 +184,12 @@ def verify_step(job: Job) -> None:
     from hwprune.export.latency import read_onnx
     from hwprune.export.verify import verify
 
-    target = None if job.elsewhere else job.target
-    runs_files = target is None or target.takes == "onnx"
+    runs_files = job.elsewhere or job.target.takes == "onnx"
     result = verify(
         job.folder / "model.onnx",
         job.student(),
         read_onnx(job.folder / "dense.onnx") if runs_files else job.networks.dense,
-        target,
+        None if job.elsewhere else job.target,
         job.budget,
         job.test(),
     )
@@ -201,7 +200,6 @@ def verify_step(job: Job) -> None:
             "relative_error": result.relative_error,
             "max_abs_error": result.max_abs_error,
             "agreement": result.agreement,
-            "precision": result.precision,
             "accuracy": asdict(result.accuracy),
             "dense": _measured(result.dense),
             "pruned": _measured(result.pruned),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import onnxruntime
 import pytest
 import torch
 from hwprune.export.to_onnx import save_onnx, to_onnx
@@ -11,7 +12,7 @@ from hwprune.export.verify import TOLERANCES, onnx_runner, verify
 from test_targets import EXAMPLE, Small
 
 from hwprune.budget import Budget
-from hwprune.errors import AccuracyMiss, InputError, OutputMismatch
+from hwprune.errors import AccuracyMiss, InputError, NotHere, OutputMismatch
 from hwprune.kernels import describe
 from hwprune.precision import in_precision, precision_of
 from hwprune.targets import file_precision, load_target
@@ -144,6 +145,33 @@ def test_a_file_in_8_bits_is_verified_by_its_own_tolerance(model, dense, images,
 )
 def test_the_precision_of_files_is_told_by_the_target_s_name(name, precision) -> None:
     assert file_precision(name) == precision
+
+
+def test_a_machine_without_cuda_says_what_to_install() -> None:
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("it is here")
+    words = r"no CUDAExecutionProvider here.*pip install 'hwprune\[onnxruntime-gpu\]'"
+    with pytest.raises(NotHere, match=words):
+        load_target("onnxruntime-cuda:precision=fp16")
+    with pytest.raises(InputError, match="one of fp32, tf32, fp16, got int8"):
+        load_target("onnxruntime-cuda:precision=int8")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(
+    "CUDAExecutionProvider" not in onnxruntime.get_available_providers(),
+    reason="no ONNX Runtime for NVIDIA GPUs is here",
+)
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "fp16"])
+def test_a_gpu_profiles_every_layer(model, dense, precision) -> None:
+    target = load_target(f"onnxruntime-cuda:precision={precision}")
+    assert load_target(target.name).environment() == target.environment()
+    run, graph = target.load(dense), trace(model, EXAMPLE)
+    assert run.run_ms() > 0
+    times = run.profile(3)
+    assert all(len(kernel.times_ms) == 3 for kernel in times)
+    found = {(k.inputs, k.outputs) for k in describe(times, dense, graph)}
+    assert {(layer.inputs, layer.outputs) for layer in graph.layers} <= found
 
 
 def test_an_unknown_precision_is_refused() -> None:
