@@ -21,7 +21,7 @@ from hwprune.recipe import Recipe
 from hwprune.sampling import all_widths
 from hwprune.show import profile_progress, profile_summary
 from hwprune.table import LatencyTable
-from hwprune.targets import load_target
+from hwprune.targets import load_target, need_files
 
 from .resize import keep_first, resize
 
@@ -119,6 +119,7 @@ def measure_folder(
     Raises:
         InputError, TableError: as ``ExportedNetworks`` and ``fill``.
     """
+    need_files(recipe.target)
     networks, device = ExportedNetworks(folder), load_target(recipe.target)
     path = Path(recipe.table) if recipe.table else folder / "table.jsonl"
     with profile_progress(console) as tell:

@@ -10,7 +10,7 @@ from rich.console import Console
 from hwprune.budget import ERROR, Budget
 from hwprune.errors import HwpruneError, InputError, LatencyMiss, NotMeasured
 from hwprune.measure import Measurement, interleave
-from hwprune.targets import Target, load_target
+from hwprune.targets import Loadable, Target, load_target, need_files
 
 
 def measure_files(
@@ -22,6 +22,7 @@ def measure_files(
         InputError: a file, target or budget that is none.
         LatencyMiss: the budget is not met.
     """
+    need_files(target)
     wanted, device = Budget.parse(budget), load_target(target)
     first, second = side_by_side(read_onnx(dense), read_onnx(pruned), device)
     ratio = wanted.ratio_to(first.latency_ms)
@@ -38,7 +39,7 @@ def measure_files(
 
 
 def side_by_side(
-    dense: onnx.ModelProto, pruned: onnx.ModelProto, target: Target, seconds: float = 40.0
+    dense: Loadable, pruned: Loadable, target: Target, seconds: float = 40.0
 ) -> tuple[Measurement, Measurement]:
     """Latencies of the dense and of the pruned network, from one interleaved run."""
     runs = [target.load(dense), target.load(pruned)]
@@ -63,8 +64,8 @@ def latency_misses(
         return []
     return [
         LatencyMiss(
-            f"The exported file takes {pruned.latency_ms:.3f} ms, {ratio:.3f} of the dense network "
-            f"in the same run; the budget is {budget_ratio:.3f}: {ratio / budget_ratio - 1:.1%} "
+            f"The pruned network takes {pruned.latency_ms:.3f} ms, {ratio:.3f} of the dense one in "
+            f"the same run; the budget is {budget_ratio:.3f}: {ratio / budget_ratio - 1:.1%} "
             "over. Measure again on a quiet machine, or prune with a smaller --budget."
         )
     ]

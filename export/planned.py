@@ -1,4 +1,4 @@
-"""Planned networks as ONNX models, for measuring: their latency does not depend on weights."""
+"""Planned networks, for measuring: their latency does not depend on weights."""
 
 from __future__ import annotations
 
@@ -12,16 +12,46 @@ import onnxruntime as ort
 import torch
 from torch import Tensor, nn
 
+from hwprune.fill import Networks
 from hwprune.graph import ChannelGraph
 from hwprune.modes import evaluating
 from hwprune.oracle import output_tensors, relative_difference
 from hwprune.plan import Plan
 from hwprune.prune import prune
+from hwprune.targets import Form, TorchNetwork
 
 from .resize import keep_first, resize
 from .to_onnx import to_onnx
 
 _TOLERANCE = 1e-3  # a wrong cut is wrong by far more, or does not run at all
+
+
+def planned_networks(
+    form: Form, model: nn.Module, example_inputs: Tensor | tuple[Any, ...], graph: ChannelGraph
+) -> Networks:
+    """A network, dense and at any widths, in the form that a target takes."""
+    planned = PlannedNetworks if form == "onnx" else PlannedModules
+    return planned(model, example_inputs, graph)
+
+
+class PlannedModules:
+    """The dense network, and the same network pruned to any widths, for targets that run PyTorch.
+
+    Attributes:
+        dense: the dense network with the example inputs.
+    """
+
+    def __init__(
+        self, model: nn.Module, example_inputs: Tensor | tuple[Any, ...], graph: ChannelGraph
+    ) -> None:
+        single = isinstance(example_inputs, Tensor)
+        inputs = (example_inputs,) if single else tuple(example_inputs)
+        self.dense, self._graph = TorchNetwork(model, inputs), graph
+
+    def at(self, widths: Mapping[str, int]) -> TorchNetwork:
+        """The network with the first channels of every group; without branches at width 0."""
+        plan = keep_first(self._graph, widths)
+        return TorchNetwork(prune(self.dense.model, self._graph, plan), self.dense.inputs)
 
 
 class PlannedNetworks:

@@ -17,12 +17,14 @@ from hwprune.budget import Budget
 from hwprune.errors import AccuracyMiss, HwpruneError, OutputMismatch
 from hwprune.evaluate import Accuracy, accuracy, predictions
 from hwprune.measure import Measurement
-from hwprune.targets import Target
+from hwprune.precision import precision_of
+from hwprune.targets import Loadable, Target, TorchNetwork
 
 from .latency import latency_misses, read_onnx, side_by_side
 
-RELATIVE_TOLERANCE = 1e-4  # of the largest output, in fp32
-MIN_AGREEMENT = 0.99  # of top-1 predictions, on real data
+# By the precision of the file: how far outputs may be from PyTorch's, of the largest one, and the
+# share of real images on which both must predict the same class.
+TOLERANCES = {"fp32": (1e-4, 0.99), "fp16": (2e-2, 0.99), "int8": (0.3, 0.95)}
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Verification:
         dense, pruned: latencies from the same interleaved run; None where none was taken.
         budget_ratio: the budget as a fraction of the dense latency in this run.
         file_bytes: size of the file.
+        precision: of the file.
     """
 
     max_abs_error: float
@@ -46,6 +49,7 @@ class Verification:
     pruned: Measurement | None
     budget_ratio: float | None
     file_bytes: int
+    precision: str = "fp32"
 
     @property
     def ratio(self) -> float | None:
@@ -57,19 +61,20 @@ class Verification:
     def misses(self) -> list[HwpruneError]:
         """One error for each promise that the file does not keep; empty when it keeps all."""
         found: list[HwpruneError] = []
-        if not self.relative_error <= RELATIVE_TOLERANCE:  # NaN is a mismatch as well
+        most, least = TOLERANCES[self.precision]
+        if not self.relative_error <= most:  # NaN is a mismatch as well
             found.append(
                 OutputMismatch(
                     f"The exported outputs differ from PyTorch's by {self.relative_error:.1e} of "
-                    f"the largest, more than {RELATIVE_TOLERANCE:.0e}. Please report the model; "
-                    "do not deploy the file."
+                    f"the largest, more than {most:.0e} in {self.precision}. Please report the "
+                    "model; do not deploy the file."
                 )
             )
-        if not self.agreement >= MIN_AGREEMENT:
+        if not self.agreement >= least:
             found.append(
                 AccuracyMiss(
                     f"The exported file predicts as PyTorch does on {self.agreement:.1%} of the "
-                    f"images, less than {MIN_AGREEMENT:.0%}. Do not deploy the file."
+                    f"images, less than {least:.0%} in {self.precision}. Do not deploy the file."
                 )
             )
         return found + latency_misses(self.dense, self.pruned, self.budget_ratio)
@@ -78,7 +83,7 @@ class Verification:
 def verify(
     path: Path,
     student: nn.Module,
-    dense: onnx.ModelProto,
+    dense: Loadable,
     target: Target | None,
     budget: Budget,
     batches: Iterable[tuple[Tensor, Tensor]],
@@ -90,7 +95,8 @@ def verify(
     Args:
         path: the ONNX file.
         student: the PyTorch network it was exported from.
-        dense: the dense network, timed beside it.
+        dense: the dense network in the form that the target takes. It is timed beside the file, or
+            beside ``student`` where the target runs PyTorch itself.
         target: where to measure latency; None where that is not here.
         budget: what was promised.
         batches: real images and labels.
@@ -107,7 +113,9 @@ def verify(
     difference = float((got - wanted).abs().max())
     dense_ms = pruned_ms = None
     if target is not None:
-        dense_ms, pruned_ms = side_by_side(dense, exported, target, seconds)
+        inputs = dense.inputs if isinstance(dense, TorchNetwork) else None
+        timed = exported if inputs is None else TorchNetwork(student, inputs)
+        dense_ms, pruned_ms = side_by_side(dense, timed, target, seconds)
     return Verification(
         difference,
         difference / max(float(wanted.abs().max()), 1e-12),
@@ -117,6 +125,7 @@ def verify(
         pruned_ms,
         None if dense_ms is None else budget.ratio_to(dense_ms.latency_ms),
         path.stat().st_size,
+        precision_of(exported),
     )
 
 

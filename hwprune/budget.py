@@ -180,7 +180,7 @@ def fit_budget(
         scores: importance of every channel.
         table: latency table of the target, with this network in it.
         target: where to measure.
-        networks: the dense network as ONNX, and any planned one.
+        networks: the dense network, and any planned one, in the form that the target takes.
         budget: milliseconds or a fraction of the dense latency.
         rounds: how often to build, measure and correct; each round measures a few plans that
             lie next to each other, since a table errs differently on each.

@@ -10,17 +10,22 @@ from hwprune.budget import plan_budget
 from hwprune.errors import InputError
 from hwprune.explain import explain, explanation
 from hwprune.export.folder import write_networks
+from hwprune.export.planned import PlannedNetworks
 from hwprune.job import Job
 from hwprune.plan import Plan
+from hwprune.targets import need_files
 
 
 def export_networks(job: Job, folder: Path) -> None:
     """Write what profiling the network on a device without PyTorch needs.
 
     Raises:
-        InputError: the device's step must be known beforehand, and ``multiple`` does not say it.
+        InputError: the device's step must be known beforehand, and ``multiple`` does not say it; or
+            the target runs no files.
     """
-    networks, step = job.networks, job.recipe.multiple
+    need_files(job.recipe.target)
+    networks = PlannedNetworks(job.dense, job.example, job.graph)
+    step = job.recipe.multiple
     if not networks.cuts and not step:
         raise InputError(
             "This network's ONNX file holds numbers of channels as constants and cannot be cut on "

@@ -14,34 +14,41 @@ from pathlib import Path
 from typing import Protocol, TypeAlias
 
 import numpy as np
-import onnx
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from scipy.optimize import lsq_linear
 
+from hwprune.chain import probe_model
 from hwprune.errors import TableError
 from hwprune.graph import ChannelGraph
 from hwprune.kernels import Kernel, describe
-from hwprune.measure import PROBE_TOLERANCE, Probe, interleave, noise, probe_model
+from hwprune.measure import MOST_NOISE, PROBE_TOLERANCE, Measurement, Probe, interleave, noise
 from hwprune.sampling import calibration_widths, crossed_widths, error_widths
 from hwprune.step import find_step
 from hwprune.table import LatencyTable, Network, Sample, append, typical_ms
-from hwprune.targets import KernelTime, Runnable, Target
+from hwprune.targets import KernelTime, Loadable, Runnable, Target, TorchNetwork
 
 Progress: TypeAlias = Callable[[str, float], None]  # what is being done, share done in [0, 1]
 
 _ATTEMPTS = 3
+_ROUNDS = 100  # of calibration, at most
 _LEAST_ROUNDS = 20  # of calibration, however slow the network
+_LONGER = 3  # times as long is a calibration that is repeated because it was noisy
 _DENSE_WEIGHT = 5.0  # of the others' error, in the calibration
 _KNOWN = 0.98  # of a network's time measured before, in other networks: it is not run again
 
 
 class Networks(Protocol):
-    """A network as ONNX at any widths: ``PlannedNetworks``, or the files of an exported folder."""
+    """A network at any widths, in the form that the target takes.
 
-    dense: onnx.ModelProto
+    ``PlannedNetworks``, ``PlannedModules``, or the files of an exported folder.
+    """
 
-    def at(self, widths: Mapping[str, int]) -> onnx.ModelProto:
+    @property
+    def dense(self) -> Loadable:
+        """The dense network."""
+
+    def at(self, widths: Mapping[str, int]) -> Loadable:
         """The network with the first channels of every group."""
 
 
@@ -96,7 +103,7 @@ def fill(
         if graph.fingerprint in table.networks:
             return table
         _forget_last(table, graph, path)
-        probe = Probe(device.load(probe_model()))
+        probe = Probe(device.load(probe_model(device.takes)))
         dense = _profile_one(device.load(networks.dense), probe, effort)
         kernels = tuple(describe(dense, networks.dense, graph))
         wanted = _unknown(table, graph, kernels, dense)
@@ -136,7 +143,7 @@ def only_writer(path: Path | None) -> Iterator[None]:
 
 
 def _open(
-    device: Target, dense: onnx.ModelProto, path: Path | None, step: int | None, tell: Progress
+    device: Target, dense: Loadable, path: Path | None, step: int | None, tell: Progress
 ) -> LatencyTable:
     """The table to add to: the one in the file if it is of this device, or a new one."""
     if path is not None and path.exists():
@@ -157,8 +164,10 @@ def _open(
     return table
 
 
-def batch_of(model: onnx.ModelProto) -> str:
-    """How many images an ONNX model takes at once."""
+def batch_of(model: Loadable) -> str:
+    """How many images a network takes at once."""
+    if isinstance(model, TorchNetwork):
+        return str(len(model.inputs[0]))
     return str(model.graph.input[0].type.tensor_type.shape.dim[0].dim_value)
 
 
@@ -272,7 +281,7 @@ def _calibrate(
     runnables = [device.load(networks.at(widths)) for widths in sampled]
     dense_s = runnables[0].run_ms() / 1e3  # the others take about half; each sample is two runs
     seconds = max(60.0, _LEAST_ROUNDS * len(runnables) * dense_s)
-    measurements = interleave(runnables, rounds=100, seconds=seconds)
+    measurements = calibration_run(runnables, seconds)
     measured = [m.latency_ms for m in measurements]
     table.add(network=Network(graph.fingerprint, kernels, 1.0, 0.0, 0.0, measured[0]))
     features = np.array([[table.predict_ms(graph, w), 1.0, graph.params(w) / 1e6] for w in sampled])
@@ -293,6 +302,17 @@ def _calibrate(
         profiled=effort.profiled,
         rejected=effort.rejected,
     )
+
+
+def calibration_run(runnables: Sequence[Runnable], seconds: float) -> list[Measurement]:
+    """Whole networks measured in turn; once more, for longer, where that was noisy."""
+    first = interleave(runnables, rounds=_ROUNDS, seconds=seconds)
+    error = noise(first)
+    if error is None or error <= MOST_NOISE:
+        return first
+    longer = interleave(runnables, rounds=_LONGER * _ROUNDS, seconds=_LONGER * seconds)
+    again = noise(longer)
+    return longer if again is not None and again < error else first
 
 
 def _fit_calibration(

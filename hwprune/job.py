@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import onnx
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
@@ -18,17 +19,20 @@ from hwprune.budget import Budget, Limits
 from hwprune.checkpoint import load
 from hwprune.data import Data, balanced_indices, batches, load_data
 from hwprune.errors import InputError, NotHere
-from hwprune.export.planned import PlannedNetworks
+from hwprune.export.planned import planned_networks
+from hwprune.export.to_onnx import to_onnx
 from hwprune.files import write_text
+from hwprune.fill import Networks
 from hwprune.graph import ChannelGraph
 from hwprune.models import LoadedModel, load_model
 from hwprune.offered import Offered
 from hwprune.plan import Plan
+from hwprune.precision import in_precision
 from hwprune.recipe import Recipe
 from hwprune.reconstruct import Features, features
 from hwprune.score import score
 from hwprune.table import LatencyTable
-from hwprune.targets import Target, load_target
+from hwprune.targets import Target, file_precision, load_target
 from hwprune.ties import find_ties
 from hwprune.trace import trace
 
@@ -110,9 +114,9 @@ class Job:
         return trace(self.loaded.model, self.example, keep=self.kept_whole)
 
     @cached_property
-    def networks(self) -> PlannedNetworks:
-        """The dense network as ONNX, and any planned one."""
-        return PlannedNetworks(self.dense, self.example, self.graph)
+    def networks(self) -> Networks:
+        """The dense network, and any planned one, in the form that the target takes."""
+        return planned_networks(self.target.takes, self.dense, self.example, self.graph)
 
     @property
     def table_path(self) -> Path:
@@ -218,6 +222,16 @@ class Job:
         count = min(self.recipe.calibration_images, len(self.data.calibration))
         indices = balanced_indices(self.data.calibration.labels, count, self.recipe.seed)
         return list(batches(self.data.calibration, indices, batch_size=min(batch_size, count)))
+
+    def exported(self, network: nn.Module) -> onnx.ModelProto:
+        """A network as ONNX in the precision in which the target runs files.
+
+        Its ranges in int8 are those of the calibration images.
+        """
+        precision, size = file_precision(self.recipe.target), self.recipe.batch
+        found = self.calibration(batch_size=size) if precision == "int8" else []
+        images = [images.numpy() for images, _ in found if len(images) == size]
+        return in_precision(to_onnx(network, self.example), precision, images)
 
     @property
     def test_split(self) -> str:

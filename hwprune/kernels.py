@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import onnx
 
 from hwprune.graph import ChannelGraph, Channels, Layer
-from hwprune.targets import KernelTime
+from hwprune.targets import KernelTime, Loadable
 
 _THROUGH = ("Relu", "Clip", "HardSwish", "HardSigmoid", "Sigmoid", "Identity", "BatchNormalization")
+_JOINS = {"Concat", "Concatenation", "cat"}  # words of kinds: the outputs are all inputs in a row
 
 
 @dataclass(frozen=True)
@@ -31,29 +33,29 @@ class Kernel:
         return any(side.count(widths) == 0 for side in sides)
 
 
-def describe(
-    times: Iterable[KernelTime], model: onnx.ModelProto, graph: ChannelGraph
-) -> list[Kernel]:
+def describe(times: Iterable[KernelTime], model: Loadable, graph: ChannelGraph) -> list[Kernel]:
     """Link the runtime's kernels to channel groups.
 
-    A kernel that a layer of the network was compiled into is found by its name, which runtimes
-    derive from the ONNX node or from the tensor it writes; every other kernel has the channels
-    of what it reads.
+    A kernel that a layer of the network was compiled into is found by the weight that it is said to
+    compute with, or by its name, which runtimes derive from the ONNX node or from the tensor it
+    writes; every other kernel has the channels of what it reads.
 
     Args:
         times: kernels of the dense network in order of execution.
-        model: the ONNX model that was run; its initializers have the state dict's names.
+        model: the network that was run; an ONNX model's initializers have the state dict's names.
         graph: the channel graph of the same network.
     """
-    layer_of = _layers_by_name(model, graph)
+    by_weight = {layer.weight: layer for layer in graph.layers}
+    layer_of = _layers_by_name(model, by_weight) if isinstance(model, onnx.ModelProto) else {}
     written: dict[str, Channels] = {}
     kernels = []
     for time in times:
-        layer = next((layer_of[n] for n in _aliases(time.name) if n in layer_of), None)
+        known = [by_weight[weight] for weight in time.weights if weight in by_weight]
+        known += [layer_of[name] for name in _aliases(time.name) if name in layer_of]
         sources = [written[name] for name in time.reads if name in written]
-        if layer is not None:
-            inputs, outputs = layer.inputs, layer.outputs
-        elif time.kind.startswith("Concat"):
+        if known:
+            inputs, outputs = known[0].inputs, known[0].outputs
+        elif _JOINS & set(time.kind.split()):
             inputs, outputs = Channels(fixed=1), _sum(sources)
         else:
             widest = max(sources, key=lambda c: c.count(graph.widths), default=Channels(fixed=1))
@@ -63,9 +65,8 @@ def describe(
     return kernels
 
 
-def _layers_by_name(model: onnx.ModelProto, graph: ChannelGraph) -> dict[str, Layer]:
+def _layers_by_name(model: onnx.ModelProto, by_weight: Mapping[str, Layer]) -> dict[str, Layer]:
     """Layers by the names of their ONNX nodes and of the tensors up to the next other node."""
-    by_weight = {layer.weight: layer for layer in graph.layers}
     found: dict[str, Layer] = {}
     of_tensor: dict[str, Layer] = {}
     for node in model.graph.node:
@@ -85,10 +86,10 @@ def _layers_by_name(model: onnx.ModelProto, graph: ChannelGraph) -> dict[str, La
 def _aliases(name: str) -> list[str]:
     """What a runtime's kernel name may stand for.
 
-    ``fused node_Gemm_3``, ``relu_4_nchwc``, ``node_Gemm_3/WithoutBiases``.
+    ``fused node_Gemm_3``, ``relu_4_nchwc``, ``node_Gemm_3/WithoutBiases``, ``node_Conv_3_token_7``.
     """
     bare = name.removeprefix("fused ").removesuffix("_nchwc").removesuffix("/WithoutBiases")
-    return [name, bare]
+    return [name, bare, re.sub(r"_token_\d+$", "", bare)]
 
 
 def _sum(parts: list[Channels]) -> Channels:

@@ -18,8 +18,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import onnx
-from onnx import TensorProto, helper, numpy_helper
 
 from hwprune.targets import Runnable
 
@@ -29,6 +27,7 @@ QUANTILE = 0.10  # of the samples is the latency; repeats to 0.5 % where medians
 QUIET = 1.10  # samples up to this times the latency were taken on a quiet machine
 LEAST_ROUNDS = 5  # however slow the networks
 BLOCKS = 8  # of consecutive samples, whose spread tells the error of a ratio
+MOST_NOISE = 0.01  # of ratios of whole networks: a calibration with more is not to be trusted
 ROUNDS_FOR_ERROR = 25 * BLOCKS
 SAMPLE_MS = 2.0  # faster networks are run several times a sample
 
@@ -73,20 +72,6 @@ class Measurement:
                 "of the latency"
             )
         return None
-
-
-def probe_model() -> onnx.ModelProto:
-    """A 3x3 convolution, 64 to 64 channels at 28 by 28: about 0.3 ms on one CPU core."""
-    weight = np.random.default_rng(0).standard_normal((64, 64, 3, 3)).astype(np.float32)
-    shape = [1, 64, 28, 28]
-    graph = helper.make_graph(
-        [helper.make_node("Conv", ["x", "w"], ["y"], pads=[1, 1, 1, 1], name="conv")],
-        "probe",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)],
-        [numpy_helper.from_array(weight, "w")],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
 
 
 class Probe:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from hwprune.export.planned import PlannedNetworks
+from hwprune.export.planned import planned_networks
 from hwprune.fill import Progress, fill
 from hwprune.graph import ChannelGraph
 from hwprune.table import LatencyTable
@@ -48,5 +48,5 @@ def profile(
         progress("tracing and exporting", 0.0)
     device = load_target(target) if isinstance(target, str) else target
     graph = graph or trace(model, example_inputs)
-    networks = PlannedNetworks(model, example_inputs, graph)
+    networks = planned_networks(device.takes, model, example_inputs, graph)
     return fill(graph, networks, device, path=path, renew=renew, progress=progress)

@@ -120,11 +120,10 @@ def prune_step(job: Job) -> None:
 
 def export_step(job: Job) -> None:
     """Write the ONNX files of the student and, to compare with, of the dense network."""
-    from hwprune.export.to_onnx import save_onnx, to_onnx
+    from hwprune.export.to_onnx import save_onnx
 
-    student = job.student()
-    save_onnx(to_onnx(job.dense, job.example), job.folder / "dense.onnx")
-    save_onnx(to_onnx(student, job.example), job.folder / "model.onnx")
+    save_onnx(job.exported(job.dense), job.folder / "dense.onnx")
+    save_onnx(job.exported(job.student()), job.folder / "model.onnx")
     files = {name: (job.folder / f"{name}.onnx").stat().st_size for name in ("dense", "model")}
     job.console.print(f"{job.folder / 'model.onnx'}: {files['model'] / 1e6:.2f} MB")
     job.note("export", {"bytes": files})
@@ -135,10 +134,11 @@ def verify_step(job: Job) -> None:
     from hwprune.export.latency import read_onnx
     from hwprune.export.verify import verify
 
+    runs_files = job.elsewhere or job.target.takes == "onnx"
     result = verify(
         job.folder / "model.onnx",
         job.student(),
-        read_onnx(job.folder / "dense.onnx"),
+        read_onnx(job.folder / "dense.onnx") if runs_files else job.networks.dense,
         None if job.elsewhere else job.target,
         job.budget,
         job.test(),

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hwprune.export.planned import PlannedNetworks
+from hwprune.export.planned import planned_networks
 from rich.console import Console
 from rich.table import Table
 
@@ -73,7 +73,7 @@ def _fit_network(
     file = f"{given.target}-{name.rpartition(':')[2]}-224.jsonl".replace(":", "-")
     target = load_target(given.target)
     table = hwprune.profile(model, image, target, graph=graph, path=given.tables / file)
-    networks = PlannedNetworks(model, image, graph)
+    networks = planned_networks(target.takes, model, image, graph)
     scores = {group.name: torch.rand(group.width) for group in graph.groups}
     for text in budgets:
         begun, row = time.monotonic(), {"network": name, "target": given.target, "budget": text}

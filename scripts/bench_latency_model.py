@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from hwprune.export.planned import PlannedNetworks
+from hwprune.export.planned import planned_networks
 from rich.console import Console
 from rich.table import Table
 
@@ -76,7 +76,7 @@ def _compare(name: str, target: Any, given: argparse.Namespace) -> dict[str, Any
     graph = hwprune.trace(model, image)
     table = hwprune.profile(model, image, target, graph=graph, path=given.tables / file)
     seconds = time.monotonic() - start
-    networks = PlannedNetworks(model, image, graph)
+    networks = planned_networks(target.takes, model, image, graph)
     others = held_out_widths(graph, table.step, given.count, seed=SEED)
     runnables = [target.load(networks.at(widths)) for widths in (graph.widths, *others)]
     dense, *measured = interleave(runnables, seconds=given.seconds, rounds=100)

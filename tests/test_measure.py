@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import nn
 
-from hwprune.measure import Measurement, Probe, interleave, probe_model, ratio_error
+from hwprune.chain import probe_model
+from hwprune.measure import Measurement, Probe, interleave, ratio_error
 from hwprune.sampling import calibration_widths, crossed_widths, held_out_widths
 from hwprune.table import anchors
 from hwprune.targets.fake import FakeTarget
@@ -134,8 +135,8 @@ def test_the_probe_remembers_its_best() -> None:
 
 
 def test_the_probe_is_a_network_that_a_target_can_run() -> None:
-    onnx.checker.check_model(probe_model(), full_check=True)
-    assert Probe(FakeTarget().load(probe_model())).slowdown() == 1.0
+    onnx.checker.check_model(probe_model("onnx"), full_check=True)
+    assert Probe(FakeTarget().load(probe_model("onnx"))).slowdown() == 1.0
 
 
 class Residual(nn.Module):

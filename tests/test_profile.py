@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from pathlib import Path
 
@@ -12,8 +13,10 @@ from hwprune.export.to_onnx import to_onnx
 from torch import nn
 
 from hwprune.errors import TableError
-from hwprune.fill import batch_of, only_writer
+from hwprune.fill import batch_of, calibration_run, only_writer
+from hwprune.measure import MOST_NOISE, noise
 from hwprune.profile import profile
+from hwprune.show import profile_summary
 from hwprune.step import find_step
 from hwprune.table import LatencyTable, append
 from hwprune.targets.fake import FakeTarget
@@ -157,6 +160,38 @@ def test_a_second_network_goes_into_the_same_file(unbroken, graph, tmp_path) -> 
     assert LatencyTable.load(path) == table
     dense_ms = table.network(graph).dense_ms
     assert table.predict_ms(graph, graph.widths) == pytest.approx(dense_ms, rel=0.03)
+
+
+class Drifting:
+    """Takes 5 ms, but in its first so many runs 5 to 10, rising over every 200 of them."""
+
+    def __init__(self, drifts: int) -> None:
+        self._drifts, self.runs = drifts, 0
+
+    def run_ms(self) -> float:
+        self.runs += 1
+        return 5.0 + (self.runs % 200 / 40 if self.runs <= self._drifts else 0.0)
+
+    def profile(self, runs: int):
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(("drifts", "runs"), [(0, 204), (204, 808), (10**6, 808)])
+def test_a_noisy_calibration_is_repeated_once_for_longer(drifts, runs) -> None:
+    steady, drifting = Drifting(0), Drifting(drifts)
+    found = calibration_run([steady, drifting], seconds=1000)
+    assert steady.runs == drifting.runs == runs  # two a sample, and four to find that out
+    error = noise(found)
+    assert error is not None and (error > MOST_NOISE) is (drifts > runs)
+
+
+@pytest.mark.parametrize(("error", "loud"), [(None, False), (0.009, False), (0.02, True)])
+def test_a_noisy_calibration_is_said_loudly(unbroken, graph, error, loud) -> None:
+    table = LatencyTable.load(unbroken)
+    network = dataclasses.replace(table.network(graph), noise=error)
+    summary = profile_summary(unbroken, table, network)
+    assert ("the machine was busy" in summary and "--renew" in summary) is loud
+    assert ("known to no more than 2.0%" in summary) is loud
 
 
 def test_progress_is_told_and_rises(model, graph) -> None:

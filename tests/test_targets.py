@@ -8,9 +8,9 @@ import torch
 from hwprune.export.to_onnx import to_onnx
 from torch import nn
 
+from hwprune.chain import probe_model
 from hwprune.errors import HwpruneError, InputError, NotHere
 from hwprune.kernels import describe
-from hwprune.measure import probe_model
 from hwprune.targets import load_target
 from hwprune.targets.apart import Apart
 from hwprune.targets.fake import FakeTarget
@@ -55,7 +55,10 @@ def test_a_targets_own_name_gives_the_same_target(name) -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("tpu", "Unknown target 'tpu'; expected one of onnxruntime-cpu, openvino-cpu, fake"),
+        (
+            "tpu",
+            "Unknown target 'tpu'; expected one of onnxruntime-cpu, openvino-cpu",
+        ),
         ("", "Unknown target ''"),
         ("fake:speed=3", "speed"),
         ("fake:step=wide", "wide"),
@@ -74,14 +77,14 @@ def test_a_target_that_is_not_one(name, words) -> None:
 
 
 def test_the_fake_is_as_slow_as_its_parameters_say() -> None:
-    plain = FakeTarget(8).load(probe_model()).run_ms()
-    kernels = FakeTarget(8).load(probe_model()).profile(3)
+    plain = FakeTarget(8).load(probe_model("onnx")).run_ms()
+    kernels = FakeTarget(8).load(probe_model("onnx")).profile(3)
     assert plain == pytest.approx(0.002 + 1e-5 * 64 * 28 * 28 * 9 * 8 * 8)
     assert kernels[0].times_ms == (plain,) * 3
-    slower = FakeTarget(8, factor=1.5, offset_ms=2.0).load(probe_model())
+    slower = FakeTarget(8, factor=1.5, offset_ms=2.0).load(probe_model("onnx"))
     assert slower.run_ms() == pytest.approx(1.5 * plain + 2)
     assert slower.profile(1)[0].times_ms == (plain,)
-    noisy = FakeTarget(8, noise=0.1).load(probe_model())
+    noisy = FakeTarget(8, noise=0.1).load(probe_model("onnx"))
     assert min(noisy.run_ms() for _ in range(20)) >= plain
 
 
@@ -148,9 +151,9 @@ def test_a_target_in_a_process_of_its_own_is_the_same_target(exported) -> None:
 
 def test_networks_that_nothing_refers_to_are_let_go() -> None:
     apart = Apart("hwprune.targets.fake", "FakeTarget")
-    kept = apart.load(probe_model())
+    kept = apart.load(probe_model("onnx"))
     for _ in range(3):
-        assert apart.load(probe_model())._number == 1
+        assert apart.load(probe_model("onnx"))._number == 1
     assert kept.run_ms() > 0
 
 
@@ -162,12 +165,12 @@ def test_errors_come_back_from_the_other_process() -> None:
     apart = Apart("hwprune.targets.fake", "FakeTarget")
     with pytest.raises(HwpruneError, match="KeyError"):
         apart.ask("run_ms", 7)
-    assert apart.load(probe_model()).run_ms() > 0
+    assert apart.load(probe_model("onnx")).run_ms() > 0
 
 
 def test_a_process_that_is_killed_is_an_error_of_ours() -> None:
     apart = Apart("hwprune.targets.fake", "FakeTarget")
-    run = apart.load(probe_model())
+    run = apart.load(probe_model("onnx"))
     apart._process.kill()
     with pytest.raises(HwpruneError, match="ended with status -9"):
         run.run_ms()

@@ -4,11 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 import onnx
 
 from hwprune.errors import InputError, NotHere
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Form: TypeAlias = Literal["onnx", "module"]  # of the networks that a target loads
+
+
+@dataclass(frozen=True)
+class TorchNetwork:
+    """A PyTorch network with example inputs, for targets that run PyTorch itself."""
+
+    model: nn.Module
+    inputs: tuple[Any, ...]
+
+
+Loadable: TypeAlias = onnx.ModelProto | TorchNetwork
 
 
 @dataclass(frozen=True)
@@ -21,12 +37,14 @@ class KernelTime:
             groups, spatial size, batch, fused epilogue. Kernels of one kind share measurements.
         reads: names of the kernels whose outputs it reads.
         times_ms: raw times, one a run.
+        weights: the state dict's keys of what it computes with, where the target knows them.
     """
 
     name: str
     kind: str
     reads: tuple[str, ...]
     times_ms: tuple[float, ...]
+    weights: tuple[str, ...] = ()
 
 
 class Runnable(Protocol):
@@ -46,11 +64,15 @@ class Target(Protocol):
     def name(self) -> str:
         """What a user types to get this target."""
 
+    @property
+    def takes(self) -> Form:
+        """The form of the networks that it loads."""
+
     def environment(self) -> dict[str, str]:
         """Device, runtime, versions, threads: what a latency table depends on."""
 
-    def load(self, model: onnx.ModelProto) -> Runnable:
-        """Make a network ready to run."""
+    def load(self, model: Any) -> Runnable:
+        """Make a network, in the form that the target takes, ready to run."""
 
 
 def _onnxruntime_cpu(**options: str) -> Target:
@@ -71,6 +93,24 @@ def _openvino_cpu(**options: str) -> Target:
         ) from error
 
 
+def _onnxruntime_cuda(**options: str) -> Target:
+    from hwprune.targets.onnxruntime_cuda import OnnxRuntimeCuda
+
+    return OnnxRuntimeCuda(**options)
+
+
+def _torch_cpu(**options: str) -> Target:
+    from hwprune.targets.torch_cpu import TorchCpu
+
+    return TorchCpu(**options)
+
+
+def _torch_cuda(**options: str) -> Target:
+    from hwprune.targets.torch_cuda import TorchCuda
+
+    return TorchCuda(**options)
+
+
 def _fake(**options: str) -> Target:
     from hwprune.targets.fake import FakeTarget
 
@@ -79,9 +119,38 @@ def _fake(**options: str) -> Target:
 
 TARGETS: dict[str, Callable[..., Target]] = {
     "onnxruntime-cpu": _onnxruntime_cpu,
+    "onnxruntime-cuda": _onnxruntime_cuda,
     "openvino-cpu": _openvino_cpu,
+    "torch-cpu": _torch_cpu,
+    "torch-cuda": _torch_cuda,
     "fake": _fake,
 }
+
+
+_MODULES = ("torch-cpu", "torch-cuda")  # that take no ONNX files
+
+
+def need_files(name: str) -> None:
+    """Refuse a target that runs PyTorch networks where there are ONNX files.
+
+    Raises:
+        InputError: says which targets run files.
+    """
+    kind = name.partition(":")[0]
+    if kind in _MODULES:
+        others = ", ".join(other for other in TARGETS if other not in _MODULES)
+        raise InputError(
+            f"{kind} runs PyTorch networks, no ONNX files. Give one of {others} with --target, or "
+            f"measure with {kind} where PyTorch is: `hwprune profile`, `prune` and `verify`."
+        )
+
+
+def file_precision(name: str) -> str:
+    """The precision of the ONNX files that a target runs: ``fp32``, ``fp16`` or ``int8``."""
+    kind, _, options = name.partition(":")
+    given = [o.removeprefix("precision=") for o in options.split(",") if "precision=" in o]
+    own = kind not in _MODULES and given and given[-1] in ("fp16", "int8")
+    return given[-1] if own else "fp32"
 
 
 def load_target(name: str) -> Target:

@@ -13,12 +13,13 @@ import pickle
 import subprocess
 import sys
 import weakref
+from collections.abc import Mapping
 from typing import Any
 
 import onnx
 
 from hwprune.errors import HwpruneError
-from hwprune.targets import KernelTime, Runnable, Target
+from hwprune.targets import Form, KernelTime, Runnable, Target
 
 _START = (
     "import sys; sys.modules['torch'] = None; "
@@ -31,6 +32,7 @@ class Apart:
 
     Args:
         module, maker: where the target's class is.
+        variables: of the process's environment, beside those of this one.
         options: of the target, as they were typed.
 
     Raises:
@@ -38,10 +40,22 @@ class Apart:
         HwpruneError: the process has ended.
     """
 
-    def __init__(self, module: str, maker: str, **options: str) -> None:
+    takes: Form = "onnx"
+
+    def __init__(
+        self,
+        module: str,
+        maker: str,
+        variables: Mapping[str, str] | None = None,
+        /,
+        **options: str,
+    ) -> None:
         code = _START.format(module=module, maker=maker, options=options)
         self._process = subprocess.Popen(
-            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            [sys.executable, "-c", code],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, **(variables or {})},
         )
         weakref.finalize(self, _end, self._process)
         self.unused: list[int] = []  # networks that nothing here refers to any more
@@ -95,6 +109,11 @@ class ApartNetwork:
     def profile(self, runs: int) -> list[KernelTime]:
         """Kernel times from the other process."""
         times: list[KernelTime] = self._target.ask("profile", self._number, runs)
+        return times
+
+    def profile_here(self, runs: int) -> list[KernelTime]:
+        """The same of a target whose ``profile`` would ask another process again."""
+        times: list[KernelTime] = self._target.ask("profile_here", self._number, runs)
         return times
 
 

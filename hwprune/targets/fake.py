@@ -15,11 +15,13 @@ import numpy as np
 import onnx
 from onnx import shape_inference
 
-from hwprune.targets import KernelTime
+from hwprune.targets import Form, KernelTime
 
 
 class FakeTarget:
     """Kernels cost ``overhead + blocks_in * blocks_out * positions`` with blocks of ``step``."""
+
+    takes: Form = "onnx"
 
     def __init__(
         self,

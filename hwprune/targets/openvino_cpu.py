@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU, in fp32 or bf16.
+"""OpenVINO on the CPU, in fp32, bf16 or int8.
 
 It runs in a process of its own: in one with PyTorch's training it crashes.
 """
@@ -14,21 +14,23 @@ import numpy as np
 import onnx
 import openvino
 
-from hwprune.targets import KernelTime
+from hwprune.precision import in_precision
+from hwprune.targets import Form, KernelTime
 from hwprune.targets.cpu import cpu_name, thread_count
+from hwprune.targets.options import one_of
 
-_PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
+_PRECISIONS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}  # of what is not quantised
 _DATA = ("Input", "Const", "Output")  # entries of the execution graph that are no kernels
 
 
 class OpenVinoCpu:
     """OpenVINO's CPU plugin with one stream and a fixed number of threads."""
 
+    takes: Form = "onnx"
+
     def __init__(self, threads: str | int = 1, precision: str = "fp32") -> None:
         self.threads = thread_count(threads)
-        if precision not in _PRECISIONS:
-            raise ValueError(f"precision must be one of {', '.join(_PRECISIONS)}, got {precision}")
-        self.precision = precision
+        self.precision = one_of("precision", precision, _PRECISIONS)
 
     @property
     def name(self) -> str:
@@ -46,7 +48,8 @@ class OpenVinoCpu:
 
     def load(self, model: onnx.ModelProto) -> OpenVinoNetwork:
         """Make a network ready to run."""
-        return OpenVinoNetwork(model, self.threads, _PRECISIONS[self.precision])
+        own = in_precision(model, self.precision)
+        return OpenVinoNetwork(own, self.threads, _PRECISIONS[self.precision])
 
 
 class OpenVinoNetwork:
@@ -55,6 +58,9 @@ class OpenVinoNetwork:
     def __init__(self, model: onnx.ModelProto, threads: int, precision: str) -> None:
         self._nodes = {node.name: node for node in model.graph.node}
         self._weights = {i.name: list(i.dims) for i in model.graph.initializer}
+        for node in model.graph.node:
+            if node.op_type == "DequantizeLinear" and node.input[0] in self._weights:
+                self._weights[node.output[0]] = self._weights[node.input[0]]
         self._content = model.SerializeToString()
         self._options = {
             "INFERENCE_NUM_THREADS": threads,
