@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import onnx
-import onnxruntime as ort
-import torch
 from torch import Tensor, nn
 
 from hwprune.budget import Budget
@@ -20,6 +16,7 @@ from hwprune.measure import Measurement
 from hwprune.targets import Target
 
 from .latency import latency_misses, read_onnx, side_by_side
+from .run import onnx_runner
 
 RELATIVE_TOLERANCE = 1e-4  # of the largest output, in fp32
 MIN_AGREEMENT = 0.99  # of top-1 predictions, on real data
@@ -118,29 +115,3 @@ def verify(
         None if dense_ms is None else budget.ratio_to(dense_ms.latency_ms),
         path.stat().st_size,
     )
-
-
-def onnx_runner(model: onnx.ModelProto) -> Callable[[Tensor], Tensor]:
-    """A function from images [n, C, H, W] to logits [n, classes] that runs ONNX Runtime.
-
-    A model with a fixed batch gets its batches one by one, the last filled up.
-    """
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1  # nothing is timed here, and waiting threads spin
-    session: Any = ort.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    entry = session.get_inputs()[0]
-    fixed = entry.shape[0] if isinstance(entry.shape[0], int) else None
-
-    def run(images: Tensor) -> Tensor:
-        array = images.numpy()
-        size = fixed or len(array)
-        outputs = []
-        for start in range(0, len(array), size):
-            part = array[start : start + size]
-            filled = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
-            outputs.append(session.run(None, {entry.name: filled})[0][: len(part)])
-        return torch.from_numpy(np.concatenate(outputs))
-
-    return run
