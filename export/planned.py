@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import cached_property
 from typing import Any
 
-import numpy as np
 import onnx
-import onnxruntime as ort
 import torch
 from torch import Tensor, nn
 
 from hwprune.fill import Networks
-from hwprune.graph import ChannelGraph
+from hwprune.graph import Branch, ChannelGraph
 from hwprune.modes import evaluating
 from hwprune.oracle import output_tensors, relative_difference
 from hwprune.plan import Plan
@@ -21,7 +20,9 @@ from hwprune.prune import prune
 from hwprune.targets import Form, TorchNetwork
 
 from .resize import keep_first, resize
+from .run import outputs_of, session_of
 from .to_onnx import to_onnx
+from .without_branches import without_branches
 
 _TOLERANCE = 1e-3  # a wrong cut is wrong by far more, or does not run at all
 
@@ -58,8 +59,9 @@ class PlannedNetworks:
     """The dense network as ONNX, and the same network at any widths.
 
     The dense file is cut where that is proven to give the pruned network's outputs; a file that
-    holds numbers of channels as constants (group norms, shuffles) cannot be cut, nor can whole
-    branches: such a planned network is pruned and exported instead, which takes seconds.
+    holds numbers of channels as constants (group norms, shuffles) cannot be cut: such a planned
+    network is pruned and exported instead, which takes seconds. Branches are left out of the file
+    where that too is proven.
 
     Attributes:
         dense: the dense network.
@@ -71,41 +73,42 @@ class PlannedNetworks:
     ) -> None:
         self._model, self._inputs, self._graph = model, example_inputs, graph
         self.dense = to_onnx(model, example_inputs)
-        self.cuts = self._cutting_is_right()
+        self.cuts = self._is_right(())
+
+    @cached_property
+    def drops(self) -> bool:
+        """Whether branches are left out of the dense file: all of them, and every other one."""
+        branches = self._graph.branches
+        return self.cuts and self._is_right(branches) and self._is_right(branches[::2])
 
     def at(self, widths: Mapping[str, int]) -> onnx.ModelProto:
         """The network with the first channels of every group; without branches at width 0."""
         plan = keep_first(self._graph, widths)
-        if self.cuts and not plan.left_out:
-            return resize(self.dense, self._graph, plan)
+        if self.drops if plan.left_out else self.cuts:
+            return self._cut(plan)
         return to_onnx(prune(self._model, self._graph, plan), self._inputs)
 
-    def _cutting_is_right(self) -> bool:
+    def _cut(self, plan: Plan) -> onnx.ModelProto:
+        smaller = resize(self.dense, self._graph, plan)
+        gone = self._graph.left_out(plan.widths)
+        return without_branches(smaller, self._graph, gone) if gone else smaller
+
+    def _is_right(self, branches: Iterable[Branch]) -> bool:
+        """Whether half of all channels, and these branches, can be cut out of the dense file."""
         draw = random.Random(0)
         kept = {
             group.name: draw.sample(range(group.width), max(1, group.width // 2))
             for group in self._graph.groups
         }
+        kept |= {name: [] for branch in branches for name in branch.groups}
         plan = Plan.from_kept(self._graph, kept)
         given = self._inputs if isinstance(self._inputs, tuple) else (self._inputs,)
         inputs = [x for x in given if isinstance(x, Tensor)]
         small = prune(self._model, self._graph, plan)
         with torch.no_grad(), evaluating(small):
             wanted = output_tensors(small(*given))
-        try:
-            got = _run(resize(self.dense, self._graph, plan), inputs)
+        try:  # what cannot be cut is expected to fail
+            got = outputs_of(session_of(self._cut(plan), silent=True), inputs)
         except Exception:  # the runtime raises kinds of its own
             return False
         return relative_difference(wanted, got) <= _TOLERANCE
-
-
-def _run(model: onnx.ModelProto, inputs: list[Tensor]) -> list[Tensor]:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 4  # what cannot be cut is expected to fail
-    session = ort.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    names = [entry.name for entry in session.get_inputs()]
-    feed = {name: np.ascontiguousarray(x.numpy()) for name, x in zip(names, inputs, strict=True)}
-    return [torch.from_numpy(array) for array in session.run(None, feed)]

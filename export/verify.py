@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import onnx
-import onnxruntime as ort
-import torch
 from torch import Tensor, nn
 
 from hwprune.budget import Budget
@@ -21,6 +16,7 @@ from hwprune.precision import precision_of
 from hwprune.targets import Loadable, Target, TorchNetwork
 
 from .latency import latency_misses, read_onnx, side_by_side
+from .run import onnx_runner
 
 # By the precision of the file: how far outputs may be from PyTorch's, of the largest one, and the
 # share of real images on which both must predict the same class.
@@ -127,29 +123,3 @@ def verify(
         path.stat().st_size,
         precision_of(exported),
     )
-
-
-def onnx_runner(model: onnx.ModelProto) -> Callable[[Tensor], Tensor]:
-    """A function from images [n, C, H, W] to logits [n, classes] that runs ONNX Runtime.
-
-    A model with a fixed batch gets its batches one by one, the last filled up.
-    """
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1  # nothing is timed here, and waiting threads spin
-    session: Any = ort.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    entry = session.get_inputs()[0]
-    fixed = entry.shape[0] if isinstance(entry.shape[0], int) else None
-
-    def run(images: Tensor) -> Tensor:
-        array = images.numpy()
-        size = fixed or len(array)
-        outputs = []
-        for start in range(0, len(array), size):
-            part = array[start : start + size]
-            filled = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
-            outputs.append(session.run(None, {entry.name: filled})[0][: len(part)])
-        return torch.from_numpy(np.concatenate(outputs))
-
-    return run

@@ -30,8 +30,8 @@ from typing import Any
 
 import torch
 import torchvision
+from hwprune.export.run import onnx_runner
 from hwprune.export.to_onnx import to_onnx
-from hwprune.export.verify import onnx_runner
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn

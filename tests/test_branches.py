@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import onnxruntime
 import pytest
 import torch
 from hwprune.export.planned import PlannedNetworks
+from hwprune.export.resize import keep_first
+from hwprune.export.run import outputs_of, session_of
 from hwprune.export.to_onnx import to_onnx
+from hwprune.export.without_branches import without_branches
 from torch import nn
 
 import hwprune
-from hwprune.errors import InputError
+from hwprune.errors import HwpruneError, InputError
 from hwprune.models import build_model
-from hwprune.oracle import oracle_error
+from hwprune.oracle import oracle_error, relative_difference
 from hwprune.plan import Plan
 from hwprune.profile import profile
 from hwprune.targets.fake import FakeTarget
@@ -223,6 +227,33 @@ def test_the_solver_leaves_branches_out_and_the_planned_network_is_as_fast() -> 
     assert target.load(planned).run_ms() == pytest.approx(plan.predicted_ms, rel=0.05)
 
 
+def test_branches_are_left_out_of_the_dense_file_as_exporting_leaves_them_out() -> None:
+    net = all_blocks()
+    graph = hwprune.trace(net, IMAGE)
+    networks = PlannedNetworks(net, IMAGE, graph)
+    assert networks.cuts and networks.drops
+    draw = random.Random(0)
+    x = torch.randn(1, 3, 16, 16)
+    for _ in range(6):
+        widths = {group.name: draw.randrange(1, group.width + 1) for group in graph.groups}
+        for branch in draw.sample(graph.branches, draw.randrange(1, 5)):
+            widths |= dict.fromkeys(branch.groups, 0)
+        small = hwprune.prune(net, graph, keep_first(graph, widths))
+        exported, cut = to_onnx(small, IMAGE), networks.at(widths)
+        kinds = [sorted(n.op_type for n in model.graph.node) for model in (cut, exported)]
+        assert kinds[0] == kinds[1]
+        (got,) = outputs_of(session_of(cut), [x])
+        assert relative_difference([small(x).detach()], [got]) < 1e-5
+
+
+def test_a_branch_that_the_file_does_not_show_is_not_left_out_of_it() -> None:
+    net = all_blocks()
+    graph = hwprune.trace(net, IMAGE)
+    other = replace(graph.branches[0], modules=("stem", *graph.branches[0].modules))
+    with pytest.raises(HwpruneError, match=r"no addition of the branch blocks\.0\.bn2"):
+        without_branches(to_onnx(net, IMAGE), graph, [other])
+
+
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "efficientnet_b0", "regnet_y_400mf"])
 def test_real_networks_without_their_branches(name) -> None:
     torch.manual_seed(0)
@@ -233,3 +264,4 @@ def test_real_networks_without_their_branches(name) -> None:
     assert oracle_error(net, graph, plan, (torch.randn(2, 3, 64, 64),)) < 1e-5
     small = hwprune.prune(net, graph, plan)
     assert sum(p.numel() for p in small.parameters()) == plan.params
+    assert PlannedNetworks(net, torch.zeros(1, 3, 64, 64), graph).drops

@@ -17,8 +17,9 @@ import torchvision
 from hwprune.export.latency import read_onnx
 from hwprune.export.planned import PlannedNetworks
 from hwprune.export.resize import keep_first, resize
+from hwprune.export.run import onnx_runner
 from hwprune.export.to_onnx import save_onnx, to_onnx
-from hwprune.export.verify import onnx_runner, verify
+from hwprune.export.verify import verify
 from nets import CASES, Net, conv, pooled
 from torch import Tensor, nn
 

@@ -7,8 +7,8 @@ import math
 
 import pytest
 import torch
+from hwprune.export.run import onnx_runner
 from hwprune.export.to_onnx import to_onnx
-from hwprune.export.verify import onnx_runner
 from nets import CASES
 from test_trace import parameters, random_plan, shaken
 from torch import nn
