@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hwprune import processes
 from hwprune.graph import ChannelGraph
 from hwprune.modes import evaluating
 from hwprune.plan import Plan
@@ -58,12 +59,12 @@ Features: TypeAlias = Mapping[str, Moments]  # key of a layer's weight -> what i
 class _Collector:
     """Adds up moments as a network runs."""
 
-    generator: torch.Generator
+    seed: int
     moments: dict[str, Moments] = field(default_factory=dict)
 
     def hook(self, key: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         def look(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-            read = _places(module, inputs[0].detach(), self.generator).double()
+            read = _places(module, inputs[0].detach(), self.seed).double()
             mine = Moments(len(read), read.sum(0), read.T @ read)
             before = self.moments.get(key)
             if before is not None:
@@ -92,7 +93,7 @@ def features(
         batches: images and labels; the labels are not used.
         seed: of the places.
     """
-    collector = _Collector(torch.Generator().manual_seed(seed))
+    collector = _Collector(seed)
     device = next(model.parameters()).device
     with ExitStack() as stack, evaluating(model), torch.no_grad():
         for layer in graph.layers:
@@ -102,9 +103,15 @@ def features(
                 stack.callback(handle.remove)
         for images, _ in batches:
             model(images.to(device))
+    return _over_all_processes(collector.moments)
+
+
+def _over_all_processes(moments: dict[str, Moments]) -> dict[str, Moments]:
+    counts = processes.summed([m.count for m in moments.values()])
+    processes.sum_([each for m in moments.values() for each in (m.sums, m.products)])
     return {
-        key: Moments(m.count, m.sums.cpu(), m.products.cpu())
-        for key, m in collector.moments.items()
+        key: Moments(round(count), m.sums.cpu(), m.products.cpu())
+        for (key, m), count in zip(moments.items(), counts, strict=True)
     }
 
 
@@ -160,21 +167,22 @@ def _can_be_refitted(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear)
 
 
-def _places(module: nn.Module, x: Tensor, generator: torch.Generator) -> Tensor:
+def _places(module: nn.Module, x: Tensor, seed: int) -> Tensor:
     """What single outputs are computed from, [places, n]; columns as in the flattened weight."""
     if not isinstance(module, nn.Conv2d):
         rows = x.flatten(0, -2)
         wanted = _PLACES * len(x)
-        return rows if len(rows) <= wanted else rows[_draw(len(rows), wanted, generator)]
+        return rows if len(rows) <= wanted else rows[_draw(len(rows), wanted, seed)]
     assert isinstance(module.padding, tuple)
     read = F.unfold(x, module.kernel_size, module.dilation, module.padding, module.stride)
     if read.shape[2] > _PLACES:
-        read = read[:, :, _draw(read.shape[2], _PLACES, generator)]
+        read = read[:, :, _draw(read.shape[2], _PLACES, seed)]
     return read.transpose(1, 2).flatten(0, 1)
 
 
-def _draw(count: int, wanted: int, generator: torch.Generator) -> Tensor:
-    return torch.randperm(count, generator=generator)[:wanted]
+def _draw(count: int, wanted: int, seed: int) -> Tensor:
+    """The same places of every image, so that they do not depend on what was read before."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:wanted]
 
 
 def _kept(count: int, gone: list[int]) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hwprune import processes
 from hwprune.errors import InputError
 from hwprune.graph import ChannelGraph, Group
 from hwprune.modes import evaluating
@@ -147,6 +148,9 @@ def score(
 ) -> dict[str, Tensor]:
     """The importance of every channel of every group.
 
+    In several processes (see ``processes``) each gives batches of its own, and all get the scores
+    of all batches together.
+
     Args:
         model: the trained network; runs in evaluation mode and is left as it was.
         graph: its channel graph.
@@ -186,7 +190,7 @@ def _without_refit(
     model: nn.Module, graph: ChannelGraph, batches: list[tuple[Tensor, Tensor]]
 ) -> dict[str, Tensor]:
     """``fisher`` in the unit of ``surgeon``: the second-order loss of one image."""
-    images = sum(len(labels) for _, labels in batches)
+    (images,) = processes.summed([sum(len(labels) for _, labels in batches)])
     effects = _accumulate(model, graph, batches, "fisher")
     return {name: effect / (2 * images) for name, effect in effects.items()}
 
@@ -212,6 +216,11 @@ def _accumulate(
         if added is not None:
             add(added)
             model.zero_grad(set_to_none=True)
+    if criterion in PER_SET:
+        count = processes.sum_gradients_(model, count)
+    else:
+        count = round(processes.summed([count])[0])
+        processes.sum_(total.values())
     if not count:
         raise InputError("No calibration batches; give at least one batch of images and labels.")
     if criterion in PER_SET:

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hwprune import processes
 from hwprune.graph import ChannelGraph, Group
 from hwprune.modes import evaluating
 from hwprune.reconstruct import Moments, features
@@ -157,4 +158,6 @@ def _output_costs(
             loss = F.cross_entropy(model(inputs), labels.to(device), reduction="sum")
             torch.autograd.grad(loss, inputs)  # which leaves the parameters' gradients alone
             count += len(images)
-    return {key: total / count for key, total in sums.items()}
+    processes.sum_(sums.values())
+    (images,) = processes.summed([count])
+    return {key: total / images for key, total in sums.items()}

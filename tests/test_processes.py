@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from launch import finish, start
 from test_train import Net, same, tiny_data
 from torch import nn
@@ -23,7 +22,7 @@ from hwprune.errors import InputError
 from hwprune.norms import synchronised
 from hwprune.plan import Plan
 from hwprune.prune import prune
-from hwprune.score import PER_BATCH, PER_SET, members
+from hwprune.score import score
 from hwprune.trace import trace
 from hwprune.train import Interrupted, Teaching, Training, finetune
 
@@ -69,7 +68,7 @@ def train(name: str, batch_size: int, **options: Any) -> dict[str, Any]:
 
 
 def importances(rank: int, of: int) -> dict[str, dict[str, torch.Tensor]]:
-    """Importances by a criterion of the set and one of the batch, as ``score`` adds them up."""
+    """Importances by criteria of the set, of the batch, of the image, and after a refit."""
     torch.manual_seed(0)
     net = Net().eval()
     graph = trace(net, torch.zeros(1, 1, 6, 6))
@@ -78,24 +77,8 @@ def importances(rank: int, of: int) -> dict[str, dict[str, torch.Tensor]]:
         (torch.rand(4, 1, 6, 6, generator=draw), torch.randint(0, 4, (4,), generator=draw))
         for _ in range(5)
     ]
-    scores = {}
-    net.zero_grad()
-    added = {g.name: torch.zeros(g.width) for g in graph.groups}
-    for images, labels in batches[rank::of]:
-        F.cross_entropy(net(images), labels).backward()
-    count = processes.sum_gradients_(net, len(batches[rank::of]))
-    for parameter in net.parameters():
-        parameter.grad /= count
-    scores["taylor"] = {
-        g.name: PER_SET["taylor"](members(net, graph, g)).detach() for g in graph.groups
-    }
-    for images, labels in batches[rank::of]:
-        net.zero_grad()
-        F.cross_entropy(net(images), labels).backward()
-        for group in graph.groups:
-            added[group.name] += PER_BATCH["gate_taylor"](members(net, graph, group)).detach()
-    processes.sum_(added.values())
-    return {**scores, "gate_taylor": added}
+    criteria = ("taylor", "gate_taylor", "fisher", "surgeon")
+    return {each: score(net, graph, batches[rank::of], each) for each in criteria}
 
 
 def stopped_by_the_second(checkpoint: Path) -> dict[str, Any]:
