@@ -35,6 +35,7 @@ def recipe_options(command: F) -> F:
         text = field.metadata["help"] + (f" [{shown}]" if shown is not None else "")
         name, kind = f"--{field.name.replace('_', '-')}", types[field.name]
         shape: dict[str, Any] = {"is_flag": True} if kind is bool else {"type": kind}
+        name += f"/--no-{name[2:]}" if field.default is True else ""
         option = click.option(name, default=None, help=text, **shape)
         command = option(command)
     return command

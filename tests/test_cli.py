@@ -396,3 +396,9 @@ def test_a_stale_table_is_refused_with_the_command_that_renews_it(
 def dense_ms(table: LatencyTable) -> float:
     (network,) = table.networks.values()
     return network.dense_ms
+
+
+def test_what_is_on_can_be_switched_off() -> None:
+    shown = CliRunner().invoke(commands, ["run", "--help"]).output
+    assert "--reconstruct / --no-reconstruct" in shown
+    assert "--no-depth" not in shown
