@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from timm.utils.model_ema import ModelEmaV3
@@ -12,8 +13,8 @@ from torch.optim import SGD, AdamW, Optimizer
 from hwprune.errors import InputError
 
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
-    "adamw": AdamW,
-    "sgd": lambda groups, lr: SGD(groups, lr=lr, momentum=0.9, nesterov=True),
+    "adamw": partial(AdamW, fused=True),
+    "sgd": partial(SGD, momentum=0.9, nesterov=True, fused=True),
 }
 
 

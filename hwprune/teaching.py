@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hwprune.data import Data, balanced_indices, batches
-from hwprune.distill import OUTPUT, Distillation, Taps, WidthMaps, inner_loss, soft_loss
+from hwprune.distill import OUTPUT, Distillation, Taps, WidthMaps, inner_loss, sampled, soft_loss
 from hwprune.graph import ChannelGraph
 from hwprune.plan import Plan
 
@@ -69,14 +69,17 @@ class Lesson:
         if compiled:
             self.ask = torch.compile(self.ask)
 
-    def added(self, images: Tensor, logits: Tensor) -> Tensor:
+    def added(self, images: Tensor, logits: Tensor, step: int) -> Tensor:
         """What the teacher adds to the loss of ``images``, whose ``logits`` the student just gave.
 
-        Its features are let go one after the other.
+        Its features are let go one after the other; the step says which pixels are compared.
         """
         with torch.inference_mode():
             wanted = self.ask(images)
-        ours, theirs = ({**taps.take()} for taps in self._taps)
+        ours, theirs = (
+            {name: sampled(feature, step) for name, feature in taps.take().items()}
+            for taps in self._taps
+        )
         loss = torch.zeros((), device=logits.device)
         if self.how.gamma:
             ours[OUTPUT], theirs[OUTPUT] = logits, wanted

@@ -147,7 +147,7 @@ def finetune(
     """
     processes.join()
     with ExitStack() as stack:
-        run = _Run(model, data, training, teaching, checkpoint, stack)
+        run = Run(model, data, training, teaching, checkpoint, stack)
         if checkpoint is not None and processes.is_main():
             remove_parts(checkpoint)
         if resume and checkpoint is not None and is_there(checkpoint):
@@ -172,8 +172,8 @@ def finetune(
     return tuple(run.history)
 
 
-class _Run:
-    """Everything that a checkpoint holds, and one step of the loop."""
+class Run:
+    """Everything that a checkpoint holds, and one step of the loop; until ``stack`` ends."""
 
     def __init__(
         self,
@@ -223,8 +223,8 @@ class _Run:
         if self.training.freeze_norms:
             fix_statistics(self.model)
         # A step is a tuple of batches; the last one may be incomplete and is left out.
-        for step in zip(*[iter(self._batches())] * self.training.accumulate, strict=False):
-            *sums, stop = processes.summed([*self._one_step(step), pressed()])
+        for step in zip(*[iter(self.batches())] * self.training.accumulate, strict=False):
+            *sums, stop = processes.summed([*self.one_step(step), pressed()])
             loss, top1 = (each / processes.count() for each in sums)
             self.sums = [self.sums[0] + loss, self.sums[1] + top1]
             if report is not None:
@@ -292,7 +292,7 @@ class _Run:
             "distillation": asdict(taught.distillation) if taught else None,
         }
 
-    def _one_step(self, step: Sequence[Any]) -> tuple[float, float]:
+    def one_step(self, step: Sequence[Any]) -> tuple[float, float]:
         """Change the weights; loss and top-1 of this process's images."""
         training = self.training
         for group in self.optimizer.param_groups:
@@ -327,11 +327,11 @@ class _Run:
             logits = self.forward(images)
             loss = F.cross_entropy(logits.float(), wanted, label_smoothing=training.label_smoothing)
             if self.lesson:
-                loss = loss + self.lesson.added(images, logits)
+                loss = loss + self.lesson.added(images, logits, self.step)
         self.accelerator.backward(loss / training.accumulate)
         return torch.stack([loss.detach(), (logits.argmax(1) == labels).float().mean()])
 
-    def _batches(self) -> DataLoader[Any]:
+    def batches(self) -> DataLoader[Any]:
         """Batches from the current position; images do not depend on workers or on the past."""
         training = self.training
         sampler = EpochBatches(

@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import launch
 import pytest
 import torch
 from click.testing import CliRunner
@@ -274,6 +275,30 @@ def test_ctrl_c_leaves_a_checkpoint_and_resume_goes_on(tmp_path: Path) -> None:
     assert not (folder / "finetune.json").exists()
     main(["run", "--resume", "--out", str(folder)])
     assert len(json.loads((folder / "finetune.json").read_text())["history"]) == 6
+
+
+def test_two_processes_finetune_and_one_prints_and_writes(finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    (folder / "finetune.json").unlink()
+    words = ["-m", "hwprune", "finetune", "--epochs", "2", "--batch-size", "64"]
+    running = launch.start(2, *words, "--freeze-norms", "--out", str(folder))
+    first, second = launch.finish(running)
+    assert [process.returncode for process in running] == [0, 0], first[1] + second[1]
+    assert "student epoch 2 of 2" in first[0] and "distilled: " in first[0]
+    assert second[0] == ""
+    assert len(json.loads((folder / "finetune.json").read_text())["history"]) == 2
+    assert not (folder / "export.json").exists()  # no longer true
+    assert not list(folder.rglob("*.part"))
+
+
+def test_steps_that_measure_run_in_one_process(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for step in ("run", "prune", "profile"):
+        assert status_of([step, "--out", "nowhere"]) == 2
+        assert f"`hwprune {step}` runs in one process" in capsys.readouterr().err
 
 
 def test_one_network_for_each_budget_profile_from_one_scoring_pass(

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from hwprune.distill import OUTPUT, Taps, WidthMaps, inner_loss, soft_loss
+from hwprune.distill import OUTPUT, Taps, WidthMaps, inner_loss, sampled, soft_loss
 
 
 def test_taps_keep_the_outputs_of_named_modules() -> None:
@@ -90,6 +90,22 @@ def test_the_loss_is_a_share_of_the_variance_that_is_given() -> None:
     assert loss(1, wanted.var()) == pytest.approx(1 / (20 / 3))
     assert loss(10, (10 * wanted).var()) == pytest.approx(1 / (20 / 3))
     assert loss(1, torch.tensor(4.0)) == pytest.approx(1 / 4)
+
+
+def test_four_steps_compare_every_pixel_once() -> None:
+    draw = torch.Generator().manual_seed(0)
+    got, wanted = (torch.randn(2, 3, 8, 10, generator=draw) for _ in range(2))
+    maps, variance = WidthMaps({}, {}, {}), {"a": torch.tensor(2.0)}
+
+    def loss(step: int | None) -> float:
+        parts = [f if step is None else sampled(f, step) for f in (got, wanted)]
+        return float(inner_loss(maps, {"a": parts[0]}, {"a": parts[1]}, variance))
+
+    assert {sampled(got, step).shape for step in range(4)} == {(2, 3, 4, 5)}
+    assert sum(map(loss, range(4))) / 4 == pytest.approx(loss(None))
+    assert [loss(step) for step in range(4)] == [loss(step) for step in range(4, 8)]
+    for small in (got[:, :, :3], got[0], got[:, :, 0, 0]):
+        assert sampled(small, 1) is small
 
 
 def test_the_teacher_gets_no_gradient() -> None:
