@@ -16,7 +16,7 @@ from hwprune.graph import ChannelGraph
 from hwprune.modes import evaluating
 from hwprune.plan import Plan
 
-_PLACES = 64  # of one image and layer that enter the statistics
+_PLACES = 32  # of one image and layer that enter the statistics
 _RIDGE = 1e-3  # of the mean variance: what keeps nearly equal channels from large weights
 
 
@@ -64,8 +64,8 @@ class _Collector:
 
     def hook(self, key: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         def look(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-            read = _places(module, inputs[0].detach(), self.seed).double()
-            mine = Moments(len(read), read.sum(0), read.T @ read)
+            read = _places(module, inputs[0].detach(), self.seed)
+            mine = Moments(len(read), read.sum(0).double(), (read.T @ read).double())
             before = self.moments.get(key)
             if before is not None:
                 mine = Moments(
@@ -83,7 +83,7 @@ def features(
 ) -> dict[str, Moments]:
     """Mean and covariance of what every layer of the dense network reads.
 
-    One pass in evaluation mode serves every plan. Convolutions are seen at up to 64 places of an
+    One pass in evaluation mode serves every plan. Convolutions are seen at up to 32 places of an
     image, drawn at random. Layers whose inputs cannot be pruned, and depthwise, grouped and
     transposed convolutions, are left out.
 
