@@ -23,7 +23,7 @@ from hwprune.models import LoadedModel, load_model
 from hwprune.offered import Offered
 from hwprune.plan import Plan
 from hwprune.recipe import Recipe
-from hwprune.score import score
+from hwprune.score import score, score_branches
 from hwprune.table import LatencyTable
 from hwprune.targets import Target, load_target
 from hwprune.ties import find_ties
@@ -147,6 +147,13 @@ class Job:
         """The importance of every channel."""
         return score(self.dense, self.graph, self.calibration(), self.recipe.criterion)
 
+    @cached_property
+    def branch_scores(self) -> dict[str, float] | None:
+        """The importance of every residual branch; None where none may be left out."""
+        if not self.recipe.depth:
+            return None
+        return score_branches(self.dense, self.graph, self.calibration(), self.scores)
+
     def lend(self, other: Job) -> None:
         """Spare another job of the same network and data what this one has loaded and computed."""
         for name in ("data", "loaded", "dense", "graph", "scores"):
@@ -174,6 +181,7 @@ class Job:
             max_weight_bytes=recipe.max_weight_bytes or None,
             max_activation_bytes=recipe.max_activation_bytes or None,
             depth=recipe.depth,
+            branch_scores=self.branch_scores,
         )
 
     @property

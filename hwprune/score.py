@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -118,6 +119,92 @@ def score(
             f"Unknown criterion {criterion!r}; expected one of {', '.join(CRITERIA)}. "
             "Try --criterion gate_taylor."
         )
+    with _gradients(model):
+        return _accumulate(model, graph, batches, criterion)
+
+
+def score_branches(
+    model: nn.Module,
+    graph: ChannelGraph,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    scores: Mapping[str, Tensor],
+) -> dict[str, float]:
+    """The importance of every residual branch as a whole, on the scale of its channels' scores.
+
+    A branch is measured by a gate on its output ``y``: closing it changes the loss of an image by
+    ``-sum(g * y)`` to first order, and the mean of its absolute value over the images is what the
+    branch is worth (after Molchanov et al. 2019, "Importance Estimation for Neural Network
+    Pruning", whose gates are on channels). Signs are kept within an image, where what one channel
+    adds another may take back, and lost between images: over a whole set a trained norm's gate has
+    next to no gradient. Channels are scored as if each were removed alone, so gates of whole
+    branches come out smaller by far than sums of channels; they tell branches apart, and their
+    common factor is such that all branches are worth what all their channels are.
+
+    Args:
+        model, graph, batches: as in ``score``.
+        scores: of the channels, by any criterion.
+
+    Returns:
+        Name of the branch -> importance; for ``solve(..., branch_scores=...)``.
+
+    Raises:
+        InputError: no batches, or no branch's output changes the loss.
+    """
+    gates = dict.fromkeys((branch.name for branch in graph.branches), 0.0)
+    if not gates:
+        return {}
+    hooks = [model.get_submodule(name).register_forward_hook(_gate(gates, name)) for name in gates]
+    try:
+        with _gradients(model):
+            _backward(model, batches)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not sum(gates.values()) > 0:
+        raise InputError(
+            "No residual branch changes the loss to first order: the network has no gradient. "
+            "Give trained weights, or leave branch_scores out."
+        )
+    channels = sum(float(scores[name].sum()) for b in graph.branches for name in b.groups)
+    return {name: gate * channels / sum(gates.values()) for name, gate in gates.items()}
+
+
+def _gate(gates: dict[str, float], name: str) -> Callable[[nn.Module, Any, Tensor], None]:
+    """A hook that adds the effects of closing a module's output, image by image."""
+
+    def forward(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        value = output.detach()
+
+        def backward(gradient: Tensor) -> None:  # of the mean loss, so of as many images' share
+            effects = (gradient * value).flatten(1).sum(1)
+            gates[name] += float(effects.abs().sum()) * len(value)
+
+        output.register_hook(backward)  # type: ignore[no-untyped-call]
+
+    return forward
+
+
+def _backward(
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    each: Callable[[], None] = lambda: None,
+) -> int:
+    """Add up the gradients of the mean cross-entropy over the batches; their number."""
+    device = next(model.parameters()).device
+    count = 0
+    for images, labels in batches:
+        loss = F.cross_entropy(model(images.to(device)), labels.to(device))
+        loss.backward()  # type: ignore[no-untyped-call]
+        each()
+        count += 1
+    if not count:
+        raise InputError("No calibration batches; give at least one batch of images and labels.")
+    return count
+
+
+@contextmanager
+def _gradients(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode with gradients of all parameters; afterwards all is as it was."""
     parameters = {k: p for k, p in model.named_parameters() if p.is_floating_point()}
     before = {key: (p.requires_grad, p.grad) for key, p in parameters.items()}
     for parameter in parameters.values():
@@ -125,7 +212,7 @@ def score(
         parameter.grad = None
     try:
         with evaluating(model), torch.enable_grad():
-            return _accumulate(model, graph, batches, criterion)
+            yield
     finally:
         for key, (wanted, grad) in before.items():
             parameters[key].requires_grad_(wanted)
@@ -135,18 +222,14 @@ def score(
 def _accumulate(
     model: nn.Module, graph: ChannelGraph, batches: Iterable[tuple[Tensor, Tensor]], criterion: str
 ) -> dict[str, Tensor]:
-    device = next(model.parameters()).device
     total = {g.name: torch.zeros(g.width) for g in graph.groups}
-    count = 0
-    for images, labels in batches:
-        loss = F.cross_entropy(model(images.to(device)), labels.to(device))
-        loss.backward()  # type: ignore[no-untyped-call]
-        count += 1
+
+    def add() -> None:
         if criterion in PER_BATCH:
             _add(total, model, graph, PER_BATCH[criterion])
             model.zero_grad(set_to_none=True)
-    if not count:
-        raise InputError("No calibration batches; give at least one batch of images and labels.")
+
+    count = _backward(model, batches, add)
     if criterion in PER_SET:
         for parameter in model.parameters():
             if parameter.grad is not None:
