@@ -19,7 +19,7 @@ if find_spec("torch") is not None:
     from hwprune.job import Job
     from hwprune.profile import profile
     from hwprune.prune import prune
-    from hwprune.score import score
+    from hwprune.score import score, score_branches
     from hwprune.solve import cheapest, pareto, solve
     from hwprune.steps import run
     from hwprune.trace import trace
@@ -52,6 +52,7 @@ __all__ = [
     "run",
     "save",
     "score",
+    "score_branches",
     "solve",
     "trace",
 ]

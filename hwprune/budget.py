@@ -132,6 +132,7 @@ class Limits(Offered, total=False):
     max_weight_bytes: float | None
     max_activation_bytes: float | None
     depth: bool
+    branch_scores: Mapping[str, float] | None
 
 
 def plan_budget(

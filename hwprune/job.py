@@ -30,7 +30,7 @@ from hwprune.plan import Plan
 from hwprune.precision import in_precision
 from hwprune.recipe import Recipe
 from hwprune.reconstruct import Features, features
-from hwprune.score import score
+from hwprune.score import score, score_branches
 from hwprune.table import LatencyTable
 from hwprune.targets import Target, file_precision, load_target
 from hwprune.ties import find_ties
@@ -173,6 +173,13 @@ class Job:
         """Where the search for layer compensations keeps what it has tried."""
         return self.folder / "compensation.jsonl"
 
+    @cached_property
+    def branch_scores(self) -> dict[str, float] | None:
+        """The importance of every residual branch; None where none may be left out."""
+        if not self.recipe.depth:
+            return None
+        return score_branches(self.dense, self.graph, self.calibration(), self.scores)
+
     def lend(self, other: Job) -> None:
         """Spare another job of the same network and data what this one has loaded and computed."""
         for name in ("data", "loaded", "dense", "graph", "scores", "features"):
@@ -200,6 +207,7 @@ class Job:
             max_weight_bytes=recipe.max_weight_bytes or None,
             max_activation_bytes=recipe.max_activation_bytes or None,
             depth=recipe.depth,
+            branch_scores=self.branch_scores,
         )
 
     @property

@@ -29,7 +29,7 @@ class Plan:
         peak: the operator during which they do.
         value: summed importance of what stays; None for a plan by hand.
         bound: no plan within the budgets has a greater value; None for a plan by hand.
-        gap: ``(bound - value) / bound``.
+        gap: ``(bound - value) / abs(bound)``.
         predicted_ms: by the latency table; None without one.
         measured_ms: of the network built with these widths, once it was measured.
         measured_ratio: the same divided by the dense network's, from interleaved runs.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -169,6 +170,100 @@ def score(
             f"Unknown criterion {criterion!r}; expected one of {', '.join(CRITERIA)}. "
             "Try --criterion gate_taylor."
         )
+    with _gradients(model):
+        if criterion != "surgeon":
+            return _accumulate(model, graph, batches, criterion)
+        kept = list(batches)
+        return surgeon(model, graph, kept, lambda: _without_refit(model, graph, kept))
+
+
+def score_branches(
+    model: nn.Module,
+    graph: ChannelGraph,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    scores: Mapping[str, Tensor],
+) -> dict[str, float]:
+    """The importance of every residual branch as a whole, on the scale of its channels' scores.
+
+    A branch is measured by a gate on its output ``y``: closing it changes the loss of an image by
+    ``-sum(g * y)`` to first order, and the mean of its absolute value over the images is what the
+    branch is worth (after Molchanov et al. 2019, "Importance Estimation for Neural Network
+    Pruning", whose gates are on channels). Signs are kept within an image, where what one channel
+    adds another may take back, and lost between images: over a whole set a trained norm's gate has
+    next to no gradient. Channels are scored as if each were removed alone, so gates of whole
+    branches come out smaller by far than sums of channels; they tell branches apart, and their
+    common factor is such that all branches are worth what all their channels are.
+
+    Args:
+        model, graph, batches: as in ``score``.
+        scores: of the channels, by any criterion.
+
+    Returns:
+        Name of the branch -> importance; for ``solve(..., branch_scores=...)``.
+
+    Raises:
+        InputError: no batches, or no branch's output changes the loss.
+    """
+    gates = dict.fromkeys((branch.name for branch in graph.branches), 0.0)
+    if not gates:
+        return {}
+    hooks = [model.get_submodule(name).register_forward_hook(_gate(gates, name)) for name in gates]
+    try:
+        with _gradients(model):
+            count = round(processes.summed([_backward(model, batches)])[0])
+    finally:
+        for hook in hooks:
+            hook.remove()
+    _need_batches(count)
+    gates = dict(zip(gates, processes.summed(list(gates.values())), strict=True))
+    if not sum(gates.values()) > 0:
+        raise InputError(
+            "No residual branch changes the loss to first order: the network has no gradient. "
+            "Give trained weights, or leave branch_scores out."
+        )
+    channels = sum(float(scores[name].sum()) for b in graph.branches for name in b.groups)
+    return {name: gate * channels / sum(gates.values()) for name, gate in gates.items()}
+
+
+def _gate(gates: dict[str, float], name: str) -> Callable[[nn.Module, Any, Tensor], None]:
+    """A hook that adds the effects of closing a module's output, image by image."""
+
+    def forward(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        value = output.detach()
+
+        def backward(gradient: Tensor) -> None:  # of the mean loss, so of as many images' share
+            effects = (gradient * value).flatten(1).sum(1)
+            gates[name] += float(effects.abs().sum()) * len(value)
+
+        output.register_hook(backward)  # type: ignore[no-untyped-call]
+
+    return forward
+
+
+def _backward(
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    each: Callable[[], None] = lambda: None,
+) -> int:
+    """Add up the gradients of the mean cross-entropy over the batches; their number."""
+    device = next(model.parameters()).device
+    count = 0
+    for images, labels in batches:
+        loss = F.cross_entropy(model(images.to(device)), labels.to(device))
+        loss.backward()  # type: ignore[no-untyped-call]
+        each()
+        count += 1
+    return count
+
+
+def _need_batches(count: int) -> None:
+    if not count:
+        raise InputError("No calibration batches; give at least one batch of images and labels.")
+
+
+@contextmanager
+def _gradients(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode with gradients of all parameters; afterwards all is as it was."""
     parameters = {k: p for k, p in model.named_parameters() if p.is_floating_point()}
     before = {key: (p.requires_grad, p.grad) for key, p in parameters.items()}
     for parameter in parameters.values():
@@ -176,10 +271,7 @@ def score(
         parameter.grad = None
     try:
         with evaluating(model), torch.enable_grad():
-            if criterion != "surgeon":
-                return _accumulate(model, graph, batches, criterion)
-            kept = list(batches)
-            return surgeon(model, graph, kept, lambda: _without_refit(model, graph, kept))
+            yield
     finally:
         for key, (wanted, grad) in before.items():
             parameters[key].requires_grad_(wanted)
@@ -198,9 +290,7 @@ def _without_refit(
 def _accumulate(
     model: nn.Module, graph: ChannelGraph, batches: Iterable[tuple[Tensor, Tensor]], criterion: str
 ) -> dict[str, Tensor]:
-    device = next(model.parameters()).device
     total = {g.name: torch.zeros(g.width) for g in graph.groups}
-    count = 0
     places = {group.name: _places(model, graph, group) for group in graph.groups}
     added = PER_BATCH.get(criterion) or PER_IMAGE.get(criterion)
 
@@ -209,20 +299,18 @@ def _accumulate(
             for name, found in places.items():
                 total[name] += criterion([place.read() for place in found]).float().cpu()
 
-    for images, labels in _single(batches) if criterion in PER_IMAGE else batches:
-        loss = F.cross_entropy(model(images.to(device)), labels.to(device))
-        loss.backward()  # type: ignore[no-untyped-call]
-        count += 1
+    def each() -> None:
         if added is not None:
             add(added)
             model.zero_grad(set_to_none=True)
+
+    count = _backward(model, _single(batches) if criterion in PER_IMAGE else batches, each)
     if criterion in PER_SET:
         count = processes.sum_gradients_(model, count)
     else:
         count = round(processes.summed([count])[0])
         processes.sum_(total.values())
-    if not count:
-        raise InputError("No calibration batches; give at least one batch of images and labels.")
+    _need_batches(count)
     if criterion in PER_SET:
         for parameter in model.parameters():
             if parameter.grad is not None:

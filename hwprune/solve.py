@@ -16,7 +16,7 @@ from hwprune.offered import Offered, to_choose, width_options
 from hwprune.optimum import Found, best_widths
 from hwprune.plan import Plan
 from hwprune.table import LatencyTable
-from hwprune.worth import Worth, best_channels, check_scores
+from hwprune.worth import Worth, best_channels, check_scores, worth_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,6 +39,7 @@ def solve(
     max_options: int = 12,
     ties: Sequence[Sequence[str]] = (),
     depth: bool = False,
+    branch_scores: Mapping[str, float] | None = None,
     gap: float = 1e-4,
     time_limit_s: float = 60.0,
 ) -> Plan:
@@ -66,7 +67,10 @@ def solve(
             step if not given.
         max_options: widths offered for each group.
         ties: names of groups that are to have equal widths, each tie a sequence.
-        depth: let residual branches be left out whole, for the importance of their channels.
+        depth: let residual branches be left out whole; those of identity shortcuts, since without
+            the branch a projection would be left.
+        branch_scores: what each branch is worth as a whole, by ``score_branches``; the importance
+            of its channels if not given.
         gap: stop when the plan is proven to be within this share of the best.
         time_limit_s: stop then with the best plan so far and its honest gap.
 
@@ -84,7 +88,7 @@ def solve(
         graph, budgets.tables, min_fraction, min_width, multiple, max_options, ties
     )
     options = to_choose(graph, offered, ties, depth=depth)
-    worth = Worth(scores)
+    worth = worth_of(graph, scores, options, branch_scores)
     objective = worth.cost(options)
     widths, found, limits = _within(graph, budgets, objective, gap, time_limit_s)
     return _certified(_plan(graph, worth, table, widths), found, limits)
@@ -193,7 +197,7 @@ def _certified(plan: Plan, found: Found, limits: Sequence[Limit]) -> Plan:
     return replace(
         plan,
         bound=bound,
-        gap=(bound - value) / bound if bound > 0 else 0.0,
+        gap=(bound - value) / abs(bound) if bound else 0.0,
         budgets={limit.key: float(limit.most) for limit in limits},
         prices=prices,
     )

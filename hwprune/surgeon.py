@@ -159,5 +159,5 @@ def _output_costs(
             torch.autograd.grad(loss, inputs)  # which leaves the parameters' gradients alone
             count += len(images)
     processes.sum_(sums.values())
-    (images,) = processes.summed([count])
-    return {key: total / images for key, total in sums.items()}
+    (all_images,) = processes.summed([count])
+    return {key: total / all_images for key, total in sums.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -43,9 +44,40 @@ class Worth:
             values = values_of(self.scores[name], options.options[leader])
             found.tables[(leader,)] = found.tables.get((leader,), 0.0) + values
         for groups, left in self.without.items():
-            if groups in options.branches:
-                found.tables[(options.leader[groups[0]],)][0] += left
+            found.tables[(options.leader[groups[0]],)][0] += left
         return found
+
+
+def worth_of(
+    graph: ChannelGraph,
+    scores: Mapping[str, Tensor],
+    options: WidthOptions,
+    branch_scores: Mapping[str, float] | None = None,
+) -> Worth:
+    """The worth of widths where leaving out a branch loses what the branch as a whole is worth.
+
+    Never less than its narrowest widths would lose: a network that has them can do all that one
+    without the branch does. Without scores of branches it loses what its channels are worth.
+
+    Raises:
+        InputError: branch scores that do not fit the graph.
+    """
+    branches = [branch for branch in graph.branches if branch.groups in options.branches]
+    without: dict[Scope, float] = {}
+    for branch in branches if branch_scores is not None else ():
+        score = (branch_scores or {}).get(branch.name, math.nan)
+        if not (math.isfinite(score) and score >= 0):
+            raise InputError(
+                f"Score of branch {branch.name}: expected a number that is not negative, got "
+                f"{score}. Make them with hwprune.score_branches."
+            )
+        everything = narrow = 0.0
+        for name in branch.groups:
+            narrowest = next(w for w in options.options[options.leader[name]] if w > 0)
+            narrow += float(values_of(scores[name], [narrowest])[0])
+            everything += float(scores[name].double().sum())
+        without[branch.groups] = min(everything - score, narrow)
+    return Worth(scores, without)
 
 
 def check_scores(graph: ChannelGraph, scores: Mapping[str, Tensor]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -152,3 +154,71 @@ def test_bad_input() -> None:
         score(model, graph, [batch()], "taste")
     with pytest.raises(InputError, match="at least one batch"):
         score(model, graph, [])
+
+
+class Gate(nn.Module):
+    """Multiplies what each image's branch adds by a number of its own."""
+
+    def __init__(self, open_: Tensor) -> None:
+        super().__init__()
+        self.open = nn.Parameter(open_)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.open[:, None, None, None]
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, 4, 1)
+        for number in (1, 2):
+            branch = nn.Sequential(nn.Conv2d(4, 6, 1), nn.ReLU(), nn.Conv2d(6, 4, 1))
+            self.add_module(f"branch{number}", branch)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).relu()
+        x = x + self.branch1(x)
+        x = (x + self.branch2(x)).relu()
+        out: Tensor = self.head(x.mean((2, 3)))
+        return out
+
+
+def test_branches_are_worth_what_closing_their_gates_would_change() -> None:
+    """Each image's gate is a parameter here, whose gradient is that change."""
+    torch.manual_seed(0)
+    model = Residual()
+    images, labels = batch()
+    graph = hwprune.trace(model, images)
+    assert [branch.name for branch in graph.branches] == ["branch1", "branch2"]
+    batches = [(images[:4], labels[:4]), (images[4:], labels[4:])]
+    scores = score(model, graph, batches)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    got = hwprune.score_branches(model, graph, batches, scores)
+
+    gates = {}
+    for name in got:
+        gated = copy.deepcopy(model)
+        gate = Gate(torch.ones(6))
+        setattr(gated, name, nn.Sequential(gated.get_submodule(name), gate))
+        F.cross_entropy(gated(images), labels, reduction="sum").backward()
+        gates[name] = float(gate.open.grad.abs().sum())
+    everything = sum(float(scores[f"branch{number}.0"].sum()) for number in (1, 2))
+    assert sum(got.values()) == pytest.approx(everything)
+    assert got["branch1"] / got["branch2"] == pytest.approx(gates["branch1"] / gates["branch2"])
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters()) and model.training
+    assert not any(m._forward_hooks for m in model.modules())
+
+
+def test_branches_that_cannot_be_scored() -> None:
+    model = Residual()
+    graph = hwprune.trace(model, batch()[0])
+    scores = {group.name: torch.ones(group.width) for group in graph.groups}
+    with pytest.raises(InputError, match="No calibration batches"):
+        hwprune.score_branches(model, graph, [], scores)
+    nn.init.zeros_(model.head.weight)
+    with pytest.raises(InputError, match="No residual branch changes the loss"):
+        hwprune.score_branches(model, graph, [batch()], scores)
+    plain = hwprune.trace(Two(True), batch()[0])
+    assert hwprune.score_branches(Two(True), plain, [], {}) == {}

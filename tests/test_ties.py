@@ -25,8 +25,13 @@ from hwprune.ties import find_ties, merged
 
 
 def random_ties(made, draw: random.Random) -> list[tuple[str, ...]]:
-    """One or two ties, which may overlap."""
+    """One or two ties, which may overlap; mostly within a branch or outside, if there is one."""
     names = list(made.graph.widths)
+    for branch in made.graph.branches if draw.random() < 0.8 else ():
+        apart = [list(branch.groups), [name for name in names if name not in branch.groups]]
+        names = max(apart, key=len)
+        if len(names) < 2:
+            return []
     counts = [draw.randrange(2, len(names) + 1) for _ in range(draw.choice([1, 1, 2]))]
     return [tuple(draw.sample(names, count)) for count in counts]
 
@@ -46,7 +51,7 @@ def tied_instances(seeds, depth: bool = False):
         ties = random_ties(made, draw)
         choices = choices_with_branches(made) if depth else made.choices()
         kept = [widths for widths in choices if equal(widths, ties)]
-        if kept:
+        if kept and ties:
             yield draw, made, ties, kept
 
 
@@ -55,7 +60,8 @@ def tied_instances(seeds, depth: bool = False):
 def test_ties_are_kept_and_cost_what_enumeration_says(names, depth) -> None:
     count = left_out = 0
     for draw, made, ties, kept in tied_instances(range(40), depth):
-        costs = made.costs(draw.choice(kept))
+        without = [widths for widths in kept if not all(widths.values())]
+        costs = made.costs(draw.choice(without or kept))
         budgets = {name: costs[name] for name in names}
         if min(budgets.values()) <= 0:
             continue
@@ -67,7 +73,7 @@ def test_ties_are_kept_and_cost_what_enumeration_says(names, depth) -> None:
         best = made.best_value(budgets, kept)
         assert plan.value == pytest.approx(best, rel=1e-9, abs=1e-9)
         count, left_out = count + 1, left_out + bool(plan.left_out)
-    assert count > 8 and (left_out > 0 or not depth)
+    assert count > 8 and (left_out > 3 or not depth)
 
 
 def test_the_cheapest_plan_with_ties() -> None:
