@@ -57,7 +57,7 @@ def test_a_targets_own_name_gives_the_same_target(name) -> None:
     [
         (
             "tpu",
-            "Unknown target 'tpu'; expected one of onnxruntime-cpu, openvino-cpu",
+            "Unknown target 'tpu'; expected one of onnxruntime-cpu, onnxruntime-cuda, openvino-cpu",
         ),
         ("", "Unknown target ''"),
         ("fake:speed=3", "speed"),
@@ -68,7 +68,7 @@ def test_a_targets_own_name_gives_the_same_target(name) -> None:
         ("onnxruntime-cpu:threads=many", "many"),
         ("onnxruntime-cpu:cores=1", "cores"),
         ("openvino-cpu:threads=0", "at least 1"),
-        ("openvino-cpu:precision=fp8", "one of fp32, bf16, got fp8"),
+        ("openvino-cpu:precision=fp8", "one of fp32, bf16, int8, got fp8"),
     ],
 )
 def test_a_target_that_is_not_one(name, words) -> None:
