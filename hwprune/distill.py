@@ -82,18 +82,20 @@ class WidthMaps(nn.Module):
         for name, feature in student.items():
             narrow, wide = feature.shape[1], teacher[name].shape[1]
             if narrow != wide:
-                layer = nn.Conv2d(narrow, wide, 1, bias=False)
+                layer = nn.Linear(narrow, wide, bias=False)
                 if name in kept:
                     with torch.no_grad():
                         layer.weight.zero_()
-                        layer.weight[torch.tensor(kept[name]), torch.arange(narrow), 0, 0] = 1.0
+                        layer.weight[torch.tensor(kept[name]), torch.arange(narrow)] = 1.0
                 self.maps[_key(name)] = layer
 
     def forward(self, name: str, feature: Tensor) -> Tensor:
         """[batch, narrow, h, w] -> [batch, wide, h, w]."""
         key = _key(name)
-        mapped: Tensor = self.maps[key](feature) if key in self.maps else feature
-        return mapped
+        if key not in self.maps:
+            return feature
+        mapped: Tensor = self.maps[key](feature.movedim(1, -1))  # faster than a convolution
+        return mapped.movedim(-1, 1)
 
 
 def _key(name: str) -> str:

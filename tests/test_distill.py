@@ -44,7 +44,7 @@ def test_maps_start_by_putting_kept_channels_back() -> None:
     assert torch.equal(mapped[:, [0, 2, 3]], teacher["block.0"][:, [0, 2, 3]])
     assert torch.equal(mapped[:, [1, 4]], torch.zeros(2, 2, 3, 3))
     assert maps("block.1", teacher["block.1"]) is teacher["block.1"]
-    assert [tuple(p.shape) for p in maps.parameters()] == [(5, 3, 1, 1)]
+    assert [tuple(p.shape) for p in maps.parameters()] == [(5, 3)]
 
 
 def test_maps_of_unknown_places_start_at_random() -> None:
