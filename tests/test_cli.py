@@ -383,12 +383,19 @@ def test_a_plan_explains_itself_and_leaves_branches_out_when_asked(
     given = ["plan", "--out", str(folder), "--min-fraction", "0.5", "--explain"]
     assert status_of([*given, "--budget", "0.25x"]) == 5  # half of the widths is not enough
     capsys.readouterr()
+    more = ["--tie", "stages.0.conv1,stages.1.conv1", "--max-activation-bytes", "8e4"]
+    main([*given, "--budget", "0.7x", *more])
+    plan = Plan.load(folder / "plan.json")
+    assert plan.widths["stages.0.conv1"] == plan.widths["stages.1.conv1"]
+    assert plan.activation_bytes <= plan.budgets["activation bytes"] == 8e4
+    assert "activation bytes at" in " ".join(capsys.readouterr().out.split())
+    given += ["--tie", "", "--max-activation-bytes", "0"]  # the folder's recipe has them now
     main([*given, "--budget", "0.25x", "--depth", "--max-macs", "1e9"])
     printed = " ".join(capsys.readouterr().out.split())
     assert "ms, binding" in printed and "wins a ms" in printed
     plan = Plan.load(folder / "plan.json")
     assert plan.left_out and plan.prices["ms"] > 0
-    main(["prune", "--out", str(folder), "--budget", "0.25x", "--depth", "--min-fraction", "0.5"])
+    main(["prune", "--out", str(folder), "--budget", "0.25x", "--depth"])
     for step in ("finetune", "export", "verify", "report"):
         main([step, "--out", str(folder)])
     assert json.loads((folder / "verify.json").read_text())["misses"] == []

@@ -1,0 +1,78 @@
+"""Branches that may be left out in the certified choice, against enumeration."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from instances import (
+    COMBINATIONS,
+    Instance,
+    check_plan,
+    choices_with_branches,
+    instance,
+    with_a_branch,
+)
+
+from hwprune.errors import InputError
+from hwprune.offered import width_options
+from hwprune.solve import solve
+
+
+def scored_instance(made: Instance, branch_scores) -> Instance:
+    """An instance whose branch is worth its score, but no less than its narrowest widths lose."""
+    if branch_scores is None:
+        return made
+    (branch,) = made.graph.branches
+    options = width_options(made.graph, [made.table], 0.25)
+    best = {name: s.double().sort(descending=True).values for name, s in made.scores.items()}
+    narrow = sum(float(best[name][: options[name][0]].sum()) for name in branch.groups)
+    everything = sum(float(best[name].sum()) for name in branch.groups)
+    left = min(everything - branch_scores[branch.name], narrow)
+
+    class Scored(Instance):
+        def value(self, widths) -> float:
+            return super().value(widths) + (left if widths[branch.groups[0]] == 0 else 0.0)
+
+    return Scored(made.graph, made.table, made.scores)
+
+
+@pytest.mark.parametrize("scored", [False, True])
+@pytest.mark.parametrize("names", COMBINATIONS, ids="+".join)
+def test_branches_are_left_out_where_enumeration_leaves_them_out(names, scored) -> None:
+    left_out = 0
+    for seed in range(40):
+        draw = random.Random(seed)
+        made = with_a_branch(instance(seed), draw)
+        everything = list(choices_with_branches(made))
+        branch_scores = {made.graph.branches[0].name: draw.uniform(0, 12)} if scored else None
+        made = scored_instance(made, branch_scores)
+        costs = made.costs(draw.choice(everything))
+        budgets = {name: costs[name] for name in names}
+        if min(budgets.values()) <= 0:
+            continue
+        plan = solve(
+            made.graph, made.scores, made.table, gap=0.0, depth=True, branch_scores=branch_scores,
+            **budgets,
+        )  # fmt: skip
+        check_plan(made, plan, budgets)
+        best = made.best_value(budgets, everything)
+        assert plan.value == pytest.approx(best, rel=1e-9, abs=1e-9), seed
+        assert bool(plan.left_out) == bool(made.graph.left_out(plan.widths))
+        left_out += bool(plan.left_out)
+    assert left_out > 5
+
+
+@pytest.mark.parametrize("score", [None, -1.0, float("nan"), float("inf")])
+def test_scores_of_branches_must_fit(score) -> None:
+    made = with_a_branch(instance(3), random.Random(3))
+    name = made.graph.branches[0].name
+    scores = {} if score is None else {name: score}
+    with pytest.raises(InputError, match=rf"Score of branch {name}: .*hwprune\.score_branches"):
+        solve(made.graph, made.scores, max_macs=1e9, depth=True, branch_scores=scores)
+
+
+def test_without_depth_no_branch_is_left_out() -> None:
+    made = with_a_branch(instance(3), random.Random(3))
+    plan = solve(made.graph, made.scores, made.table, max_macs=0.6 * made.graph.macs())
+    assert plan.left_out == () and min(plan.widths.values()) > 0
