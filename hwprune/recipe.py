@@ -76,9 +76,9 @@ class Recipe:
     )
     depth: bool = _option(False, "let residual branches be left out whole")
     criterion: str = _option(
-        "taylor",
-        "importance: taylor, norm_taylor, gate_taylor, fisher, fisher_memory, magnitude, "
-        "norm_scale, random, surgeon",
+        "surgeon",
+        "importance: surgeon, taylor, norm_taylor, gate_taylor, fisher, fisher_memory, magnitude, "
+        "norm_scale, random",
     )
     compensate: int = _option(
         0, "networks to try in the search for layer compensation; 0: no search"

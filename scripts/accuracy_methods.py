@@ -283,6 +283,6 @@ ABLATIONS: dict[str, Method] = {
     "hwprune, with depth": _ours(depth=True),
     "hwprune, in three rounds": _ours(rounds=3),
     "hwprune, Taylor": _ours(criterion="taylor"),
-    "hwprune, group Fisher": _ours(criterion="fisher"),
+    "hwprune, gate Taylor": _ours(criterion="gate_taylor"),
 }
 METHODS = {**OURS, **PEERS, **ABLATIONS}
