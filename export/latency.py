@@ -56,7 +56,8 @@ def latency_misses(
             NotMeasured(
                 "The latency was not measured: the network is planned for another device than this "
                 "one. Copy dense.onnx and model.onnx there and run `hwprune measure dense.onnx "
-                "model.onnx` with the same --target and --budget."
+                "model.onnx` with the same --target and --budget; where the target runs PyTorch, "
+                "copy the run's folder and run `hwprune verify --out` there."
             )
         ]
     ratio = pruned.latency_ms / dense.latency_ms
