@@ -24,10 +24,12 @@ from hwprune.distill import Distillation
 from hwprune.errors import BudgetError
 from hwprune.job import Job
 from hwprune.measure import interleave
+from hwprune.offered import width_options
 from hwprune.plan import Plan
 from hwprune.prepare import prepare
 from hwprune.score import score
-from hwprune.solve import best_channels, solve, width_options
+from hwprune.solve import solve
+from hwprune.worth import best_channels
 
 LEAST = 0.98  # of the budget, as measured: all rows lie between this and 1
 PROBES = 9  # networks measured in a bisection

@@ -1,0 +1,39 @@
+"""Compensation and rounds in whole runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hwprune.cli import main
+
+DEMO = ["--model", "hwprune.demo:digits_resnet", "--data", "digits", "--image-size", "16",
+        "--dense-epochs", "1", "--epochs", "1", "--calibration-images", "128"]  # fmt: skip
+
+
+def test_one_search_for_compensations_serves_all_budget_profiles(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, budget in (("wide", "0.7x"), ("tight", "0.5x")):
+        (tmp_path / f"{name}.toml").write_text(f'target = "fake:step=8"\nbudget = "{budget}"\n')
+    profiles = ["--profile", str(tmp_path / "wide.toml"), "--profile", str(tmp_path / "tight.toml")]
+    main(["run", *DEMO, "--compensate", "5", "--out", str(tmp_path / "runs"), *profiles])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert printed.count("after 5 candidates") == 1
+    searches = [tmp_path / "runs" / name / "compensation.jsonl" for name in ("wide", "tight")]
+    assert searches[0].read_text() == searches[1].read_text()
+    assert len(searches[0].read_text().splitlines()) == 5
+    for search in searches:
+        assert json.loads((search.parent / "verify.json").read_text())["misses"] == []
+
+
+def test_a_run_in_rounds_meets_its_budget_and_says_what_each_stage_is_worth(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    more = ["--target", "fake:step=8", "--budget", "0.5x", "--rounds", "3", "--depth"]
+    main(["run", *DEMO, *more, "--out", str(out)])
+    assert json.loads((out / "verify.json").read_text())["ratio"] <= 0.5
+    stages = json.loads((out / "prune.json").read_text())["stages"]
+    assert list(stages) == ["cut", "refitted", "reestimated"]
+    assert stages["reestimated"]["top1"] > stages["cut"]["top1"]
