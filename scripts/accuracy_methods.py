@@ -27,6 +27,7 @@ from hwprune.measure import interleave
 from hwprune.offered import width_options
 from hwprune.plan import Plan
 from hwprune.prepare import prepare
+from hwprune.rounds import Partial, ScoresOf
 from hwprune.score import score
 from hwprune.solve import solve
 from hwprune.worth import best_channels
@@ -234,10 +235,10 @@ def _ours(how: Distillation = INNER, **recipe: Any) -> Method:
         try:
             of = scores_of(mine)
             partial = before_last_round(mine, of)
-            fitted = choose(mine, partial.lift(of(partial.model, partial.graph)))
+            chosen = _chosen_once(mine, partial, of)
         except BudgetError as error:
             raise Unreachable(str(error)) from error
-        plan = partial.within(fitted.plan)
+        plan = partial.within(chosen)
         student = prepare(
             partial.model,
             partial.graph,
@@ -245,9 +246,20 @@ def _ours(how: Distillation = INNER, **recipe: Any) -> Method:
             mine.calibration(),
             known=known_features(mine, partial),
         )
-        return Pruned(student, fitted.plan.measured_ratio or math.nan, how, plan)
+        return Pruned(student, chosen.measured_ratio or math.nan, how, plan)
 
     return method
+
+
+def _chosen_once(job: Job, partial: Partial, of: ScoresOf) -> Plan:
+    """The plan measured to meet the budget; the same for rows that only train otherwise."""
+    recipe = job.recipe
+    words = [recipe.budget, recipe.seed, recipe.criterion, recipe.compensate, recipe.depth,
+             recipe.rounds, recipe.reconstruct or recipe.compensate == 0]  # fmt: skip
+    path = job.folder / f"plan-{'-'.join(map(str, words))}.json"
+    if not path.exists():
+        choose(job, partial.lift(of(partial.model, partial.graph))).plan.save(path)
+    return Plan.load(path)
 
 
 def _with_ours(plan_at: Callable[[Job, float], Plan]) -> Method:
