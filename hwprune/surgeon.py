@@ -26,30 +26,30 @@ class _Reader:
     Attributes:
         weight: [rows, n], each row times the root of half of what its squared error costs.
         inverse: [n, n], of the covariance of what the layer reads.
-        columns: [width, places], where the group's channels are among the n.
+        columns: [channels, places], where the channels that are left are among the n.
     """
 
     weight: Tensor
     inverse: Tensor
     columns: Tensor
 
-    def losses(self, channels: Tensor) -> Tensor:
+    def losses(self) -> Tensor:
         """[channels]: what removing one of them costs after the others were refitted."""
-        columns = self.columns[channels]  # [channels, places]
-        own = self.inverse[columns[:, :, None], columns[:, None, :]]
-        weight = self.weight[:, columns].permute(1, 2, 0)  # [channels, places, rows]
+        own = self.inverse[self.columns[:, :, None], self.columns[:, None, :]]
+        weight = self.weight[:, self.columns].permute(1, 2, 0)  # [channels, places, rows]
         solved: Tensor = torch.linalg.solve(own, weight)
         return (weight * solved).sum((1, 2))
 
-    def remove(self, channels: Tensor) -> None:
-        """Refit the rest to do without these channels."""
-        columns = self.columns[channels].flatten()
-        own, rows = self.inverse[columns][:, columns], self.inverse[columns]
-        share = torch.linalg.solve(own, rows)  # [removed, n]
-        self.weight = self.weight - self.weight[:, columns] @ share
-        self.inverse = self.inverse - rows.T @ share
-        self.inverse[columns] = 0.0
-        self.inverse[:, columns] = 0.0
+    def remove(self, going: Tensor) -> None:
+        """Refit the rest to do without the channels where ``going``, [channels], is true."""
+        gone = self.columns[going].flatten()
+        stays = torch.ones(len(self.inverse), dtype=torch.bool)
+        stays[gone] = False
+        across = self.inverse[gone][:, stays]
+        share = torch.linalg.solve(self.inverse[gone][:, gone], across)  # [gone, stays]
+        self.weight = self.weight[:, stays] - self.weight[:, gone] @ share
+        self.inverse = self.inverse[stays][:, stays].addmm_(across.T, share, alpha=-1.0)
+        self.columns = (stays.cumsum(0) - 1)[self.columns[~going]]
 
 
 def surgeon(
@@ -115,14 +115,14 @@ def _removed_in_turn(group: Group, readers: list[_Reader]) -> Tensor:
     least = torch.zeros((), dtype=torch.float64)
     at_once = max(1, group.width // _STEPS)
     while len(left):
-        losses = torch.stack([reader.losses(left) for reader in readers]).sum(0)
-        value, order = losses.sort()
-        going = left[order[:at_once]]
-        scores[going] = torch.maximum(value[:at_once], least)
-        least = scores[going].max()
+        losses = torch.stack([reader.losses() for reader in readers]).sum(0)
+        going = torch.zeros(len(left), dtype=torch.bool)
+        going[losses.argsort()[:at_once]] = True
+        scores[left[going]] = torch.maximum(losses[going], least)
+        least = scores[left[going]].max()
         for reader in readers:
             reader.remove(going)
-        left = left[order[at_once:]]
+        left = left[~going]
     return scores.float()
 
 

@@ -86,7 +86,8 @@ def test_license_is_inside(names: set[str]) -> None:
 
 def test_metadata_names_the_extras(metadata: Message) -> None:
     extras = metadata.get_all("Provides-Extra") or []
-    assert set(extras) == {"tensorrt", "onnxruntime-gpu", "openvino", "dev"}
+    running = {"tensorrt", "onnxruntime-gpu", "openvino", "datasets", "tensorboard"}
+    assert set(extras) == {*running, "bench", "dev"}
 
 
 def test_metadata_states_the_license(metadata: Message) -> None:
