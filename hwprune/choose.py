@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -36,6 +38,8 @@ def scores_of(job: Job) -> ScoresOf:
 
 def before_last_round(job: Job, of: ScoresOf) -> Partial:
     """The network that the last round starts from: the dense one if there is one round only."""
+    if job.recipe.rounds == 1:
+        return Partial.of(job.dense, job.graph)
     return in_rounds(
         job.dense,
         job.graph,
@@ -80,6 +84,7 @@ def _searched(job: Job) -> Compensation:
         known=job.features,
     )
     losses: list[float] = []
+    first = not job.search_path.exists()
     with progress_bar(job.console) as bar:
         task = bar.add_task("compensation", total=wanted, note="")
 
@@ -93,14 +98,28 @@ def _searched(job: Job) -> Compensation:
             candidates=wanted,
             seed=job.recipe.seed,
             path=job.search_path,
+            about=_about(job),
+            budget=share,
             report=tell,
         )
     if losses:
         job.console.print(
-            f"compensation: calibration loss of the untrained network {losses[0]:.3f} -> "
-            f"{losses[-1]:.3f} after {wanted} candidates"
+            f"compensation: the untrained network's calibration loss is {losses[-1]:.3f} after "
+            f"{wanted} candidates, {losses[0]:.3f} {'before' if first else 'when it went on'}"
         )
     return found
+
+
+def _about(job: Job) -> dict[str, Any]:
+    """What the losses of a search depend on, beside the budget."""
+    digest = hashlib.sha256()
+    for tensor in job.dense.state_dict().values():
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    names = ("criterion", "reconstruct", "calibration_images", "data")
+    return {
+        **{name: getattr(job.recipe, name) for name in names},
+        "weights": digest.hexdigest()[:16],
+    }
 
 
 def choose(job: Job, scores: Mapping[str, Tensor]) -> FittedPlan:

@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from torch import Tensor
 
@@ -22,7 +22,7 @@ _SHARE = 0.2  # of the groups that a mutation changes
 
 @dataclass(frozen=True)
 class Compensation:
-    """A line through the scores of each group: ``max(0, scale * score + offset * mean)``.
+    """A line through the scores of each group: ``scale * score + offset * mean``, positive.
 
     Chin et al. 2018, "Layer-compensated Pruning for Resource-constrained Convolutional Neural
     Networks", has the offsets; Chin et al. 2020, "Towards Efficient Model Compression via Learned
@@ -34,10 +34,10 @@ class Compensation:
     offset: dict[str, float]
 
     def apply(self, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The compensated scores, not negative; the order within a group stays."""
+        """The compensated scores; at least a millionth of what they were, so that order stays."""
         mean = _mean(scores)
         return {
-            name: (self.scale[name] * s + self.offset[name] * mean).clamp_min(0.0)
+            name: (self.scale[name] * s + self.offset[name] * mean).maximum(1e-6 * s)
             for name, s in scores.items()
         }
 
@@ -53,6 +53,8 @@ def compensate(
     candidates: int = 100,
     seed: int = 0,
     path: Path | None = None,
+    about: Mapping[str, Any] | None = None,
+    budget: float = 0.0,
     report: Report | None = None,
 ) -> Compensation:
     """The compensation whose plans lose least, by regularised evolution.
@@ -68,18 +70,22 @@ def compensate(
         candidates: how many to try.
         seed: of the mutations.
         path: a file of one line a candidate; those in it are not tried again.
+        about: what else the losses in it depend on.
+        budget: that ``loss_of`` keeps to; a whole search serves other budgets, one that was broken
+            off goes on at its own only.
         report: is told of every candidate.
 
     Raises:
-        InputError: ``path`` is the search of another network or seed.
+        InputError: ``path`` is the search of another network or seed, or about something else.
     """
-    tried = _read(path, scores, seed)
+    told = {"seed": seed, **(about or {})}
+    tried = _read(path, scores, told, budget, candidates)
     while len(tried) < candidates:
         new = _candidate(tried, list(scores), seed)
         loss = loss_of(new.apply(scores))
         tried.append((new, loss))
         if path is not None:
-            _append(path, new, loss, seed)
+            _append(path, {**told, "budget": budget, "loss": loss, **asdict(new)})
         if report is not None:
             report(len(tried), loss, min(known for _, known in tried))
     return min(tried[:candidates], key=lambda each: each[1])[0]
@@ -113,14 +119,18 @@ def _mean(scores: Mapping[str, Tensor]) -> float:
     return sum(float(s.sum()) for s in scores.values()) / sum(len(s) for s in scores.values())
 
 
-def _append(path: Path, new: Compensation, loss: float, seed: int) -> None:
+def _append(path: Path, entry: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"seed": seed, "loss": loss, **asdict(new)}) + "\n")
+        file.write(json.dumps(entry) + "\n")
 
 
 def _read(
-    path: Path | None, scores: Mapping[str, Tensor], seed: int
+    path: Path | None,
+    scores: Mapping[str, Tensor],
+    told: Mapping[str, Any],
+    budget: float,
+    candidates: int,
 ) -> list[tuple[Compensation, float]]:
     """The candidates of an earlier search; a torn last line is cut off the file."""
     if path is None or not path.exists():
@@ -129,22 +139,28 @@ def _read(
     whole = text[: text.rfind("\n") + 1]
     if whole != text:
         path.write_text(whole, encoding="utf-8")
+    lines = whole.splitlines()
     tried = []
-    for number, line in enumerate(whole.splitlines(), 1):
+    for number, line in enumerate(lines, 1):
+        where = f"{path}, line {number},"
         try:
             entry = json.loads(line)
-            known = Compensation(entry["scale"], entry["offset"])
-            fits = set(known.scale) == set(known.offset) == set(scores) and entry["seed"] == seed
-            loss = float(entry["loss"])
-        except (ValueError, KeyError, TypeError) as error:
+            known = Compensation(entry.pop("scale"), entry.pop("offset"))
+            loss, searched = float(entry.pop("loss")), float(entry.pop("budget"))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
-                f"{path}, line {number}, is no candidate of a search ({error}). Delete the file "
-                "and search again."
+                f"{where} is no candidate of a search ({error}). Delete the file and search again."
             ) from error
-        if not fits:
+        if entry != dict(told) or not set(known.scale) == set(known.offset) == set(scores):
             raise InputError(
-                f"{path}, line {number}, belongs to the search of another network or seed. Delete "
-                "the file and search again."
+                f"{where} belongs to another search: {entry}, not {dict(told)}, or to other "
+                "groups. Delete the file and search again."
+            )
+        if searched != budget and len(lines) < candidates:
+            raise InputError(
+                f"{where} was tried at a budget of {searched:.3f} of the dense latency, and the "
+                f"search is not done; this one is at {budget:.3f}. Finish it at its own budget, or "
+                "delete the file and search again."
             )
         tried.append((known, loss))
     return tried

@@ -182,8 +182,10 @@ class Job:
 
     def lend(self, other: Job) -> None:
         """Spare another job of the same network and data what this one has loaded and computed."""
-        for name in ("data", "loaded", "dense", "graph", "scores", "features"):
+        for name in ("data", "loaded", "dense", "scores", "features"):
             vars(other)[name] = getattr(self, name)
+        if other.recipe.batch == self.recipe.batch:  # the graph counts the batch's activations
+            vars(other)["graph"] = self.graph
 
     @property
     def offered(self) -> Offered:

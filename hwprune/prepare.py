@@ -8,6 +8,7 @@ from typing import TypeAlias
 from torch import Tensor, nn
 
 from hwprune.compensate import LossOf
+from hwprune.errors import InputError
 from hwprune.evaluate import evaluate, reestimate_norms
 from hwprune.graph import ChannelGraph
 from hwprune.plan import Plan
@@ -67,7 +68,15 @@ def loss_before_training(
         plan_of: the plan that scores lead to, within the budget.
         batches: calibration images and labels, at least two batches.
         known: as in ``prepare``.
+
+    Raises:
+        InputError: less than two batches.
     """
+    if len(batches) < 2:
+        raise InputError(
+            f"{len(batches)} batch of calibration images is too few to search for compensations; "
+            "give at least two, with --calibration-images 64 or more."
+        )
     third = max(1, len(batches) // 3)
     judged: dict[tuple[tuple[int, ...], ...], float] = {}
 

@@ -20,12 +20,23 @@ else:
 
 
 _POSITIVE = ("batch", "batch_size", "calibration_images", "lr", "dense_lr", "temperature",
-             "accumulate")  # fmt: skip
+             "accumulate", "rounds")  # fmt: skip
 _NOT_NEGATIVE = ("image_size", "epochs", "workers", "seed", "weight_decay", "gamma", "soft_weight",
                  "min_width", "multiple", "max_macs", "max_params", "max_weight_bytes",
                  "max_activation_bytes", "compensate", "clip", "mixup", "cutmix",
                  "checkpoint_steps")  # fmt: skip
 _CHOICES = {
+    "criterion": (
+        "surgeon",
+        "taylor",
+        "norm_taylor",
+        "gate_taylor",
+        "fisher",
+        "fisher_memory",
+        "magnitude",
+        "norm_scale",
+        "random",
+    ),
     "precision": ("no", "bf16", "fp16"),
     "optimizer": ("adamw", "sgd"),
     "schedule": ("cosine", "linear", "constant", "step"),
@@ -143,6 +154,11 @@ class Recipe:
                 )
         if not 0 <= self.erase <= 1:
             raise InputError(f"--erase must lie in [0, 1], got {self.erase}.")
+        if self.depth and (self.rounds > 1 or self.compensate):
+            raise InputError(
+                "--depth goes with one round and without --compensate: the worth of branches is "
+                "not measured again on the way. Leave one of them out."
+            )
         if not 0 < self.min_fraction <= 1:
             raise InputError(f"--min-fraction must lie in (0, 1], got {self.min_fraction}.")
         for name, known in _CHOICES.items():

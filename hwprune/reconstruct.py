@@ -17,6 +17,7 @@ from hwprune.modes import evaluating
 from hwprune.plan import Plan
 
 _PLACES = 32  # of one image and layer that enter the statistics
+_WIDEST = 8192  # numbers that an output is computed from; the square of it must fit in memory
 _RIDGE = 1e-3  # of the mean variance: what keeps nearly equal channels from large weights
 
 
@@ -65,7 +66,7 @@ class _Collector:
     def hook(self, key: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         def look(module: nn.Module, inputs: tuple[Any, ...]) -> None:
             read = _places(module, inputs[0].detach(), self.seed)
-            mine = Moments(len(read), read.sum(0).double(), (read.T @ read).double())
+            mine = Moments(len(read), read.sum(0).cpu().double(), (read.T @ read).cpu().double())
             before = self.moments.get(key)
             if before is not None:
                 mine = Moments(
@@ -85,7 +86,8 @@ def features(
 
     One pass in evaluation mode serves every plan. Convolutions are seen at up to 32 places of an
     image, drawn at random. Layers whose inputs cannot be pruned, and depthwise, grouped and
-    transposed convolutions, are left out.
+    transposed convolutions, are left out, and so are layers that compute an output from more than
+    8,192 numbers.
 
     Args:
         model: the dense network.
@@ -96,7 +98,7 @@ def features(
     collector = _Collector(seed)
     device = next(model.parameters()).device
     with ExitStack() as stack, evaluating(model), torch.no_grad():
-        for layer in graph.layers:
+        for layer in {layer.weight: layer for layer in graph.layers}.values():
             module = model.get_submodule(layer.weight.rpartition(".")[0])
             if layer.inputs.groups and _can_be_refitted(module):
                 handle = module.register_forward_pre_hook(collector.hook(layer.weight))
@@ -123,7 +125,8 @@ def reconstruct(
     With ``P`` the least-squares prediction of the removed inputs of a layer from those that stay,
     over the dense network's features: ``W'_kept = W_kept + W_removed P``, and where the layer has a
     bias, ``b' = b + W_removed (mean_removed - P mean_kept)``: the mean of what is missing. Without
-    a bias a norm follows, whose statistics are to be estimated again.
+    a bias that is left to the batch norm behind, whose statistics are to be estimated again; where
+    none follows, it stays missing.
 
     After He et al. 2017, "Channel Pruning for Accelerating Very Deep Neural Networks", but for all
     layers at once and with the dense network's inputs, so that one pass over the images does for
@@ -161,10 +164,12 @@ def reconstruct(
 
 
 def _can_be_refitted(module: nn.Module) -> bool:
+    if not isinstance(module, (nn.Conv2d, nn.Linear)) or module.weight[0].numel() > _WIDEST:
+        return False
     if isinstance(module, nn.Conv2d):
         padded = isinstance(module.padding, tuple) and module.padding_mode == "zeros"
         return module.groups == 1 and padded
-    return isinstance(module, nn.Linear)
+    return True
 
 
 def _places(module: nn.Module, x: Tensor, seed: int) -> Tensor:

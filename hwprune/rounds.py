@@ -40,18 +40,25 @@ class Partial:
         return cls(model, graph, graph, {g.name: tuple(range(g.width)) for g in graph.groups})
 
     def lift(self, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Scores of this network as scores of the dense one; what is gone is worth nothing."""
+        """Scores of this network as scores of the dense one; what is gone is worth nothing.
+
+        A group that is down to one channel is no group of this network; that channel is worth most.
+        """
+        most = max((float(s.max()) for s in scores.values()), default=1.0)
         lifted = {}
         for group in self.whole.groups:
             lifted[group.name] = torch.zeros(group.width)
-            if group.name in scores:
-                lifted[group.name][list(self.kept[group.name])] = scores[group.name]
+            own = scores.get(group.name, torch.tensor(most))
+            lifted[group.name][list(self.kept[group.name])] = own
         return lifted
 
     def within(self, plan: Plan) -> Plan:
         """A plan for the dense network without the channels that are gone already."""
         kept = {
-            name: sorted(set(indices) & set(self.kept[name])) for name, indices in plan.kept.items()
+            name: sorted(set(indices) & set(self.kept[name]))
+            if name in self.graph.widths
+            else self.kept[name]
+            for name, indices in plan.kept.items()
         }
         own = Plan.from_kept(self.whole, kept)
         return own if own.widths != plan.widths else replace(plan, kept=own.kept)

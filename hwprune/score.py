@@ -229,7 +229,7 @@ def _gate(gates: dict[str, float], name: str) -> Callable[[nn.Module, Any, Tenso
     """A hook that adds the effects of closing a module's output, image by image."""
 
     def forward(module: nn.Module, inputs: Any, output: Tensor) -> None:
-        value = output.detach()
+        value = output.detach().clone()  # the addition may be in place
 
         def backward(gradient: Tensor) -> None:  # of the mean loss, so of as many images' share
             effects = (gradient * value).flatten(1).sum(1)
@@ -355,7 +355,8 @@ def _places(model: nn.Module, graph: ChannelGraph, group: Group) -> list[_Place]
     found = []
     for (key, dim), positions in places.items():
         path, _, name = key.rpartition(".")
-        parameter = getattr(model.get_submodule(path), name)
+        module = model.get_submodule(path)
+        parameter = getattr(module, name)
         layer = producers.get((key, dim))
         reader = readers.get((key, dim))
         role: Role
@@ -363,7 +364,7 @@ def _places(model: nn.Module, graph: ChannelGraph, group: Group) -> list[_Place]
             role = "layer"
         elif reader is not None and parameter.shape[dim] == reader.inputs.count(graph.widths):
             role = "reader"  # not of a grouped convolution, which hands its channels on
-        elif parameter.ndim == 1 and name == "weight":
+        elif parameter.ndim == 1 and name == "weight" and not isinstance(module, nn.PReLU):
             role = "norm"
         else:
             continue

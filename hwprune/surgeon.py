@@ -40,16 +40,23 @@ class _Reader:
         solved: Tensor = torch.linalg.solve(own, weight)
         return (weight * solved).sum((1, 2))
 
-    def remove(self, going: Tensor) -> None:
-        """Refit the rest to do without the channels where ``going``, [channels], is true."""
+    def remove(self, going: Tensor) -> Tensor:
+        """Refit the rest to do without the channels where ``going``, [channels], is true.
+
+        Returns what that costs, for all of them together.
+        """
         gone = self.columns[going].flatten()
         stays = torch.ones(len(self.inverse), dtype=torch.bool)
         stays[gone] = False
         across = self.inverse[gone][:, stays]
-        share = torch.linalg.solve(self.inverse[gone][:, gone], across)  # [gone, stays]
-        self.weight = self.weight[:, stays] - self.weight[:, gone] @ share
+        own = self.inverse[gone][:, gone]
+        share = torch.linalg.solve(own, across)  # [gone, stays]
+        weight = self.weight[:, gone]
+        lost: Tensor = (weight.T * torch.linalg.solve(own, weight.T)).sum()
+        self.weight = self.weight[:, stays] - weight @ share
         self.inverse = self.inverse[stays][:, stays].addmm_(across.T, share, alpha=-1.0)
         self.columns = (stays.cumsum(0) - 1)[self.columns[~going]]
+        return lost
 
 
 def surgeon(
@@ -66,14 +73,15 @@ def surgeon(
     ``F_o`` is the summed squared gradient of the loss by its output (the Kronecker-factored Fisher
     of Martens and Grosse 2015, with a diagonal output side). Channels leave in the order of least
     loss, each removal refitting the rest, as in Kurtic et al. 2023, "ZipLM"; a channel's importance
-    is what its own removal adds. In units of the loss of one image, for all layers alike.
+    is what its own removal adds; those that leave at once share what they cost together. In units
+    of the loss of one image, for all layers alike.
 
     Args:
         model: the dense network, in evaluation mode.
         graph: its channel graph.
         batches: images and labels.
         otherwise: gives scores in the same unit, for groups that no refittable layer reads; not
-            called without need.
+            called without need. Of a group that others read as well, those are not counted.
 
     Returns:
         Group name -> importance [width], float32.
@@ -118,10 +126,10 @@ def _removed_in_turn(group: Group, readers: list[_Reader]) -> Tensor:
         losses = torch.stack([reader.losses() for reader in readers]).sum(0)
         going = torch.zeros(len(left), dtype=torch.bool)
         going[losses.argsort()[:at_once]] = True
-        scores[left[going]] = torch.maximum(losses[going], least)
+        together = torch.stack([reader.remove(going) for reader in readers]).sum()
+        shared = (together - losses[going].sum()).clamp_min(0.0) / going.sum()  # as of two copies
+        scores[left[going]] = torch.maximum(losses[going] + shared, least)
         least = scores[left[going]].max()
-        for reader in readers:
-            reader.remove(going)
         left = left[~going]
     return scores.float()
 
@@ -149,12 +157,12 @@ def _output_costs(
 
     device = next(model.parameters()).device
     with ExitStack() as stack, evaluating(model), torch.enable_grad():
-        for layer in graph.layers:
+        for layer in {layer.weight: layer for layer in graph.layers}.values():
             if layer.inputs.groups:
                 module = model.get_submodule(layer.weight.rpartition(".")[0])
                 stack.callback(module.register_forward_hook(hook(layer.weight)).remove)
         for images, labels in batches:
-            inputs = images.to(device).requires_grad_()
+            inputs = images.to(device).detach().requires_grad_()
             loss = F.cross_entropy(model(inputs), labels.to(device), reduction="sum")
             torch.autograd.grad(loss, inputs)  # which leaves the parameters' gradients alone
             count += len(images)

@@ -48,7 +48,9 @@ class Lesson:
         device = next(student.parameters()).device
         teacher = copy.deepcopy(teaching.teacher).to(device).to(memory_format=layout)
         self.ask: Callable[[Tensor], Tensor] = teacher.eval().requires_grad_(False)
-        names = [tap.name for tap in teaching.graph.taps] if self.how.gamma else []
+        gone = teaching.graph.left_out(teaching.plan.widths)
+        taps = [t for t in teaching.graph.taps if not any(b.holds(t.name) for b in gone)]
+        names = [tap.name for tap in taps] if self.how.gamma else []
         self._taps = Taps(student, names), Taps(teacher, names)
         count = min(VARIANCE_IMAGES, len(data.calibration))
         chosen = balanced_indices(data.calibration.labels, count, seed=0)
@@ -58,7 +60,7 @@ class Lesson:
         with torch.no_grad(), self._taps[0] as ours, self._taps[1] as theirs:
             student(images[:1])
             features = {OUTPUT: teacher(images), **theirs.take()}
-            kept = {t.name: teaching.plan.kept[t.group] for t in teaching.graph.taps if t.group}
+            kept = {t.name: teaching.plan.kept[t.group] for t in taps if t.group}
             self.maps = WidthMaps(ours.take(), features, kept).to(device)
         self.variances = {name: f.float().var().clamp_min(1e-6) for name, f in features.items()}
 

@@ -147,6 +147,7 @@ def finetune(
     """
     processes.join()
     with ExitStack() as stack:
+        stack.callback(model.to, next(model.parameters()).device)  # where the caller had it
         run = Run(model, data, training, teaching, checkpoint, stack)
         if checkpoint is not None and processes.is_main():
             remove_parts(checkpoint)

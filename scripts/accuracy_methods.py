@@ -32,7 +32,7 @@ from hwprune.score import score
 from hwprune.solve import solve
 from hwprune.worth import best_channels
 
-LEAST = 0.98  # of the budget, as measured: all rows lie between this and 1
+LEAST = 0.98  # of the budget, as measured: bisection stops above this, or at its last probe
 PROBES = 9  # networks measured in a bisection
 PLAIN = Distillation(gamma=0.0)  # cross-entropy and the teacher's soft labels
 INNER = Distillation()
@@ -227,7 +227,8 @@ def _ours(how: Distillation = INNER, **recipe: Any) -> Method:
     """The whole of hwprune, with some of the recipe's options changed."""
 
     def method(job: Job, budget: float) -> Pruned:
-        mine = Job(replace(job.recipe, budget=f"{budget}x", **recipe), job.console)
+        out = str(job.folder / f"{budget}x-{job.recipe.seed}")
+        mine = Job(replace(job.recipe, budget=f"{budget}x", out=out, **recipe), job.console)
         for name in ("target", "data", "loaded", "dense", "example", "graph", "networks", "table",
                      "scores"):  # fmt: skip
             if name != "scores" or "criterion" not in recipe:
@@ -254,10 +255,10 @@ def _ours(how: Distillation = INNER, **recipe: Any) -> Method:
 def _chosen_once(job: Job, partial: Partial, of: ScoresOf) -> Plan:
     """The plan measured to meet the budget; the same for rows that only train otherwise."""
     recipe = job.recipe
-    words = [recipe.budget, recipe.seed, recipe.criterion, recipe.compensate, recipe.depth,
-             recipe.rounds, recipe.reconstruct or recipe.compensate == 0]  # fmt: skip
+    words = [recipe.criterion, recipe.compensate, recipe.depth, recipe.rounds]
     path = job.folder / f"plan-{'-'.join(map(str, words))}.json"
     if not path.exists():
+        job.folder.mkdir(parents=True, exist_ok=True)
         choose(job, partial.lift(of(partial.model, partial.graph))).plan.save(path)
     return Plan.load(path)
 

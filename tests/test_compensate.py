@@ -18,7 +18,7 @@ SCORES = {"a": torch.tensor([1.0, 2.0, 3.0]), "b": torch.tensor([1.0, 1.0]), "c"
 def test_a_compensation_by_hand() -> None:
     scores = {"a": torch.tensor([1.0, 5.0]), "b": torch.tensor([2.0, 4.0])}  # mean 3
     got = Compensation({"a": 2.0, "b": 1.0}, {"a": -1.0, "b": 0.5}).apply(scores)
-    torch.testing.assert_close(got["a"], torch.tensor([0.0, 7.0]))
+    torch.testing.assert_close(got["a"], torch.tensor([1e-6, 7.0]))
     torch.testing.assert_close(got["b"], torch.tensor([3.5, 5.5]))
 
 
@@ -65,10 +65,15 @@ def test_a_broken_search_goes_on_as_the_unbroken_one(tmp_path) -> None:
 def test_the_file_of_another_search_is_refused(tmp_path) -> None:
     path = tmp_path / "search.jsonl"
     compensate(SCORES, off, candidates=3, path=path)
-    with pytest.raises(InputError, match="line 1, belongs to the search of another"):
+    with pytest.raises(InputError, match="line 1, belongs to another search"):
         compensate({"a": SCORES["a"]}, off, candidates=3, path=path)
-    with pytest.raises(InputError, match="another network or seed"):
+    with pytest.raises(InputError, match="belongs to another search"):
         compensate(SCORES, off, candidates=3, path=path, seed=1)
+    with pytest.raises(InputError, match="belongs to another search"):
+        compensate(SCORES, off, candidates=3, path=path, about={"criterion": "taylor"})
+    compensate(SCORES, off, candidates=3, path=path, budget=0.5)  # it is whole
+    with pytest.raises(InputError, match=r"at a budget of 0\.000 .* this one is at 0\.500"):
+        compensate(SCORES, off, candidates=4, path=path, budget=0.5)
     lines = path.read_text().splitlines()
     path.write_text("\n".join([lines[0], json.dumps({"seed": 0})]) + "\n")
     with pytest.raises(InputError, match="line 2, is no candidate"):

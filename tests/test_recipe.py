@@ -12,7 +12,7 @@ from hwprune.errors import InputError
 from hwprune.recipe import Recipe
 
 FIELDS = {field.name: field for field in dataclasses.fields(Recipe)}
-CHOICES = ("precision", "optimizer", "schedule", "memory_format", "track")
+CHOICES = ("criterion", "precision", "optimizer", "schedule", "memory_format", "track")
 BAD = {
     str: [1, 1.5, True, ["a"]],
     int: ["1", 1.5, True, [1]],
@@ -111,9 +111,9 @@ def test_a_file_gives_back_what_was_saved(tmp_path) -> None:
     changed = {
         name: {str: 'ü "quoted" \\ 🐎\n', int: 7, float: 1.25e-7, bool: True}[type(field.default)]
         for name, field in FIELDS.items()
-        if name not in CHOICES
+        if name not in (*CHOICES, "depth")  # which goes with few others
     }
-    for recipe in (Recipe(), Recipe.of(**changed), Recipe(lr=1e20, precision="bf16")):
+    for recipe in (Recipe(depth=True), Recipe.of(**changed), Recipe(lr=1e20, precision="bf16")):
         recipe.save(tmp_path / "recipe.toml")
         assert Recipe.load(tmp_path / "recipe.toml") == recipe
 
@@ -142,3 +142,18 @@ def test_options_are_the_fields() -> None:
     for name, option in options.items():
         assert option.opts == [f"--{name.replace('_', '-')}"]
         assert FIELDS[name].metadata["help"] in (option.help or "")
+
+
+def test_the_criteria_are_those_of_score() -> None:
+    from hwprune.recipe import _CHOICES
+    from hwprune.score import CRITERIA
+
+    assert set(_CHOICES["criterion"]) == set(CRITERIA)
+
+
+@pytest.mark.parametrize("options", [{"rounds": 2}, {"compensate": 10}])
+def test_depth_goes_alone(options) -> None:
+    with pytest.raises(InputError, match="--depth goes with one round"):
+        Recipe.of(depth=True, **options)
+    with pytest.raises(InputError, match="--rounds must be positive"):
+        Recipe.of(rounds=0)

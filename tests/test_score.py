@@ -222,3 +222,28 @@ def test_branches_that_cannot_be_scored() -> None:
         hwprune.score_branches(model, graph, [batch()], scores)
     plain = hwprune.trace(Two(True), batch()[0])
     assert hwprune.score_branches(Two(True), plain, [], {}) == {}
+
+
+class InPlace(Residual):
+    """The same sums, written into the branches' outputs."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).relu()
+        y = self.branch1(x)
+        y += x
+        z = self.branch2(y)
+        z += y
+        out: Tensor = self.head(z.relu_().mean((2, 3)))
+        return out
+
+
+def test_a_branch_whose_output_is_added_to_in_place_is_worth_the_same() -> None:
+    torch.manual_seed(0)
+    model, other = Residual(), InPlace()
+    other.load_state_dict(model.state_dict())
+    worth = []
+    for each in (model, other):
+        graph = hwprune.trace(each, batch()[0])
+        assert len(graph.branches) == 2
+        worth.append(hwprune.score_branches(each, graph, [batch()], score(each, graph, [batch()])))
+    assert worth[0] == pytest.approx(worth[1])

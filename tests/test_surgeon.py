@@ -89,6 +89,35 @@ def test_a_copy_is_worth_nothing_until_the_other_is_gone() -> None:
     assert low < 1e-2 * high  # not nothing: the ridge
 
 
+class Wide(nn.Module):
+    """96 channels: two leave at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 96, 1)
+        self.head = nn.Linear(96, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.first(x).relu().mean((2, 3)))
+        return out
+
+
+def test_two_copies_that_leave_at_once_share_what_they_cost() -> None:
+    torch.manual_seed(0)
+    model = Wide().eval()
+    with torch.no_grad():
+        model.first.weight *= 3.0
+        model.first.bias.zero_()  # type: ignore[union-attr]
+        model.first.weight[2:] = 0.0  # 94 channels of nothing
+        model.first.weight[1] = model.first.weight[0]
+    graph = hwprune.trace(model, batches()[0][0][:1])
+    images, labels = batches()[0]
+    scores = score(model, graph, [(images, labels)], "surgeon")["first"]
+    assert not images.requires_grad
+    copies, nothing = scores[:2], scores[2:]
+    assert float(nothing.max()) < 1e-3 * float(copies.sum())
+
+
 def test_groups_that_only_grouped_convolutions_read_have_fisher_in_its_unit() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(
