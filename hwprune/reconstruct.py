@@ -108,6 +108,17 @@ def features(
     return _over_all_processes(collector.moments)
 
 
+def factored(covariance: Tensor) -> Tensor:
+    """The lower Cholesky factor; with a larger ridge where rounding has made it indefinite."""
+    factor: Tensor
+    factor, failed = torch.linalg.cholesky_ex(covariance)
+    if int(failed):
+        ridge = 0.01 * covariance.diagonal().mean().clamp_min(1e-12)
+        eye = torch.eye(len(covariance), dtype=covariance.dtype)
+        factor = torch.linalg.cholesky(covariance + ridge * eye)
+    return factor
+
+
 def _over_all_processes(moments: dict[str, Moments]) -> dict[str, Moments]:
     counts = processes.summed([m.count for m in moments.values()])
     processes.sum_([each for m in moments.values() for each in (m.sums, m.products)])
@@ -153,7 +164,7 @@ def reconstruct(
         gone = columns.flatten().nonzero().flatten()
         kept = (~columns).flatten().nonzero().flatten()
         damped = moments.damped
-        predicted = torch.linalg.solve(damped[kept][:, kept], damped[kept][:, gone]).T
+        predicted = torch.cholesky_solve(damped[kept][:, gone], factored(damped[kept][:, kept])).T
         new = full[:, kept] + full[:, gone] @ predicted
         bias = small.get(f"{key.rpartition('.')[0]}.bias".removeprefix("."))
         with torch.no_grad():

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from hwprune import processes
 from hwprune.graph import ChannelGraph, Group
 from hwprune.modes import evaluating
-from hwprune.reconstruct import Moments, features
+from hwprune.reconstruct import Moments, factored, features
 
 _STEPS = 48  # in which a group loses its channels; several at once where it has more
 
@@ -113,7 +113,8 @@ def _reader(
     index = torch.tensor(positions)  # [width, inputs a channel]
     columns = (index[:, :, None] * taps + torch.arange(taps)).flatten(1)
     scaled = weight.flatten(1) * (costs / 2).sqrt()[:, None]
-    return _Reader(scaled, torch.linalg.inv(moments.damped), columns)
+    inverse = torch.cholesky_inverse(factored(moments.damped))
+    return _Reader(scaled, inverse, columns)
 
 
 def _removed_in_turn(group: Group, readers: list[_Reader]) -> Tensor:

@@ -30,7 +30,7 @@ from hwprune.targets.fake import FakeTarget
 README = Path(__file__).resolve().parents[1] / "README.md"
 DEMO = ["--model", "hwprune.demo:digits_resnet", "--data", "digits", "--image-size", "16"]
 QUICK = ["--target", "fake:step=16", "--dense-epochs", "1", "--epochs", "1", "--budget", "0.5x",
-         "--calibration-images", "128"]  # fmt: skip
+         "--criterion", "taylor", "--no-reconstruct"]  # fmt: skip
 
 
 def status_of(arguments: list[str]) -> int:
@@ -314,7 +314,7 @@ def test_one_network_for_each_budget_profile_from_one_scoring_pass(
     tight.write_text('target = "fake:step=16"\nbudget = "0.4x"\nbatch = 4\n')
     out = tmp_path / "runs"
     given = [*DEMO, "--dense-epochs", "1", "--epochs", "1", "--out", str(out)]
-    given += ["--calibration-images", "128"]
+    given += ["--criterion", "taylor", "--no-reconstruct"]
     both = ["--profile", str(wide), "--profile", str(tight)]
     main(["run", *given, *both])
     assert passes == ["score"]
