@@ -13,8 +13,8 @@ from hwprune.compensate import Compensation, compensate
 from hwprune.graph import ChannelGraph
 from hwprune.job import Job
 from hwprune.plan import Plan
-from hwprune.prepare import loss_before_training
-from hwprune.reconstruct import Features, features
+from hwprune.prepare import OnStage, loss_before_training, prepare
+from hwprune.reconstruct import features
 from hwprune.rounds import Partial, ScoresOf, in_rounds
 from hwprune.score import score
 from hwprune.show import progress_bar
@@ -53,11 +53,17 @@ def before_last_round(job: Job, of: ScoresOf) -> Partial:
     )
 
 
-def known_features(job: Job, partial: Partial) -> Features | None:
-    """What the network's layers read, to refit weights by; None if that is not asked for."""
-    if partial.model is job.dense or not job.recipe.reconstruct:
-        return job.features
-    return features(partial.model, partial.graph, job.calibration(), job.recipe.seed)
+def student_of(
+    job: Job, partial: Partial, plan: Plan, on_stage: OnStage | None = None
+) -> nn.Module:
+    """The last round's student, ready to be trained."""
+    images = job.calibration()
+    known = job.features if partial.model is job.dense else None
+    if known is None and job.recipe.reconstruct:
+        known = features(partial.model, partial.graph, images, job.recipe.seed)
+    return prepare(
+        partial.model, partial.graph, partial.own(plan), images, known=known, on_stage=on_stage
+    )
 
 
 def _share(job: Job) -> float:

@@ -15,6 +15,7 @@ from hwprune import processes
 from hwprune.graph import ChannelGraph
 from hwprune.modes import evaluating
 from hwprune.plan import Plan
+from hwprune.prune import kept_indices
 
 _PLACES = 32  # of one image and layer that enter the statistics
 _WIDEST = 8192  # numbers that an output is computed from; the square of it must fit in memory
@@ -157,8 +158,7 @@ def reconstruct(
         if 1 not in by_dim or key not in small:  # a branch that was left out took its layers along
             continue
         weight = state[key].double().cpu()
-        rows = _kept(weight.shape[0], by_dim.get(0, []))
-        full = weight[rows].flatten(1)  # [rows, n]
+        full = weight[kept_indices(weight, 0, by_dim.get(0, []))].flatten(1)  # [rows, n]
         columns = torch.zeros(weight.shape[1:], dtype=torch.bool)
         columns[by_dim[1]] = True
         gone = columns.flatten().nonzero().flatten()
@@ -199,9 +199,3 @@ def _places(module: nn.Module, x: Tensor, seed: int) -> Tensor:
 def _draw(count: int, wanted: int, seed: int) -> Tensor:
     """The same places of every image, so that they do not depend on what was read before."""
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:wanted]
-
-
-def _kept(count: int, gone: list[int]) -> Tensor:
-    stay = torch.ones(count, dtype=torch.bool)
-    stay[gone] = False
-    return stay.nonzero().flatten()

@@ -13,13 +13,12 @@ from safetensors.torch import save_file
 
 from hwprune.budget_profile import apply_profile
 from hwprune.checkpoint import save
-from hwprune.choose import before_last_round, choose, known_features, scores_of
+from hwprune.choose import before_last_round, choose, scores_of, student_of
 from hwprune.errors import HwpruneError, InputError
 from hwprune.evaluate import Accuracy, evaluate
 from hwprune.files import write_atomically
 from hwprune.job import Job
 from hwprune.measure import Measurement
-from hwprune.prepare import prepare
 from hwprune.profile import profile
 from hwprune.report import comparison_table
 from hwprune.show import STAGES, graph_facts, profile_progress, profile_summary
@@ -86,19 +85,17 @@ def prune_step(job: Job) -> None:
     plan = partial.within(fitted.plan)
     plan = plan.with_source(model=recipe.model, num_classes=job.loaded.num_classes)
     stages: dict[str, Accuracy] = {}
-    student = prepare(
-        partial.model,
-        partial.graph,
-        partial.own(plan),
-        job.calibration(),
-        known=known_features(job, partial),
-        on_stage=lambda stage, network: stages.update({stage: evaluate(network, job.test())}),
+    student = student_of(
+        job,
+        partial,
+        plan,
+        lambda stage, network: stages.update({stage: evaluate(network, job.test())}),
     )
     save(student, plan, job.folder / "pruned")
     job.console.print(
         f"pruned: {plan.macs / job.graph.macs():.1%} of the MACs, "
         f"{plan.params / job.graph.params():.1%} of the parameters; right: "
-        + ", ".join(f"{_percent(stages[s])} {words}" for s, words in STAGES.items() if s in stages)
+        + ", ".join(f"{stages[s]} {words}" for s, words in STAGES.items() if s in stages)
     )
     job.note(
         "prune",
@@ -299,7 +296,3 @@ def _measured(measurement: Measurement | None) -> dict[str, Any] | None:
         "warning": measurement.warning,
         "times_ms": [round(t, 5) for t in measurement.times_ms],
     }
-
-
-def _percent(measured: Accuracy) -> str:
-    return str(measured)

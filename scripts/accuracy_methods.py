@@ -19,7 +19,7 @@ from hwprune.export.to_onnx import to_onnx
 from torch import Tensor, nn
 
 from hwprune import baselines
-from hwprune.choose import before_last_round, choose, known_features, scores_of
+from hwprune.choose import before_last_round, choose, scores_of, student_of
 from hwprune.distill import Distillation
 from hwprune.errors import BudgetError
 from hwprune.job import Job
@@ -240,14 +240,7 @@ def _ours(how: Distillation = INNER, **recipe: Any) -> Method:
         except BudgetError as error:
             raise Unreachable(str(error)) from error
         plan = partial.within(chosen)
-        student = prepare(
-            partial.model,
-            partial.graph,
-            partial.own(plan),
-            mine.calibration(),
-            known=known_features(mine, partial),
-        )
-        return Pruned(student, chosen.measured_ratio or math.nan, how, plan)
+        return Pruned(student_of(mine, partial, plan), chosen.measured_ratio or math.nan, how, plan)
 
     return method
 
