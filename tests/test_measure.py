@@ -54,15 +54,16 @@ def test_networks_are_measured_in_turn() -> None:
     assert found[0].warning is None
 
 
-def test_the_first_run_after_another_network_is_not_counted() -> None:
-    script = Scripted(itertools.chain([5.0] * 4, itertools.cycle([99.0, 8.0, 99.0, 6.0])))
+def test_the_first_runs_after_another_network_are_not_counted() -> None:
+    warming = [99.0] * 4  # 20 ms of a network that takes 5
+    script = Scripted(itertools.chain([5.0] * 4, itertools.cycle([*warming, 8.0, *warming, 6.0])))
     assert interleave([script], rounds=4)[0].times_ms == (8.0, 6.0, 8.0, 6.0)
 
 
 def test_plateaus_of_a_busy_machine_do_not_move_the_latency() -> None:
     """Half of the time the machine is slower, and slows one network down more than the other."""
-    slow_one = itertools.cycle([1.0] * 30 + [1.5] * 50)
-    slow_other = itertools.cycle([2.0] * 30 + [3.6] * 50)
+    slow_one = itertools.cycle([1.0] * 300 + [1.5] * 500)
+    slow_other = itertools.cycle([2.0] * 300 + [3.6] * 500)
     one, other = interleave([Scripted(slow_one), Scripted(slow_other)], rounds=400)
     assert one.latency_ms / other.latency_ms == 0.5
     assert one.median_ms / other.median_ms != 0.5
@@ -76,7 +77,7 @@ def test_time_is_up_after_five_rounds_or_as_many_as_were_wanted() -> None:
 def test_all_networks_are_run_as_often_a_sample_as_the_fastest_needs() -> None:
     fast, slow = constant(0.1), constant(3.0)
     found = interleave([fast, slow], rounds=5)
-    assert fast.runs == slow.runs == 4 + 5 * (1 + 20)
+    assert fast.runs == slow.runs == 4 + 5 * (200 + 40)
     assert found[0].latency_ms == pytest.approx(0.1)
 
 
@@ -104,7 +105,7 @@ def test_the_order_changes_from_round_to_round() -> None:
 
     class Noted(Scripted):
         def __init__(self, number: int) -> None:
-            super().__init__(itertools.repeat(5.0))
+            super().__init__(itertools.repeat(50.0))  # one run to warm up, one that counts
             self._number = number
 
         def run_ms(self) -> float:
