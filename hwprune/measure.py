@@ -135,8 +135,9 @@ def interleave(
     Returns:
         A measurement of each network, in order.
     """
-    fastest = _fastest_ms(runnables)
-    warm, runs = (max(1, round(ms / fastest)) for ms in (WARM_MS, SAMPLE_MS))
+    once = [_once_ms(runnable) for runnable in runnables]
+    warm = [max(1, round(WARM_MS / ms)) for ms in once]
+    runs = max(1, round(SAMPLE_MS / min(once)))  # of all: a low quantile of long means is higher
     taken: list[list[float]] = [[] for _ in runnables]
     end = time.monotonic() + seconds
     order = random.Random(0)  # a fixed order would give each network the same predecessor
@@ -145,8 +146,8 @@ def interleave(
         if late or done == rounds or _known_to(error, taken):
             break
         for index in order.sample(range(len(runnables)), len(runnables)):
-            times = [runnables[index].run_ms() for _ in range(warm + runs)]
-            taken[index].append(statistics.fmean(times[warm:]))
+            times = [runnables[index].run_ms() for _ in range(warm[index] + runs)]
+            taken[index].append(statistics.fmean(times[-runs:]))
     return [Measurement(tuple(times)) for times in taken]
 
 
@@ -158,8 +159,6 @@ def _known_to(error: float | None, taken: Sequence[Sequence[float]]) -> bool:
     return all(ratio_error(first, other) <= error for other in others)
 
 
-def _fastest_ms(runnables: Sequence[Runnable]) -> float:
-    """Of one run of any: all are run as often, since a low quantile of long means is higher."""
-    for runnable in runnables:
-        runnable.run_ms()
-    return max(1e-3, min(runnable.run_ms() for runnable in runnables for _ in range(3)))
+def _once_ms(runnable: Runnable) -> float:
+    runnable.run_ms()
+    return max(1e-3, min(runnable.run_ms() for _ in range(3)))

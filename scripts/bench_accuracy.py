@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -157,11 +156,9 @@ def _chosen(
 
 
 def _train_all(given: argparse.Namespace, dense: Job, chosen: list[tuple[Cell, Path]]) -> None:
-    processes = min(given.processes, max(1, len(chosen)))
-    threads = max(1, (os.cpu_count() or 1) // processes)
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(given.processes, mp_context=get_context("spawn")) as pool:
         running = {
-            pool.submit(_train, _recipe(given, cell.network, cell.seed), path, threads): cell
+            pool.submit(_train, _recipe(given, cell.network, cell.seed), path): cell
             for cell, path in chosen
         }
         for each in as_completed(running):
@@ -171,9 +168,9 @@ def _train_all(given: argparse.Namespace, dense: Job, chosen: list[tuple[Cell, P
             print(f"{cell}: {row['top1']:.2%}", flush=True)
 
 
-def _train(recipe: Recipe, path: Path, threads: int) -> dict[str, Any]:
-    """Train one network; the facts of its row."""
-    torch.set_num_threads(threads)
+def _train(recipe: Recipe, path: Path) -> dict[str, Any]:
+    """Train one network on one core; the facts of its row."""
+    torch.set_num_threads(1)
     job = _JOBS.setdefault((recipe.model, recipe.seed), Job(recipe))
     saved: tuple[Pruned, float] = torch.load(path, weights_only=False)  # written by this script
     pruned, seconds = saved
