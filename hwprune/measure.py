@@ -29,8 +29,8 @@ LEAST_ROUNDS = 5  # however slow the networks
 BLOCKS = 8  # of consecutive samples, whose spread tells the error of a ratio
 MOST_NOISE = 0.01  # of ratios of whole networks: a calibration with more is not to be trusted
 ROUNDS_FOR_ERROR = 25 * BLOCKS
-SAMPLE_MS = 4.0  # faster networks are run several times a sample
-WARM_MS = 20.0  # of runs before a sample: until then it tells what ran before, see `interleave`
+SAMPLE_MS = 2.0  # faster networks are run several times a sample
+WARM_MS = 8.0  # of runs before a sample: until then it tells what ran before, see `interleave`
 
 
 @dataclass(frozen=True)

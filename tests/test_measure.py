@@ -55,7 +55,7 @@ def test_networks_are_measured_in_turn() -> None:
 
 
 def test_the_first_runs_after_another_network_are_not_counted() -> None:
-    warming = [99.0] * 4  # 20 ms of a network that takes 5
+    warming = [99.0] * 2  # 8 ms of a network that takes 5
     script = Scripted(itertools.chain([5.0] * 4, itertools.cycle([*warming, 8.0, *warming, 6.0])))
     assert interleave([script], rounds=4)[0].times_ms == (8.0, 6.0, 8.0, 6.0)
 
@@ -77,8 +77,8 @@ def test_time_is_up_after_five_rounds_or_as_many_as_were_wanted() -> None:
 def test_all_networks_are_run_as_often_a_sample_as_the_fastest_needs() -> None:
     fast, slow = constant(0.1), constant(3.0)
     found = interleave([fast, slow], rounds=5)
-    assert fast.runs == 4 + 5 * (200 + 40)
-    assert slow.runs == 4 + 5 * (7 + 40)  # both were warmed for 20 ms
+    assert fast.runs == 4 + 5 * (80 + 20)
+    assert slow.runs == 4 + 5 * (3 + 20)  # both were warmed for 8 ms
     assert found[0].latency_ms == pytest.approx(0.1)
 
 
