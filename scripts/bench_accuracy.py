@@ -38,6 +38,7 @@ from hwprune.steps import train_dense_step
 from hwprune.train import Teaching, Training, finetune
 
 ROOT = Path(__file__).resolve().parents[1]
+PAGE, MARK = ROOT / "docs" / "accuracy.md", "<!-- drawn by scripts/bench_accuracy.py --draw -->"
 CIFAR = ROOT / "tests" / "cifar_resnet.py"
 SETS = {
     "all": list(METHODS),
@@ -69,11 +70,15 @@ def main() -> None:
     parser.add_argument("--out", default="runs/accuracy", type=Path)
     parser.add_argument("--results", default=ROOT / "docs" / "accuracy.jsonl", type=Path)
     parser.add_argument("--processes", default=2, type=int, help="networks trained at once")
-    parser.add_argument("--draw", action="store_true", help="print the tables, and train nothing")
+    parser.add_argument("--draw", action="store_true", help=f"write {PAGE.name}, train nothing")
     given = parser.parse_args()
     if not given.draw:
         _fill(given)
-    print(tables(_read(given.results), [*OURS, *PEERS], list(ABLATIONS)))
+    drawn = tables(_read(given.results), [*OURS, *PEERS], list(ABLATIONS))
+    print(drawn)
+    if given.draw:
+        above = PAGE.read_text(encoding="utf-8").partition(MARK)[0]
+        PAGE.write_text(f"{above}{MARK}\n\n{drawn}", encoding="utf-8")
 
 
 def _fill(given: argparse.Namespace) -> None:
