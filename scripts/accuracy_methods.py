@@ -24,7 +24,7 @@ from hwprune.choose import before_last_round, choose, scores_of, student_of
 from hwprune.distill import Distillation
 from hwprune.errors import BudgetError
 from hwprune.job import Job
-from hwprune.measure import interleave
+from hwprune.measure import quietest
 from hwprune.offered import width_options
 from hwprune.plan import Plan
 from hwprune.prepare import prepare
@@ -79,7 +79,7 @@ def _nearest(job: Job, budget: float, build: Callable[[float], Any], load: Calla
         share = low[0] + min(max(part, 0.1), 0.9) * (high[0] - low[0])
         try:
             built = build(share)
-            ratio = _ratio(dense, load(built))
+            ratio = _ratio(dense, load(built), job.table.network(job.graph).dense_ms)
         except BudgetError:  # too small for this method
             low = (share, low[1])
             continue
@@ -96,8 +96,8 @@ def _nearest(job: Job, budget: float, build: Callable[[float], Any], load: Calla
     return best
 
 
-def _ratio(dense: Any, network: Any) -> float:
-    first, second = interleave([dense, network], seconds=8, error=0.005)
+def _ratio(dense: Any, network: Any, known_ms: float) -> float:
+    first, second = quietest([dense, network], known_ms, seconds=8, error=0.005)
     return second.latency_ms / first.latency_ms
 
 
