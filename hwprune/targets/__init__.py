@@ -111,6 +111,18 @@ def _torch_cuda(**options: str) -> Target:
     return TorchCuda(**options)
 
 
+def _tensorrt(**options: str) -> Target:
+    from hwprune.targets.tensorrt_gpu import TensorRtGpu
+
+    return TensorRtGpu("tensorrt", **options)
+
+
+def _tensorrt_rtx(**options: str) -> Target:
+    from hwprune.targets.tensorrt_gpu import TensorRtGpu
+
+    return TensorRtGpu("tensorrt-rtx", **options)
+
+
 def _fake(**options: str) -> Target:
     from hwprune.targets.fake import FakeTarget
 
@@ -121,6 +133,8 @@ TARGETS: dict[str, Callable[..., Target]] = {
     "onnxruntime-cpu": _onnxruntime_cpu,
     "onnxruntime-cuda": _onnxruntime_cuda,
     "openvino-cpu": _openvino_cpu,
+    "tensorrt": _tensorrt,
+    "tensorrt-rtx": _tensorrt_rtx,
     "torch-cpu": _torch_cpu,
     "torch-cuda": _torch_cuda,
     "fake": _fake,
@@ -128,6 +142,7 @@ TARGETS: dict[str, Callable[..., Target]] = {
 
 
 _MODULES = ("torch-cpu", "torch-cuda")  # that take no ONNX files
+_TENSORRT = ("tensorrt", "tensorrt-rtx")
 
 
 def need_files(name: str) -> None:
@@ -151,6 +166,11 @@ def file_precision(name: str) -> str:
     given = [o.removeprefix("precision=") for o in options.split(",") if "precision=" in o]
     own = kind not in _MODULES and given and given[-1] in ("fp16", "int8")
     return given[-1] if own else "fp32"
+
+
+def symmetric(name: str) -> bool:
+    """Whether a target wants int8 files with symmetric ranges, as TensorRT does."""
+    return name.partition(":")[0] in _TENSORRT
 
 
 def load_target(name: str) -> Target:
