@@ -63,36 +63,42 @@ class EngineFacts:
                 f"{path} --engine {self.flavour}`, or give the file it was built from with --onnx."
             )
 
-    def check_runtime(self, flavour: str, version: str, capability: str) -> None:
-        """Refuse a runtime or a GPU that the engine was not built for.
+    def check_version(self, flavour: str, version: str) -> None:
+        """Refuse a TensorRT that cannot run the engine.
 
         Args:
-            flavour, version: of the TensorRT that is here.
+            flavour, version: of the one that is here.
+
+        Raises:
+            EngineError: says what differs, and how to build an engine for here.
+        """
+        if flavour != self.flavour or not self._runs_on_version(version):
+            raise EngineError(
+                f"The engine was built by {self.flavour} {self.flavour_version}; here is "
+                f"{flavour} {version}. Install that version, or build it again with "
+                f"`hwprune export MODEL.onnx --engine {flavour}`."
+            )
+
+    def check_device(self, capability: str) -> None:
+        """Refuse a GPU that the engine was not built for.
+
+        Args:
             capability: of the GPU that is here, such as ``sm89``.
 
         Raises:
-            EngineError: says what differs, and how to build one for here.
+            EngineError: says which it was built for.
         """
-        here = f"{flavour} {version}"
-        again = f"`hwprune export MODEL.onnx --engine {flavour} --for {capability}`"
-        if flavour != self.flavour or not self._runs_on_version(version):
-            raise EngineError(
-                f"The engine was built by {self.flavour} {self.flavour_version}; here is {here}. "
-                f"Install that version, or build it again with {again}."
-            )
-        if not self._runs_on_device(capability):
+        newer = int(capability.removeprefix("sm")) >= 80  # what TensorRT calls Ampere and later
+        if capability not in self.built_for and not (self.hardware_compatible and newer):
             raise EngineError(
                 f"The engine was built for {', '.join(self.built_for)}; the GPU here is "
-                f"{capability}. Build it for this one with {again}."
+                f"{capability}. Build it for this one with `hwprune export MODEL.onnx --engine "
+                f"{self.flavour} --for {capability}`."
             )
 
     def _runs_on_version(self, version: str) -> bool:
         own, other = _numbers(self.flavour_version), _numbers(version)
         return own == other or (self.version_compatible and own[:1] == other[:1] and own <= other)
-
-    def _runs_on_device(self, capability: str) -> bool:
-        newer = int(capability.removeprefix("sm")) >= 80  # what TensorRT calls Ampere and later
-        return capability in self.built_for or (self.hardware_compatible and newer)
 
 
 def sha256(content: bytes) -> str:

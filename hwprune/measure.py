@@ -16,6 +16,7 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -31,6 +32,13 @@ MOST_NOISE = 0.01  # of ratios of whole networks: a calibration with more is not
 ROUNDS_FOR_ERROR = 25 * BLOCKS
 SAMPLE_MS = 4.0  # faster networks are run several times a sample
 WARM_MS = 20.0  # of runs before a sample: until then it tells what ran before, see `interleave`
+
+
+class Timed(Protocol):
+    """What can be timed."""
+
+    def run_ms(self) -> float:
+        """Run once; milliseconds."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +121,7 @@ def noise(measurements: Sequence[Measurement]) -> float | None:
 
 
 def interleave(
-    runnables: Sequence[Runnable],
+    runnables: Sequence[Timed],
     *,
     rounds: int | None = None,
     seconds: float = 20.0,
@@ -158,7 +166,7 @@ def _known_to(error: float | None, taken: Sequence[Sequence[float]]) -> bool:
     return all(ratio_error(first, other) <= error for other in others)
 
 
-def _fastest_ms(runnables: Sequence[Runnable]) -> float:
+def _fastest_ms(runnables: Sequence[Timed]) -> float:
     """Of one run of any: all are run as often, since a low quantile of long means is higher."""
     for runnable in runnables:
         runnable.run_ms()

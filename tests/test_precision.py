@@ -7,8 +7,10 @@ from collections import Counter
 import onnxruntime
 import pytest
 import torch
+from hwprune.export.run import onnx_runner
 from hwprune.export.to_onnx import save_onnx, to_onnx
-from hwprune.export.verify import TOLERANCES, onnx_runner, verify
+from hwprune.export.tolerance import TOLERANCES
+from hwprune.export.verify import verify
 from test_targets import EXAMPLE, Small
 
 from hwprune.budget import Budget
