@@ -14,6 +14,7 @@ from rich.console import Console
 
 import hwprune
 from hwprune.budget_profile import find_profile
+from hwprune.cli_compare import compare_command
 from hwprune.cli_engine import export_command, verify_command
 from hwprune.cli_job import job_of_all, recipe_of_folder, recipe_options
 from hwprune.errors import HwpruneError, InputError
@@ -193,6 +194,7 @@ _step_command("dense", "Train the dense network first, and measure its accuracy.
 _step_command("prune", "Score, solve and measure until the budget is met; then cut.")
 commands.add_command(export_command)
 commands.add_command(verify_command)
+commands.add_command(compare_command)
 _step_command("report", "Write report.json and report.html.")
 
 

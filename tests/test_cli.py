@@ -24,6 +24,7 @@ from test_engines import has_rtx
 
 from hwprune.budget_profile import apply_profile
 from hwprune.cli import commands, main
+from hwprune.compare import Comparison
 from hwprune.demo import digits_resnet
 from hwprune.plan import Plan
 from hwprune.recipe import Recipe
@@ -121,6 +122,17 @@ def test_a_run_becomes_engines_of_its_files(finished: Path, tmp_path: Path) -> N
     wanted = onnx_runner(onnx.load(str(folder / "model.onnx")))(images)
     opened = onnx_runner(onnx.load(str(folder / "model.int8.batches.onnx")))(images)
     assert 0 < float((opened - wanted).abs().max()) < 0.3 * float(wanted.abs().max())
+
+
+def test_a_run_is_compared_with_its_dense_network(finished: Path, tmp_path: Path) -> None:
+    main(["compare", str(finished), "--references", "", "--target", "fake:step=16",
+          "--out", str(tmp_path)])  # fmt: skip
+    dense, pruned = Comparison.load(tmp_path / "compare.json").entries
+    verified = json.loads((finished / "verify.json").read_text())
+    assert (dense.name, pruned.name) == ("demo dense", "demo")
+    assert pruned.top1 == verified["accuracy"]["top1"]
+    assert pruned.top1_of == "measured on digits" == dense.top1_of
+    assert pruned.latency_ms / dense.latency_ms == pytest.approx(verified["ratio"], rel=1e-3)
 
 
 def test_trace_prints_groups_and_reasons(capsys: pytest.CaptureFixture[str]) -> None:
