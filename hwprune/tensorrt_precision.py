@@ -10,6 +10,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper, version_converter
 
+from hwprune.export.tidy import drop_unused
 from hwprune.precision import in_precision
 
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8")
@@ -28,7 +29,29 @@ def for_tensorrt(
     """
     if precision == "bf16":
         return _brain(model)
-    return in_precision(model, precision, images, symmetric=True)
+    own = in_precision(model, precision, images, symmetric=True)
+    if own is not model and precision == "int8":
+        _free_additions(own)
+    return own
+
+
+def _free_additions(model: onnx.ModelProto) -> None:
+    """Quantise one side of an addition alone, so that a convolution and its addition can be fused.
+
+    NVIDIA's advice on where quantisers go: the shortcut's, not the branch's.
+    """
+    graph = model.graph
+    maker = {output: node for node in graph.node for output in node.output}
+    for node in graph.node:
+        for place, name in enumerate(node.input if node.op_type == "Add" else ()):
+            chain = [maker.get(name)]  # dequantiser, quantiser, layer
+            for _ in range(2):
+                chain.append(maker.get(chain[-1].input[0]) if chain[-1] is not None else None)
+            kinds = [link.op_type if link is not None else "" for link in chain]
+            if kinds == ["DequantizeLinear", "QuantizeLinear", "Conv"]:
+                node.input[place] = chain[1].input[0]
+                break
+    drop_unused(graph)
 
 
 def _brain(model: onnx.ModelProto) -> onnx.ModelProto:

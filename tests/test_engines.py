@@ -87,6 +87,10 @@ def test_symmetric_int8_is_signed_around_zero_with_biases_in_fp32(
     assert quantisers and all(zero.dtype == "int8" and not zero.any() for zero in zeros)
     layers = [n for n in own.graph.node if n.op_type in ("Conv", "Gemm")]
     assert len(layers) == 5 and all(held[n.input[2]].dtype == "float32" for n in layers)
+    makers = {n.output[0]: n for n in own.graph.node}
+    (addition,) = (n for n in own.graph.node if n.op_type == "Add")
+    sides = {makers[name].op_type for name in addition.input}
+    assert sides == {"Conv", "DequantizeLinear"}  # the branch's side can be fused, as NVIDIA says
     wanted = onnx_runner(dense)(images)
     error = float((onnx_runner(own)(images) - wanted).abs().max() / wanted.abs().max())
     assert 0 < error < 5e-2

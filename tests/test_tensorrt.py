@@ -110,6 +110,7 @@ def test_layers_that_were_not_timed_pass_their_inputs_on(dense: onnx.ModelProto)
         ("a || c", "", ("a", "c")),
         ("{ForeignNode[a...c]}", "", ("a", "c")),
         ("__myl_x", "[ONNX Layer: c]\x1e[ONNX Layer: a]", ("a", "c")),
+        ("__myl_x", "[ONNX Layer: c]\x1f[ONNX Layer: b]", ("b", "c")),
         ("a", "[ONNX Layer: b]", ("b",)),
         ("a", "[ONNX Layer: gone]", ("a",)),
         ("/m/a/Conv + x", "", ("/m/a/Conv",)),

@@ -1,7 +1,7 @@
 """What TensorRT's inspector and profiler say of an engine's layers, mapped back to our kernels.
 
 An engine's layer is what TensorRT has fused out of ONNX nodes. Built with detailed verbosity, the
-inspector names these in ``Metadata`` (``[ONNX Layer: a]``, several with a separator between); older
+inspector names these in ``Metadata`` (``[ONNX Layer: a]``, a control character between two); older
 versions only in the layer's own name (``a + b``, ``PWN(a, b)``, ``a || b``).
 """
 
@@ -20,7 +20,7 @@ from hwprune.errors import HwpruneError
 from hwprune.targets import KernelTime
 
 _NODE = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
-_MOVES = ("Reformat", "NoOp", "Signal", "Wait")  # layers that belong to no ONNX node
+_MOVES = ("Reformat", "NoOp", "Constant", "Signal", "Wait")  # layers that belong to no ONNX node
 _QUIET = ("QuantizeLinear", "DequantizeLinear", "Cast", "Identity", "Constant", "Reshape")
 _ATTRIBUTES = ("kernel_shape", "strides", "dilations", "pads")
 
