@@ -180,9 +180,9 @@ def show(comparison: Comparison, console: Console) -> None:
     """Print a table for every batch."""
     for batch in comparison.batches:
         table = Table(title=f"{comparison.target}, batch {batch}", title_justify="left")
-        table.add_column("network")
-        for column in ("px", "ms", "images/s", "M MACs", "M parameters", "top-1"):
-            table.add_column(column, justify="right")
+        table.add_column("network", no_wrap=True)
+        for column in ("px", "ms", "images/s", "MACs, M", "params, M", "top-1"):
+            table.add_column(column, justify="right", no_wrap=True)
         table.add_column("of which")
         for entry in (e for e in comparison.entries if e.batch == batch):
             table.add_row(*_row(entry))

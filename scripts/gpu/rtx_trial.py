@@ -1,0 +1,76 @@
+#!/usr/bin/env python3
+"""Whether TensorRT-RTX builds and runs on this GPU, and how: every way is tried and written down.
+
+Its support list may leave this GPU out. For each way to say what to build for, a small convolution
+and ResNet-50 in fp16 are built, run against ONNX Runtime, and timed.
+
+    python scripts/gpu/rtx_trial.py --out rtx
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import traceback
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from hwprune.export.to_onnx import save_onnx, to_onnx
+from hwprune.export.to_tensorrt import EngineOptions, save_engine
+from hwprune.export.verify_engine import verify_files
+from rich.console import Console
+
+from hwprune.chain import probe_model
+from hwprune.models import build_model
+from hwprune.targets.driver import gpu_here
+from hwprune.tensorrt_precision import for_tensorrt
+
+
+def main() -> None:
+    """Write ``trial.json``; status 1 where nothing ran."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("rtx"))
+    given = parser.parse_args()
+    given.out.mkdir(parents=True, exist_ok=True)
+    _, capability = gpu_here()
+    rows: list[dict[str, Any]] = []
+    for name, model in _networks().items():
+        for built_for in ((), (capability,), ("sm80",), ("sm89",), ("sm120",)):
+            options = EngineOptions("tensorrt-rtx", built_for=built_for)
+            rows.append({"network": name, "built_for": built_for} | _try(model, options, given.out))
+            print(json.dumps(rows[-1]), flush=True)
+            path = given.out / "trial.json"
+            path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    raise SystemExit(0 if any("ratio" in row for row in rows) else 1)
+
+
+def _networks() -> dict[str, onnx.ModelProto]:
+    chain = probe_model("onnx")
+    assert isinstance(chain, onnx.ModelProto)
+    resnet = to_onnx(build_model("torchvision:resnet50").eval(), torch.rand(1, 3, 224, 224))
+    return {"chain": chain, "resnet50": for_tensorrt(resnet, "fp16")}
+
+
+def _try(model: onnx.ModelProto, options: EngineOptions, out: Path) -> dict[str, Any]:
+    """How far it comes."""
+    row: dict[str, Any] = {"step": "build"}
+    try:
+        save_onnx(model, out / "model.onnx")
+        save_engine(out / "model.onnx", out / "model.engine", options)
+        row["step"] = "run"
+        engine = out / "model.engine"
+        report = verify_files(engine, engine, None, "", None, 10.0, Console())
+        times = report.times["model"]
+        row |= {name: times[name].latency_ms for name in times}
+        row |= {"error": report.relative_error, "ratio": report.ratio, "graph": report.graph}
+        row["step"] = "done"
+    except Exception as error:  # that is what this is to find out
+        row["said"] = f"{type(error).__name__}: {error}"[:2000]
+        row["where"] = traceback.format_exc().splitlines()[-3:]
+    return row
+
+
+if __name__ == "__main__":
+    main()
