@@ -7,13 +7,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from hwprune.errors import EngineError, InputError
 from hwprune.files import write_text
 from hwprune.plain import restore
 
 ENGINE_VERSION = 1
-Batches = tuple[int, int, int]  # least, usual and most images at once
+Batches: TypeAlias = tuple[int, int, int]  # least, usual and most images at once
+ANY = ("any",)  # GPU that TensorRT-RTX supports
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class EngineFacts:
     Attributes:
         onnx_sha256, engine_sha256: of the files' bytes.
         flavour, flavour_version: ``tensorrt`` or ``tensorrt-rtx``, and as in ``10.3.0``.
-        built_for: compute capabilities, such as ``sm89``.
+        built_for: compute capabilities, such as ``sm89``; or ``any``.
         device: the GPU that it was built on; empty where there was none.
         precision: of the ONNX file, ``tf32`` where fp32 may be computed so.
         batches: least, usual and most images at once; None where the ONNX file fixes them.
@@ -89,7 +91,8 @@ class EngineFacts:
             EngineError: says which it was built for.
         """
         newer = int(capability.removeprefix("sm")) >= 80  # what TensorRT calls Ampere and later
-        if capability not in self.built_for and not (self.hardware_compatible and newer):
+        suits = self.built_for == ANY or capability in self.built_for
+        if not suits and not (self.hardware_compatible and newer):
             raise EngineError(
                 f"The engine was built for {', '.join(self.built_for)}; the GPU here is "
                 f"{capability}. Build it for this one with `hwprune export MODEL.onnx --engine "

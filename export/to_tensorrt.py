@@ -28,7 +28,7 @@ from hwprune.targets.tensorrt_flavour import (
     without_crash,
 )
 
-from .engine_file import Batches, EngineFacts, facts_path, save_facts, sha256
+from .engine_file import ANY, Batches, EngineFacts, facts_path, save_facts, sha256
 
 _GIB = 2**30
 
@@ -39,7 +39,8 @@ class EngineOptions:
 
     Attributes:
         flavour: ``tensorrt`` or ``tensorrt-rtx``.
-        built_for: compute capabilities such as ``sm89``; none: the GPU that is here.
+        built_for: compute capabilities such as ``sm89``; ``any``: every GPU that RTX supports;
+            none: the GPU that is here.
         batches: least, usual and most images at once, for ONNX files that leave the batch open.
         tf32: whether fp32 may be computed in TF32.
         level: how hard to try, 0 to 5; None: the builder's default.
@@ -147,16 +148,16 @@ def _check_place(flavour: Flavour, options: EngineOptions) -> None:
     """Refuse GPUs that the flavour cannot build for from here."""
     if not options.built_for:
         gpu_here()
-    elif flavour.builds_elsewhere:
+    elif flavour.builds_elsewhere and options.built_for != ANY:
         known = flavour.api.ComputeCapability.__members__
         for capability in options.built_for:
             if capability.upper() not in known or not capability.startswith("sm"):
                 names = [name.lower() for name in known if name.startswith("SM")]
                 raise InputError(
                     f"{flavour.name} {flavour.version} builds for {', '.join(sorted(names))}, not "
-                    f"for {capability}. Give some of these: --for sm86,sm89."
+                    f"for {capability}. Give some of these, --for sm86,sm89, or --for any."
                 )
-    else:
+    elif not flavour.builds_elsewhere:
         _, here = gpu_here()
         if options.built_for != (here,):
             raise InputError(
@@ -195,9 +196,10 @@ def _configure(trt: Any, config: Any, options: EngineOptions, precision: str) ->
     if options.workspace_gib:
         size = int(options.workspace_gib * _GIB)
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, size)
-    if options.built_for and hasattr(config, "set_compute_capability"):
-        config.num_compute_capabilities = len(options.built_for)
-        for place, capability in enumerate(options.built_for):
+    if options.flavour == "tensorrt-rtx" and options.built_for != ANY:
+        wanted = options.built_for or ("current",)
+        config.num_compute_capabilities = len(wanted)
+        for place, capability in enumerate(wanted):
             config.set_compute_capability(getattr(trt.ComputeCapability, capability.upper()), place)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -44,14 +44,20 @@ def _free_additions(model: onnx.ModelProto) -> None:
     maker = {output: node for node in graph.node for output in node.output}
     for node in graph.node:
         for place, name in enumerate(node.input if node.op_type == "Add" else ()):
-            chain = [maker.get(name)]  # dequantiser, quantiser, layer
-            for _ in range(2):
-                chain.append(maker.get(chain[-1].input[0]) if chain[-1] is not None else None)
-            kinds = [link.op_type if link is not None else "" for link in chain]
-            if kinds == ["DequantizeLinear", "QuantizeLinear", "Conv"]:
-                node.input[place] = chain[1].input[0]
+            links = _behind(name, maker)
+            if [link.op_type for link in links] == ["DequantizeLinear", "QuantizeLinear", "Conv"]:
+                node.input[place] = links[1].input[0]
                 break
     drop_unused(graph)
+
+
+def _behind(name: str, maker: Mapping[str, Any]) -> list[Any]:
+    """The last three nodes on the way to a tensor, through their first inputs; the last first."""
+    links: list[Any] = []
+    while name in maker and len(links) < 3:
+        links.append(maker[name])
+        name = links[-1].input[0]
+    return links
 
 
 def _brain(model: onnx.ModelProto) -> onnx.ModelProto:

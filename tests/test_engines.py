@@ -175,6 +175,12 @@ def test_levels_and_memory_are_taken_and_rtx_keeps_no_times(
 
 
 @rtx
+def test_one_engine_for_every_gpu(file: Path, tmp_path: Path) -> None:
+    facts = save_engine(file, tmp_path / "m.engine", replace(SM89, built_for=("any",)))
+    assert (facts.built_for, facts.device) == (("any",), "")
+
+
+@rtx
 def test_gpus_that_it_does_not_build_for_are_named(file: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"sm89.*not for sm42.*--for sm86,sm89"):
         save_engine(file, tmp_path / "e", replace(SM89, built_for=("sm42",)))
@@ -206,6 +212,7 @@ FACTS = EngineFacts("0" * 64, sha256(b"engine"), 6, "tensorrt", "10.3.0", ("sm89
         (replace(FACTS, version_compatible=True), ("tensorrt", "11.0.0", "sm89"), "11.0.0"),
         (replace(FACTS, hardware_compatible=True), ("tensorrt", "10.3.0", "sm90"), None),
         (replace(FACTS, hardware_compatible=True), ("tensorrt", "10.3.0", "sm75"), "sm75"),
+        (replace(FACTS, built_for=("any",)), ("tensorrt", "10.3.0", "sm86"), None),
         (replace(FACTS, built_for=("sm86", "sm120")), ("tensorrt", "10.3.0", "sm120"), None),
     ],
 )

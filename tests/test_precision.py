@@ -176,6 +176,22 @@ def test_a_gpu_profiles_every_layer(model, dense, precision) -> None:
     assert {(layer.inputs, layer.outputs) for layer in graph.layers} <= found
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("provider=tensorrt", "no TensorrtExecutionProvider here.*onnxruntime-gpu"),
+        ("provider=tensorrt-rtx", "no NvTensorRTRTXExecutionProvider here.*nv-tensorrt-rtx"),
+        ("provider=tensorrt,precision=fp32", "one of tf32, fp16, got fp32"),
+        ("provider=rocm", "one of cuda, tensorrt, tensorrt-rtx, got rocm"),
+    ],
+)
+def test_tensorrt_in_onnx_runtime_is_not_taken_for_granted(options, words) -> None:
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("it is here")
+    with pytest.raises(InputError, match=words):
+        load_target(f"onnxruntime-cuda:{options}")
+
+
 def test_an_unknown_precision_is_refused() -> None:
     with pytest.raises(InputError, match="one of fp32, int8, got fp8"):
         load_target("onnxruntime-cpu:precision=fp8")

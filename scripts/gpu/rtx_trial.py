@@ -12,19 +12,23 @@ from __future__ import annotations
 import argparse
 import json
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import onnx
 import torch
 from hwprune.export.to_onnx import save_onnx, to_onnx
-from hwprune.export.to_tensorrt import EngineOptions, save_engine
-from hwprune.export.verify_engine import verify_files
-from rich.console import Console
+from hwprune.export.to_tensorrt import EngineOptions, build_engine, save_engine
+from hwprune.export.verify_engine import verify_engines
 
 from hwprune.chain import probe_model
 from hwprune.models import build_model
+from hwprune.precision import precision_of
+from hwprune.targets.cuda import first_gpu
 from hwprune.targets.driver import gpu_here
+from hwprune.targets.tensorrt_engine import Engine
+from hwprune.targets.tensorrt_flavour import load_flavour
 from hwprune.tensorrt_precision import for_tensorrt
 
 
@@ -37,7 +41,7 @@ def main() -> None:
     _, capability = gpu_here()
     rows: list[dict[str, Any]] = []
     for name, model in _networks().items():
-        for built_for in ((), (capability,), ("sm80",), ("sm89",), ("sm120",)):
+        for built_for in ((), ("any",), (capability,), ("sm80",), ("sm89",), ("sm120",)):
             options = EngineOptions("tensorrt-rtx", built_for=built_for)
             rows.append({"network": name, "built_for": built_for} | _try(model, options, given.out))
             print(json.dumps(rows[-1]), flush=True)
@@ -59,17 +63,29 @@ def _try(model: onnx.ModelProto, options: EngineOptions, out: Path) -> dict[str,
     try:
         save_onnx(model, out / "model.onnx")
         save_engine(out / "model.onnx", out / "model.engine", options)
-        row["step"] = "run"
-        engine = out / "model.engine"
-        report = verify_files(engine, engine, None, "", None, 10.0, Console())
+        row["step"] = "run"  # whatever GPU it was built for: that is the question
+        engine = _loaded((out / "model.engine").read_bytes())
+        row["step"] = "verify"
+        precision = precision_of(model)
+        engines = {"model": engine, "dense": engine}
+        report = verify_engines(engines, precision, model, None, _rebuilt(options), 10.0)
         times = report.times["model"]
         row |= {name: times[name].latency_ms for name in times}
         row |= {"error": report.relative_error, "ratio": report.ratio, "graph": report.graph}
+        row["misses"] = [str(miss) for miss in report.misses()]
         row["step"] = "done"
     except Exception as error:  # that is what this is to find out
         row["said"] = f"{type(error).__name__}: {error}"[:2000]
         row["where"] = traceback.format_exc().splitlines()[-3:]
     return row
+
+
+def _loaded(content: bytes) -> Engine:
+    return Engine(content, load_flavour("tensorrt-rtx"), first_gpu())
+
+
+def _rebuilt(options: EngineOptions) -> Callable[[onnx.ModelProto], Engine]:
+    return lambda model: _loaded(build_engine(model.SerializeToString(), options))
 
 
 if __name__ == "__main__":
