@@ -7,15 +7,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypeAlias
 
 from hwprune.errors import EngineError, InputError
 from hwprune.files import write_text
 from hwprune.plain import restore
 
+from .engine_options import ANY, Batches
+
 ENGINE_VERSION = 1
-Batches: TypeAlias = tuple[int, int, int]  # least, usual and most images at once
-ANY = ("any",)  # GPU that TensorRT-RTX supports
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,9 @@ from hwprune.targets.driver import gpu_here
 from hwprune.targets.tensorrt_flavour import load_flavour
 from hwprune.tensorrt_precision import PRECISIONS, for_tensorrt
 
+from .engine_options import EngineOptions, batches_of, capabilities_of
 from .latency import read_onnx
-from .to_tensorrt import EngineOptions, batches_of, capabilities_of, save_engine
+from .to_tensorrt import save_engine
 
 
 @dataclass(frozen=True)

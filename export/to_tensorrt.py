@@ -8,8 +8,6 @@ know nothing else. RTX builds on the CPU for GPUs that are elsewhere. Builds by 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,39 +26,10 @@ from hwprune.targets.tensorrt_flavour import (
     without_crash,
 )
 
-from .engine_file import ANY, Batches, EngineFacts, facts_path, save_facts, sha256
+from .engine_file import EngineFacts, facts_path, save_facts, sha256
+from .engine_options import ANY, Batches, EngineOptions
 
 _GIB = 2**30
-
-
-@dataclass(frozen=True)
-class EngineOptions:
-    """How to build an engine.
-
-    Attributes:
-        flavour: ``tensorrt`` or ``tensorrt-rtx``.
-        built_for: compute capabilities such as ``sm89``; ``any``: every GPU that RTX supports;
-            none: the GPU that is here.
-        batches: least, usual and most images at once, for ONNX files that leave the batch open.
-        tf32: whether fp32 may be computed in TF32.
-        level: how hard to try, 0 to 5; None: the builder's default.
-        detailed: keep what the inspector and the profiler tell layers by.
-        version_compatible: later versions of the same major one may run it; slower.
-        hardware_compatible: every GPU from compute capability 8.0 on may run it; slower.
-        workspace_gib: memory that tactics may use; 0: all.
-        timing_cache: file of measured tactics, read and written; None: none. RTX has none.
-    """
-
-    flavour: str = "tensorrt-rtx"
-    built_for: tuple[str, ...] = ()
-    batches: Batches | None = None
-    tf32: bool = False
-    level: int | None = None
-    detailed: bool = True
-    version_compatible: bool = False
-    hardware_compatible: bool = False
-    workspace_gib: float = 0.0
-    timing_cache: Path | None = None
 
 
 def save_engine(
@@ -197,9 +166,9 @@ def _configure(trt: Any, config: Any, options: EngineOptions, precision: str) ->
         size = int(options.workspace_gib * _GIB)
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, size)
     if options.flavour == "tensorrt-rtx" and options.built_for != ANY:
-        wanted = options.built_for or ("current",)
-        config.num_compute_capabilities = len(wanted)
-        for place, capability in enumerate(wanted):
+        capabilities = options.built_for or ("current",)
+        config.num_compute_capabilities = len(capabilities)
+        for place, capability in enumerate(capabilities):
             config.set_compute_capability(getattr(trt.ComputeCapability, capability.upper()), place)
 
 
@@ -274,28 +243,3 @@ def _facts(content: bytes, engine: bytes, options: EngineOptions, plan: Path | N
         widths=Plan.load(plan).widths if plan is not None else None,
         plan_sha256=sha256(plan.read_bytes()) if plan is not None else None,
     )
-
-
-def batches_of(text: str) -> Batches | None:
-    """Least, usual and most images from ``1,8,32``; None from nothing.
-
-    Raises:
-        InputError: not three rising numbers.
-    """
-    if not text:
-        return None
-    found = [int(part) for part in _parts(text) if part.isdigit()]
-    if len(found) != 3 or not 0 < found[0] <= found[1] <= found[2]:
-        raise InputError(
-            f"--batches {text!r}: expected least, usual and most images, such as --batches 1,8,32."
-        )
-    return found[0], found[1], found[2]
-
-
-def capabilities_of(text: str) -> tuple[str, ...]:
-    """Compute capabilities from ``sm86,sm89``."""
-    return tuple(dict.fromkeys(part.lower() for part in _parts(text)))
-
-
-def _parts(text: str) -> Iterator[str]:
-    return (part.strip() for part in text.split(",") if part.strip())

@@ -30,8 +30,9 @@ from hwprune.targets.tensorrt_flavour import Flavour, load_flavour
 
 from .depart import Departure, Outputs, first_departure, relative_error
 from .engine_file import EngineFacts, read_engine
+from .engine_options import EngineOptions
 from .latency import read_onnx
-from .to_tensorrt import EngineOptions, build_engine
+from .to_tensorrt import build_engine
 from .tolerance import TOLERANCES
 
 TIMES = ("run_ms", "transfers_ms", "enqueue_ms")  # methods of an engine

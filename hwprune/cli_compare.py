@@ -34,7 +34,8 @@ def compare_command(
     NETWORKS are run folders, each with its dense network, and ONNX files.
     """
     from hwprune import contenders
-    from hwprune.compare import Comparison, compare, draw, laid_together, show
+    from hwprune.compare import Comparison, compare, laid_together
+    from hwprune.compare_show import draw, show
     from hwprune.targets import load_target
 
     sizes = [part.strip() for part in batches.split(",") if part.strip()]

@@ -17,9 +17,7 @@ from hwprune.recipe import Recipe
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--engine", default="", help="tensorrt-rtx or tensorrt, such as "
               "tensorrt-rtx:precision=fp16; fp32, tf32, fp16, bf16, int8")  # fmt: skip
-@click.option(
-    "--for", "built_for", default="", help="GPUs, such as sm86,sm89, or any; none: the one here"
-)
+@click.option("--for", "built_for", default="", help="sm86,sm89 or any; none: the GPU that is here")
 @click.option("--batches", default="", help="least, usual and most images at once, such as 1,8,32")
 @click.option("--level", type=click.IntRange(0, 5), help="how hard the engine's builder tries")
 @click.option("--version-compatible", is_flag=True, help="later TensorRT may run it; slower")

@@ -143,4 +143,5 @@ def _published(name: str) -> float | None:
     weights = models.get_model_weights(name)
     if PUBLISHED not in weights.__members__:
         return None
-    return float(weights[PUBLISHED].meta["_metrics"]["ImageNet-1K"]["acc@1"]) / 100
+    percent = weights[PUBLISHED].meta["_metrics"]["ImageNet-1K"]["acc@1"]
+    return round(float(percent) / 100, 6)

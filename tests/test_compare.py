@@ -17,7 +17,8 @@ from test_engines import status_of
 from test_targets import EXAMPLE, Small
 
 from hwprune.cli import main
-from hwprune.compare import Comparison, compare, draw, laid_together
+from hwprune.compare import Comparison, compare, laid_together
+from hwprune.compare_show import draw
 from hwprune.contenders import Contender, of_paths, references
 from hwprune.demo import digits_resnet
 from hwprune.errors import InputError

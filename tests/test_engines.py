@@ -13,9 +13,10 @@ import onnx
 import pytest
 import torch
 from hwprune.export.engine_file import EngineFacts, facts_path, read_engine, save_facts, sha256
+from hwprune.export.engine_options import EngineOptions
 from hwprune.export.run import onnx_runner
 from hwprune.export.to_onnx import save_onnx, to_onnx
-from hwprune.export.to_tensorrt import EngineOptions, build_engine, save_engine
+from hwprune.export.to_tensorrt import build_engine, save_engine
 from test_targets import EXAMPLE, Small
 
 from hwprune.cli import main

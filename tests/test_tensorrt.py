@@ -15,7 +15,9 @@ import onnx
 import pytest
 import torch
 from fake_tensorrt import FakeGpu, fake_flavour
+from hwprune.export.engine_options import EngineOptions
 from hwprune.export.to_onnx import to_onnx
+from hwprune.export.to_tensorrt import build_engine
 from test_engines import has_gpu, has_rtx, no_gpu, rtx
 from test_targets import EXAMPLE, Small
 
@@ -27,7 +29,8 @@ from hwprune.kernels import describe
 from hwprune.targets import KernelTime, file_precision, load_target, symmetric
 from hwprune.targets.cuda import first_gpu
 from hwprune.targets.fake import FakeNetwork, FakeTarget
-from hwprune.targets.tensorrt_engine import Engine
+from hwprune.targets.tensorrt_engine import Engine, _profiler
+from hwprune.targets.tensorrt_flavour import load_flavour
 from hwprune.targets.tensorrt_gpu import TensorRtNetwork
 from hwprune.targets.tensorrt_layers import engine_layers, fused_nodes, kernel_times
 from hwprune.tensorrt_precision import for_tensorrt
@@ -224,6 +227,30 @@ def test_without_a_driver_the_target_is_elsewhere() -> None:
         load_target("tensorrt-rtx:precision=fp8")
     with pytest.raises(NotHere, match="NVIDIA GPU with its driver"):
         first_gpu()
+
+
+@rtx
+@no_gpu
+def test_the_real_interface_up_to_the_gpu(dense: onnx.ModelProto) -> None:
+    """A real engine, runtime and profiler; what is missing is the driver, and it says so."""
+    flavour = load_flavour("tensorrt-rtx")
+    content = build_engine(dense.SerializeToString(), EngineOptions(built_for=("sm89",)))
+    with pytest.raises(EngineError, match=r"does not take this engine: .*CUDA driver"):
+        Engine(content, flavour, FakeGpu())
+    profiler = _profiler(flavour.api)
+    profiler.report_layer_time("a", 1.0)
+    profiler.report_layer_time("a", 2.0)
+    assert profiler.taken() == {"a": 3.0} and profiler.taken() == {}
+    assert flavour.api.nptype(flavour.api.DataType.FLOAT) is np.float32
+
+
+@no_gpu
+def test_cuda_s_own_error_is_told() -> None:
+    pytest.importorskip("cuda.bindings")
+    from hwprune.targets.cuda_python import CudaPythonGpu
+
+    with pytest.raises(NotHere, match=r"CUDA refused: .*driver"):
+        CudaPythonGpu()
 
 
 @pytest.mark.gpu

@@ -14,8 +14,9 @@ import pytest
 import torch
 from fake_tensorrt import FakeGpu, fake_flavour
 from hwprune.export.engine_file import EngineFacts, save_facts, sha256
+from hwprune.export.engine_options import EngineOptions
 from hwprune.export.to_onnx import save_onnx, to_onnx
-from hwprune.export.to_tensorrt import EngineOptions, save_engine
+from hwprune.export.to_tensorrt import save_engine
 from hwprune.export.verify_engine import TIMES, EngineReport, verify_engines
 from onnx import numpy_helper
 from test_engines import has_gpu, has_rtx, no_gpu, rtx, status_of

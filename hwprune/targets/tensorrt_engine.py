@@ -119,7 +119,9 @@ class Engine:
         for _ in range(_WARM_RUNS):  # what it allocates at first is not captured
             self._enqueue()
         self._cuda.wait()
-        graph = self._cuda.captured(self._enqueue)
+        can = getattr(self._context, "is_stream_capturable", None)  # of RTX alone
+        refused = can is not None and not can(self._cuda.stream)
+        graph = None if refused else self._cuda.captured(self._enqueue)
         self.graph = graph is not None
         return graph or self._enqueue
 

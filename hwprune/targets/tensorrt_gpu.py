@@ -70,8 +70,9 @@ class TensorRtGpu:
         return self._built(model, self.grid)
 
     def _built(self, model: onnx.ModelProto, level: int) -> TensorRtNetwork:
+        from hwprune.export.engine_options import EngineOptions
         from hwprune.export.engines import timing_cache_path
-        from hwprune.export.to_tensorrt import EngineOptions, build_engine
+        from hwprune.export.to_tensorrt import build_engine
 
         own = for_tensorrt(model, self.precision)
         options = EngineOptions(

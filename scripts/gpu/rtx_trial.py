@@ -18,8 +18,9 @@ from typing import Any
 
 import onnx
 import torch
+from hwprune.export.engine_options import EngineOptions
 from hwprune.export.to_onnx import save_onnx, to_onnx
-from hwprune.export.to_tensorrt import EngineOptions, build_engine, save_engine
+from hwprune.export.to_tensorrt import build_engine, save_engine
 from hwprune.export.verify_engine import verify_engines
 
 from hwprune.chain import probe_model
