@@ -19,7 +19,13 @@ from rich.console import Console
 from rich.table import Table
 
 from hwprune.budget import Budget
-from hwprune.errors import HwpruneError, InputError, LatencyMiss, OutputMismatch
+from hwprune.errors import (
+    AccuracyMiss,
+    HwpruneError,
+    InputError,
+    LatencyMiss,
+    OutputMismatch,
+)
 from hwprune.files import write_text
 from hwprune.measure import Measurement, Timed, interleave
 from hwprune.targets.cuda import first_gpu
@@ -28,13 +34,15 @@ from hwprune.targets.nvidia import gpu_state
 from hwprune.targets.tensorrt_engine import Engine
 from hwprune.targets.tensorrt_flavour import Flavour, load_flavour
 
-from .depart import Departure, Outputs, first_departure, relative_error
+from .depart import Departure
 from .engine_file import EngineFacts, read_engine
+from .engine_numbers import agreement, numbers
 from .engine_options import EngineOptions
 from .latency import read_onnx
 from .to_tensorrt import build_engine
 from .tolerance import TOLERANCES
 
+IMAGES = "images.npy"  # some of a run's test images, for machines that have no data
 TIMES = ("run_ms", "transfers_ms", "enqueue_ms")  # methods of an engine
 
 
@@ -45,6 +53,8 @@ class EngineReport:
     Attributes:
         relative_error: of its outputs against ONNX Runtime's, of the largest; None where its ONNX
             file is not here.
+        agreement: share of the given images of which it and ONNX Runtime say the same class; None
+            without images.
         precision: of the engine.
         departure: the first layer that departs, where outputs differ by more than the tolerance.
         times: of the engine, and where there is one of the dense one (``dense``), from the same
@@ -56,6 +66,7 @@ class EngineReport:
     """
 
     relative_error: float | None
+    agreement: float | None
     precision: str
     departure: Departure | None
     times: Mapping[str, Mapping[str, Measurement]]
@@ -74,7 +85,14 @@ class EngineReport:
     def misses(self) -> list[HwpruneError]:
         """One error for each promise that the engine does not keep."""
         found: list[HwpruneError] = []
-        most = TOLERANCES[self.precision][0]
+        most, least = TOLERANCES[self.precision]
+        if self.agreement is not None and not self.agreement >= least:
+            found.append(
+                AccuracyMiss(
+                    f"The engine says the same class as ONNX Runtime of {self.agreement:.1%} of "
+                    f"the images, less than {least:.0%} in {self.precision}. Do not deploy it."
+                )
+            )
         if self.relative_error is not None and not self.relative_error <= most:
             where = self.departure or "No layer alone departs: suspect what is fused."
             found.append(
@@ -99,6 +117,7 @@ def verify_files(
     engine: Path,
     dense: Path | None,
     onnx_path: Path | None,
+    images: Path | None,
     budget: str,
     batch: int | None,
     seconds: float,
@@ -109,6 +128,8 @@ def verify_files(
     Args:
         engine, dense: the engines; without ``dense``, ``dense.engine`` beside it if that is there.
         onnx_path: what the engine was built from; None: of its name beside it, if that is there.
+        images: real ones, [n, C, H, W] as ``numpy.save`` writes them; None: ``images.npy`` beside
+            the engine, if that is there.
         budget: such as ``0.5x``; empty: none.
         batch: images at once, where the engine leaves that open.
         seconds: to take times, at most.
@@ -118,14 +139,20 @@ def verify_files(
         InputError: files that are none or do not belong together.
         EngineError: an engine of another ONNX file, TensorRT or GPU.
         NotHere: no package, no driver, no GPU.
-        OutputMismatch, LatencyMiss: a promise that the engine does not keep.
+        OutputMismatch, AccuracyMiss, LatencyMiss: a promise that the engine does not keep.
     """
     beside = engine.with_name(f"dense{engine.name.removeprefix('model')}")
     dense = dense or (beside if beside.exists() and beside != engine else None)
     content, facts = read_engine(engine)
     other = read_engine(dense) if dense is not None else None
     model = _model_of(engine, onnx_path, facts, console)
+    real = _images_of(engine, images)
     wanted = Budget.parse(budget) if budget else None
+    if wanted is not None and other is None:
+        raise InputError(
+            f"A budget is held against the dense engine, and {beside} is not there. Build it with "
+            "`hwprune export dense.onnx --engine ...`, or give it with --dense."
+        )
     flavour = load_flavour(facts.flavour)
     pairs = [facts, other[1]] if other else [facts]
     for each in pairs:
@@ -137,7 +164,7 @@ def verify_files(
     if other is not None:
         engines["dense"] = _loaded(*other, flavour, batch)
     rebuilt = _rebuilder(facts, flavour, batch)
-    report = verify_engines(engines, facts.precision, model, wanted, rebuilt, seconds)
+    report = verify_engines(engines, facts.precision, model, real, wanted, rebuilt, seconds)
     _leave(engine, facts, report, console)
     for miss in report.misses():
         raise miss
@@ -148,6 +175,7 @@ def verify_engines(
     engines: Mapping[str, Engine],
     precision: str,
     model: onnx.ModelProto | None,
+    images: NDArray[Any] | None,
     budget: Budget | None,
     rebuilt: Callable[[onnx.ModelProto], Engine],
     seconds: float,
@@ -158,21 +186,26 @@ def verify_engines(
         engines: ``model`` and perhaps ``dense``.
         precision: of ``model``.
         model: that it was built from, in a precision that ONNX Runtime runs; None: no numbers.
+        images: real ones, [n, C, H, W]; None: no classes are compared.
         budget: as a fraction of the dense engine, or in milliseconds.
         rebuilt: an engine of a network with marked outputs, to find where numbers depart.
         seconds: to take times, at most.
     """
     before, own = gpu_state(), engines["model"]
-    error, departure = None, None
+    error, departure, agreeing = None, None, None
     if model is not None:
-        error, departure = _numbers(own, model, precision, rebuilt)
+        error, departure = numbers(own, model, precision, rebuilt)
+    if model is not None and images is not None:
+        agreeing = agreement(own, model, images)
     parts: list[Timed] = [_Part(engines[e], what) for e in engines for what in TIMES]
     measured = iter(interleave(parts, seconds=seconds))
     times = {e: {what: next(measured) for what in TIMES} for e in engines}
     ratio = None
     if budget is not None and "dense" in times:
         ratio = budget.ratio_to(times["dense"]["run_ms"].latency_ms)
-    return EngineReport(error, precision, departure, times, own.graph, ratio, (before, gpu_state()))
+    return EngineReport(
+        error, agreeing, precision, departure, times, own.graph, ratio, (before, gpu_state())
+    )
 
 
 class _Part:
@@ -180,43 +213,6 @@ class _Part:
 
     def __init__(self, engine: Engine, what: str) -> None:
         self.run_ms: Callable[[], float] = getattr(engine, what)
-
-
-def _numbers(
-    engine: Engine,
-    model: onnx.ModelProto,
-    precision: str,
-    rebuilt: Callable[[onnx.ModelProto], Engine],
-) -> tuple[float, Departure | None]:
-    """The outputs' error on random inputs; and the first layer that departs, if that is large."""
-    draw = np.random.default_rng(1)
-    inputs = [draw.standard_normal(x.here.shape).astype(x.here.dtype) for x in engine.inputs]
-    feed = {place.name: array for place, array in zip(engine.inputs, inputs, strict=True)}
-
-    def wanted(network: onnx.ModelProto) -> Outputs:
-        return _by_onnxruntime(network, feed)
-
-    def got(network: onnx.ModelProto) -> Outputs:
-        other = rebuilt(network)
-        names = [place.name for place in other.outputs]
-        return dict(zip(names, other.infer(inputs), strict=True))
-
-    right = wanted(model)
-    outputs = zip(engine.outputs, engine.infer(inputs), strict=True)
-    errors = [relative_error(right[place.name], array) for place, array in outputs]
-    error = float(np.max(errors))  # NaN where any is
-    most = TOLERANCES[precision][0]
-    return error, None if error <= most else first_departure(model, wanted, got, most)
-
-
-def _by_onnxruntime(
-    model: onnx.ModelProto, feed: Mapping[str, NDArray[Any]]
-) -> Mapping[str, NDArray[Any]]:
-    import onnxruntime as ort
-
-    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, session.run(None, dict(feed)), strict=True))
 
 
 def _model_of(
@@ -236,6 +232,19 @@ def _model_of(
         console.print("[yellow]ONNX Runtime has no bf16 on the CPU: the outputs are not checked.")
         return None
     return read_onnx(plain)
+
+
+def _images_of(engine: Path, given: Path | None) -> NDArray[Any] | None:
+    path = given or engine.with_name(IMAGES)
+    if not path.exists() and given is None:
+        return None
+    try:
+        images: NDArray[Any] = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path} holds no images ({error}). Save them with numpy.save, [n, C, H, W]."
+        ) from error
+    return images
 
 
 def _loaded(content: bytes, facts: EngineFacts, flavour: Flavour, batch: int | None) -> Engine:
@@ -271,6 +280,7 @@ def _leave(engine: Path, facts: EngineFacts, report: EngineReport, console: Cons
     console.print(
         f"{engine.name}: {facts.flavour} {facts.flavour_version}, {facts.precision}, "
         + ("outputs not checked" if error is None else f"outputs within {error:.1e}")
+        + ("" if report.agreement is None else f", same class on {report.agreement:.1%}")
         + ("" if report.ratio is None else f", {report.ratio:.3f} of the dense engine")
         + ("" if report.graph else "; without a CUDA graph")
     )

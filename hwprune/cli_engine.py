@@ -86,12 +86,15 @@ def _export_step(options: dict[str, Any]) -> Any:
               help="the dense engine; default: dense.engine beside ENGINE")  # fmt: skip
 @click.option("--onnx", "onnx_path", type=click.Path(path_type=Path),
               help="the file ENGINE was built from; default: of its name, beside it")  # fmt: skip
+@click.option("--images", type=click.Path(path_type=Path),
+              help="real ones, [n, C, H, W] in a .npy; default: images.npy beside it")  # fmt: skip
 @click.option("--seconds", type=float, default=20.0, help="to time engines, at most")
 @recipe_options
 def verify_command(
     engine: Path | None,
     dense: Path | None,
     onnx_path: Path | None,
+    images: Path | None,
     seconds: float,
     **options: Any,
 ) -> None:
@@ -102,8 +105,9 @@ def verify_command(
     if engine is not None:
         from hwprune.export.verify_engine import verify_files
 
-        budget = options["budget"] or (Recipe.budget if dense else "")
-        verify_files(engine, dense, onnx_path, budget, options["batch"], seconds, Console())
+        budget = options["budget"] or _budget_beside(engine)
+        batch, console = options["batch"], Console()
+        verify_files(engine, dense, onnx_path, images, budget, batch, seconds, console)
         return
     from hwprune import processes
     from hwprune.steps import verify_step
@@ -112,3 +116,9 @@ def verify_command(
     job.recipe.save(job.folder / "recipe.toml")
     verify_step(job)
     processes.leave()
+
+
+def _budget_beside(engine: Path) -> str:
+    """That of the run whose folder the engine is in; else none."""
+    recipe = engine.with_name("recipe.toml")
+    return Recipe.load(recipe).budget if recipe.exists() else ""

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import torch
 from torch import nn
 
 from hwprune.export.engines import EngineRequest, build
 from hwprune.export.to_onnx import save_onnx
+from hwprune.export.verify_engine import IMAGES
+from hwprune.files import write_atomically
 from hwprune.job import Job
 from hwprune.targets import file_precision
+
+_IMAGES = 256
+_IMAGE_BYTES = 32 * 2**20  # at most, of all of them
 
 
 def engine_step(job: Job, request: EngineRequest) -> list[Path]:
@@ -22,6 +29,7 @@ def engine_step(job: Job, request: EngineRequest) -> list[Path]:
         InputError, NotHere, EngineError: as ``save_engine``.
     """
     plan = job.folder / "student" / "plan.json"
+    _save_images(job)
     networks: dict[str, tuple[nn.Module, Path | None]] = {
         "dense": (job.dense, None),
         "model": (job.student(), plan),
@@ -30,6 +38,19 @@ def engine_step(job: Job, request: EngineRequest) -> list[Path]:
         build(_file(job, name, network, request), request, job.console, made_by)
         for name, (network, made_by) in networks.items()
     ]
+
+
+def _save_images(job: Job) -> None:
+    """Some test images beside the engines, to compare classes where there are no data."""
+    images = torch.cat([images for images, _ in job.test()])
+    most = min(_IMAGES, _IMAGE_BYTES // (4 * images[0].numel()))
+    chosen = images[torch.linspace(0, len(images) - 1, min(most, len(images))).long()].numpy()
+
+    def write(path: Path) -> None:
+        with path.open("wb") as file:  # a name without .npy, which numpy would add
+            np.save(file, chosen)
+
+    write_atomically(job.folder / IMAGES, write)
 
 
 def _file(job: Job, name: str, network: nn.Module, request: EngineRequest) -> Path:

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import launch
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -118,7 +119,8 @@ def test_a_run_becomes_engines_of_its_files(finished: Path, tmp_path: Path) -> N
         facts.check_onnx(folder / f"{name}.int8.batches.onnx")
         found = (facts.widths, facts.precision, facts.batches)
         assert found == (widths, "int8", (1, 4, 8))
-    images = torch.rand(5, 1, 16, 16)
+    images = torch.from_numpy(np.load(folder / "images.npy"))
+    assert 100 < len(images) <= 256 and images.shape[1:] == (1, 16, 16)
     wanted = onnx_runner(onnx.load(str(folder / "model.onnx")))(images)
     opened = onnx_runner(onnx.load(str(folder / "model.int8.batches.onnx")))(images)
     assert 0 < float((opened - wanted).abs().max()) < 0.3 * float(wanted.abs().max())

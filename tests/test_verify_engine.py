@@ -24,7 +24,7 @@ from test_targets import EXAMPLE, Small
 
 from hwprune.budget import Budget
 from hwprune.cli import main
-from hwprune.errors import LatencyMiss, OutputMismatch
+from hwprune.errors import AccuracyMiss, InputError, LatencyMiss, OutputMismatch
 from hwprune.measure import Measurement
 from hwprune.targets.tensorrt_engine import Engine
 from hwprune.tensorrt_precision import for_tensorrt
@@ -53,13 +53,15 @@ def verified(
         return Engine(harm(network).SerializeToString(), fake_flavour(gpu), gpu)
 
     engines = {"model": built(model), "dense": built(model)}
-    return verify_engines(engines, "fp32", model, Budget.parse("0.5x"), built, seconds=0.0)
+    images = np.random.default_rng(2).standard_normal((20, 3, 8, 8)).astype(np.float32)
+    budget = Budget.parse("0.5x")
+    return verify_engines(engines, "fp32", model, images, budget, built, seconds=0.0)
 
 
 def test_an_engine_that_is_right_and_too_slow(dense: onnx.ModelProto) -> None:
     report = verified(dense, lambda model: model)
     assert report.relative_error is not None and report.relative_error < 1e-6
-    assert report.departure is None and report.graph
+    assert report.departure is None and report.graph and report.agreement == 1.0
     times = report.times["dense"]
     assert (times["run_ms"].latency_ms, times["transfers_ms"].latency_ms) == (1.0, 1.5)
     assert set(times) == set(TIMES) and times["enqueue_ms"].latency_ms > 0
@@ -70,7 +72,8 @@ def test_an_engine_that_is_right_and_too_slow(dense: onnx.ModelProto) -> None:
 
 def test_an_engine_that_is_wrong_names_the_layer(dense: onnx.ModelProto) -> None:
     report = verified(dense, damaged)
-    mismatch = report.misses()[0]
+    disagreement, mismatch = report.misses()[:2]
+    assert isinstance(disagreement, AccuracyMiss) and disagreement.exit_status == 12
     assert isinstance(mismatch, OutputMismatch) and mismatch.exit_status == 11
     assert report.departure is not None and report.departure.layer == "depthwise.0.weight"
     assert "of depthwise.0.weight" in str(mismatch)
@@ -78,9 +81,17 @@ def test_an_engine_that_is_wrong_names_the_layer(dense: onnx.ModelProto) -> None
 
 def test_not_a_number_is_a_mismatch() -> None:
     times = {"model": dict.fromkeys(TIMES, Measurement((1.0,)))}
-    report = EngineReport(float("nan"), "fp16", None, times, True, None, ({}, {}))
+    report = EngineReport(float("nan"), None, "fp16", None, times, True, None, ({}, {}))
     assert [type(miss) for miss in report.misses()] == [OutputMismatch]
     assert report.ratio is None
+
+
+def test_images_of_another_size_are_refused(dense: onnx.ModelProto) -> None:
+    gpu = FakeGpu()
+    engine = Engine(dense.SerializeToString(), fake_flavour(gpu), gpu)
+    images = np.zeros((4, 3, 9, 9), np.float32)
+    with pytest.raises(InputError, match=r"images are \(4, 3, 9, 9\), the engine takes \(1, 3, 8"):
+        verify_engines({"model": engine}, "fp32", dense, images, None, lambda m: engine, 0.0)
 
 
 @pytest.fixture
@@ -137,10 +148,13 @@ def test_files_that_are_missing(folder: Path, capsys: pytest.CaptureFixture[str]
         paths = [str(folder / a) if a.endswith(".engine") else a for a in arguments]
         status, words = status_and_words(capsys, *paths)
         assert status == 2 and "An engine is two files" in words
-    status, words = status_and_words(
-        capsys, str(folder / "model.engine"), "--onnx", str(folder / "none.onnx")
-    )
+    engine = str(folder / "model.engine")
+    status, words = status_and_words(capsys, engine, "--onnx", str(folder / "none.onnx"))
     assert status == 2 and "No ONNX file" in words
+    status, words = status_and_words(capsys, engine, "--images", str(folder / "none.npy"))
+    assert status == 2 and "holds no images" in words
+    status, words = status_and_words(capsys, engine, "--budget", "0.5x")
+    assert status == 2 and "held against the dense engine" in words
 
 
 @rtx
