@@ -37,8 +37,8 @@ def save_engine(
 ) -> EngineFacts:
     """Build an engine from an ONNX file, with its facts and the build's journal beside it.
 
-    ``NAME.json`` comes last, so that an engine with it is whole; ``NAME.log`` is written also where
-    the build fails.
+    ``NAME.json`` comes last, so that an engine with it is whole. Where the build fails, what it
+    said is left in ``NAME.log``, and an older engine stays as it was.
 
     Args:
         onnx_path: of the model.
@@ -53,11 +53,12 @@ def save_engine(
     """
     content = _read(onnx_path)
     journal = Journal()
-    facts_path(path).unlink(missing_ok=True)
     try:
         engine = build_engine(content, options, journal)
     finally:
-        write_text(path.with_name(f"{path.name}.log"), "\n".join(journal.lines) + "\n")
+        if journal.lines:
+            write_text(path.with_name(f"{path.name}.log"), "\n".join(journal.lines) + "\n")
+    facts_path(path).unlink(missing_ok=True)  # before the engine that they do not describe
     write_atomically(path, lambda temporary: temporary.write_bytes(engine))
     facts = _facts(content, engine, options, plan)
     save_facts(facts, path)

@@ -147,21 +147,22 @@ def test_the_facts_of_an_engine_name_its_plan(file: Path, tmp_path: Path) -> Non
 
 
 @rtx
-def test_a_build_that_fails_leaves_its_log_and_no_engine(file: Path, tmp_path: Path) -> None:
+def test_a_build_that_fails_leaves_its_log_and_the_older_engine(file: Path, tmp_path: Path) -> None:
+    engine = tmp_path / "model.engine"
+    before = save_engine(file, engine, SM89)
     model = onnx.load(str(file))
     gap = onnx.helper.make_node("Det", ["x"], ["det"], name="det")  # TensorRT has none
     model.graph.node.append(gap)
     shape = onnx.helper.make_tensor_value_info("det", onnx.TensorProto.FLOAT, [1, 3])
     model.graph.output.append(shape)
     onnx.save(model, str(file))
-    (tmp_path / "model.engine").write_bytes(b"an older one")
-    (tmp_path / "model.engine.json").write_text("{}")
-    with pytest.raises(EngineError, match=r"does not take this network.*Det"):
-        save_engine(file, tmp_path / "model.engine", SM89)
-    assert (tmp_path / "model.engine.log").exists()
-    assert not (tmp_path / "model.engine.json").exists()
-    with pytest.raises(InputError, match=r"model.engine.json"):
-        read_engine(tmp_path / "model.engine")
+    with pytest.raises(EngineError, match=r"does not take this network: Det det"):
+        save_engine(file, engine, SM89)
+    assert "ERROR" in (tmp_path / "model.engine.log").read_text()
+    assert read_engine(engine)[1] == before
+    with pytest.raises(EngineError, match="built from an ONNX file of sha256"):
+        before.check_onnx(file)
+    assert not list(tmp_path.glob(".*.part"))
 
 
 @rtx
