@@ -43,7 +43,8 @@ from .to_tensorrt import build_engine
 from .tolerance import TOLERANCES
 
 IMAGES = "images.npy"  # some of a run's test images, for machines that have no data
-TIMES = ("run_ms", "transfers_ms", "enqueue_ms")  # methods of an engine
+TIMES = ("run_ms", "transfers_ms", "enqueue_ms")  # methods of an engine; the last is wall time
+LAUNCHES = 50
 
 
 @dataclass(frozen=True)
@@ -197,15 +198,27 @@ def verify_engines(
         error, departure = numbers(own, model, precision, rebuilt)
     if model is not None and images is not None:
         agreeing = agreement(own, model, images)
-    parts: list[Timed] = [_Part(engines[e], what) for e in engines for what in TIMES]
-    measured = iter(interleave(parts, seconds=seconds))
-    times = {e: {what: next(measured) for what in TIMES} for e in engines}
+    times = _times(engines, seconds)
     ratio = None
     if budget is not None and "dense" in times:
         ratio = budget.ratio_to(times["dense"]["run_ms"].latency_ms)
     return EngineReport(
         error, agreeing, precision, departure, times, own.graph, ratio, (before, gpu_state())
     )
+
+
+def _times(engines: Mapping[str, Engine], seconds: float) -> dict[str, dict[str, Measurement]]:
+    """All engines in turn, by the GPU's clock; then what launching takes, some times each.
+
+    The latter is not interleaved by its own length: a launch of microseconds waits for a whole run.
+    """
+    parts: list[Timed] = [_Part(engines[e], what) for e in engines for what in TIMES[:2]]
+    measured = iter(interleave(parts, seconds=seconds))
+    times = {e: {what: next(measured) for what in TIMES[:2]} for e in engines}
+    launches = [{e: engine.enqueue_ms() for e, engine in engines.items()} for _ in range(LAUNCHES)]
+    for name in engines:
+        times[name][TIMES[2]] = Measurement(tuple(launch[name] for launch in launches))
+    return times
 
 
 class _Part:

@@ -17,8 +17,10 @@ if find_spec("torch") is not None:
     from hwprune.distill import Distillation
     from hwprune.explain import explain
     from hwprune.job import Job
+    from hwprune.prepare import prepare
     from hwprune.profile import profile
     from hwprune.prune import prune
+    from hwprune.reconstruct import features
     from hwprune.score import score, score_branches
     from hwprune.solve import cheapest, pareto, solve
     from hwprune.steps import run
@@ -43,10 +45,12 @@ __all__ = [
     "Training",
     "cheapest",
     "explain",
+    "features",
     "finetune",
     "fit_budget",
     "load",
     "pareto",
+    "prepare",
     "profile",
     "prune",
     "run",

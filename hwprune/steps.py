@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -126,6 +127,12 @@ def export_step(job: Job) -> None:
     job.note("export", {"bytes": files})
 
 
+def _dense_ms(job: Job) -> float:
+    """The dense network's latency as the loop has measured it; infinite where it has not."""
+    dense = job.facts("prune").get("dense")
+    return float(dense["latency_ms"]) if dense else math.inf
+
+
 def verify_step(job: Job) -> None:
     """Measure the exported file; raise the first promise that it does not keep."""
     from hwprune.export.latency import read_onnx
@@ -139,6 +146,7 @@ def verify_step(job: Job) -> None:
         None if job.elsewhere else job.target,
         job.budget,
         job.test(),
+        known_ms=_dense_ms(job),
     )
     misses = result.misses()
     job.note(
