@@ -34,7 +34,7 @@ def plain_reshapes(proto: onnx.ModelProto) -> None:
             inputs = [flat.input[0], shape.name]
             new = helper.make_node("Reshape", inputs, [node.output[0]], name=node.name)
             graph.node[place].CopyFrom(new)
-    _drop_unused(graph)
+    drop_unused(graph)
 
 
 def without_zeros(proto: onnx.ModelProto, weights: Collection[str]) -> None:
@@ -66,7 +66,7 @@ def without_zeros(proto: onnx.ModelProto, weights: Collection[str]) -> None:
         if stays is not None and node.output[0] not in kept:
             same[node.output[0]] = stays
             graph.node.remove(node)
-    _drop_unused(graph)
+    drop_unused(graph)
 
 
 def _is_zero(name: str, constants: Mapping[str, Any], producer: Mapping[str, Any]) -> bool:
@@ -86,7 +86,8 @@ def _is_zero(name: str, constants: Mapping[str, Any], producer: Mapping[str, Any
     )
 
 
-def _drop_unused(graph: Any) -> None:
+def drop_unused(graph: Any) -> None:
+    """Remove nodes and constants that nothing reads, in place."""
     readers = Counter(name for node in graph.node for name in node.input)
     readers.update(output.name for output in graph.output)
     for node in reversed(list(graph.node)):

@@ -18,10 +18,7 @@ from hwprune.targets import Loadable, Target, TorchNetwork
 
 from .latency import latency_misses, read_onnx, side_by_side
 from .run import onnx_runner
-
-# By the precision of the file: how far outputs may be from PyTorch's, of the largest one, and the
-# share of real images on which both must predict the same class.
-TOLERANCES = {"fp32": (1e-4, 0.99), "fp16": (2e-2, 0.99), "int8": (0.3, 0.95)}
+from .tolerance import TOLERANCES
 
 
 @dataclass(frozen=True)

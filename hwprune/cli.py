@@ -2,43 +2,26 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
+from typing import Any
 
 import click
 from rich.console import Console
 
 import hwprune
 from hwprune.budget_profile import find_profile
+from hwprune.cli_compare import compare_command
+from hwprune.cli_engine import export_command, verify_command
+from hwprune.cli_job import job_of_all, recipe_of_folder, recipe_options
 from hwprune.errors import HwpruneError, InputError
 from hwprune.recipe import Recipe
 
-if TYPE_CHECKING:
-    from hwprune.job import Job
-
-F = TypeVar("F", bound=Callable[..., Any])
-
 TOGETHER = ("dense", "finetune")  # the commands that several processes may run
 STOPPED = 130  # exit status after Ctrl-C
-
-
-def recipe_options(command: F) -> F:
-    """Give a command one option for every field of a recipe."""
-    types = get_type_hints(Recipe)
-    for field in reversed(dataclasses.fields(Recipe)):
-        shown = field.default if field.default not in ("", 0, 0.0, False) else None
-        text = field.metadata["help"] + (f" [{shown}]" if shown is not None else "")
-        name, kind = f"--{field.name.replace('_', '-')}", types[field.name]
-        shape: dict[str, Any] = {"is_flag": True} if kind is bool else {"type": kind}
-        name += f"/--no-{name[2:]}" if field.default is True else ""
-        option = click.option(name, default=None, help=text, **shape)
-        command = option(command)
-    return command
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -91,7 +74,7 @@ def _step_command(name: str, about: str) -> None:
         from hwprune import processes
         from hwprune.steps import STEPS
 
-        job = _job_of_all(options)
+        job = job_of_all(options)
         if processes.is_main():
             job.recipe.save(job.folder / "recipe.toml")
         STEPS[name](job)
@@ -114,7 +97,7 @@ def trace_command(
     from hwprune.show import graph_facts, groups_table
 
     options["model"] = model_name or options["model"]
-    job = Job(_recipe_of_folder(options), Console(quiet=as_json))
+    job = Job(recipe_of_folder(options), Console(quiet=as_json))
     graph = job.graph
     if picture is not None:
         from hwprune.picture import draw_graph
@@ -134,7 +117,7 @@ def finetune_command(resume: bool, **options: Any) -> None:
     from hwprune import processes
     from hwprune.train_steps import finetune_step
 
-    finetune_step(_job_of_all(options), resume=resume)
+    finetune_step(job_of_all(options), resume=resume)
     processes.leave()
 
 
@@ -160,13 +143,13 @@ def profile_command(
     if measure is not None:
         from hwprune.export.folder import measure_folder
 
-        measure_folder(measure, _recipe_of_folder(options), Console(), renew=renew)
+        measure_folder(measure, recipe_of_folder(options), Console(), renew=renew)
         return
     from hwprune.elsewhere import export_networks
     from hwprune.job import Job
     from hwprune.steps import profile_step
 
-    job = Job(_recipe_of_folder(options), Console())
+    job = Job(recipe_of_folder(options), Console())
     if export_only is not None:
         export_networks(job, export_only)
         return
@@ -186,7 +169,7 @@ def plan_command(explain: bool, **options: Any) -> None:
     from hwprune.elsewhere import plan_only
     from hwprune.job import Job
 
-    job = Job(_recipe_of_folder(options), Console())
+    job = Job(recipe_of_folder(options), Console())
     job.recipe.need("out")
     job.recipe.save(job.folder / "recipe.toml")
     plan_only(job, explained=explain)
@@ -209,8 +192,9 @@ def measure_command(dense: Path, pruned: Path, target: str, budget: str) -> None
 
 _step_command("dense", "Train the dense network first, and measure its accuracy.")
 _step_command("prune", "Score, solve and measure until the budget is met; then cut.")
-_step_command("export", "Write the ONNX files.")
-_step_command("verify", "Measure the exported file: numbers, accuracy, latency.")
+commands.add_command(export_command)
+commands.add_command(verify_command)
+commands.add_command(compare_command)
 _step_command("report", "Write report.json and report.html.")
 
 
@@ -266,25 +250,6 @@ def diff_command(first: Path, second: Path) -> None:
     Console().print(show_difference(LatencyTable.load(first), LatencyTable.load(second)))
 
 
-def _job_of_all(options: dict[str, Any]) -> Job:
-    """The job of a step, in one process or in all that a launcher started; the main one prints."""
-    from hwprune import processes
-    from hwprune.job import Job
-
-    processes.join()
-    job = Job(_recipe_of_folder(options), Console(quiet=not processes.is_main()))
-    job.recipe.need("out")
-    return job
-
-
-def _recipe_of_folder(options: dict[str, Any]) -> Recipe:
-    given = {key: value for key, value in options.items() if value is not None}
-    saved = Path(given["out"]) / "recipe.toml" if given.get("out") else None
-    if saved is not None and saved.exists():
-        return Recipe.load(saved, **given)
-    return Recipe.of(**given)
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; an error of ours is one paragraph and an exit status."""
     try:
@@ -296,7 +261,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         _fail(
             "This command needs PyTorch, which is not installed here. What works without it: "
-            "`hwprune profile --measure`, `measure`, `table`.",
+            "`hwprune profile --measure`, `measure`, `table`, `export FILE.onnx --engine`, "
+            "`verify FILE.engine`.",
             InputError.exit_status,
         )
     except click.ClickException as error:

@@ -37,6 +37,12 @@ class BudgetError(HwpruneError):
     exit_status = 5
 
 
+class EngineError(HwpruneError):
+    """An engine that cannot be built, or is of another ONNX file, runtime or GPU."""
+
+    exit_status = 6
+
+
 class LatencyMiss(HwpruneError):
     """The exported network was measured over its latency budget."""
 

@@ -26,7 +26,14 @@ from hwprune.measure import MOST_NOISE, PROBE_TOLERANCE, Measurement, Probe, int
 from hwprune.sampling import calibration_widths, crossed_widths, error_widths
 from hwprune.step import find_step
 from hwprune.table import LatencyTable, Network, Sample, append, typical_ms
-from hwprune.targets import KernelTime, Loadable, Runnable, Target, TorchNetwork
+from hwprune.targets import (
+    KernelTime,
+    Loadable,
+    Runnable,
+    Target,
+    TorchNetwork,
+    load_for_grid,
+)
 
 Progress: TypeAlias = Callable[[str, float], None]  # what is being done, share done in [0, 1]
 
@@ -104,7 +111,7 @@ def fill(
             return table
         _forget_last(table, graph, path)
         probe = Probe(device.load(probe_model(device.takes)))
-        dense = _profile_one(device.load(networks.dense), probe, effort)
+        dense = _profile_one(load_for_grid(device, networks.dense), probe, effort)
         kernels = tuple(describe(dense, networks.dense, graph))
         wanted = _unknown(table, graph, kernels, dense)
         _sample_kernels(table, device, networks, graph, wanted, probe, effort, path, tell)
@@ -234,7 +241,7 @@ def _sample_kernels(
         if origin in done:
             continue
         planned = networks.at(widths)
-        times = _profile_one(device.load(planned), probe, effort)
+        times = _profile_one(load_for_grid(device, planned), probe, effort)
         samples = [
             Sample(k.kind, k.inputs.count(widths), k.outputs.count(widths), t.times_ms, origin)
             for k, t in zip(describe(times, planned, graph), times, strict=True)

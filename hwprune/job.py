@@ -32,7 +32,8 @@ from hwprune.recipe import Recipe
 from hwprune.reconstruct import Features, features
 from hwprune.score import score, score_branches
 from hwprune.table import LatencyTable
-from hwprune.targets import Target, file_precision, load_target
+from hwprune.targets import Target, file_precision, load_target, symmetric
+from hwprune.tensorrt_precision import for_tensorrt
 from hwprune.ties import find_ties
 from hwprune.trace import trace
 
@@ -234,15 +235,21 @@ class Job:
         indices = balanced_indices(self.data.calibration.labels, count, self.recipe.seed)
         return list(batches(self.data.calibration, indices, batch_size=min(batch_size, count)))
 
-    def exported(self, network: nn.Module) -> onnx.ModelProto:
-        """A network as ONNX in the precision in which the target runs files.
+    def exported(
+        self, network: nn.Module, precision: str | None = None, *, dynamic_batch: bool = False
+    ) -> onnx.ModelProto:
+        """A network as ONNX, by default in the precision in which the target runs files.
 
         Its ranges in int8 are those of the calibration images.
         """
-        precision, size = file_precision(self.recipe.target), self.recipe.batch
-        found = self.calibration(batch_size=size) if precision == "int8" else []
+        own, size = precision or file_precision(self.recipe.target), self.recipe.batch
+        found = self.calibration(batch_size=size) if own == "int8" else []
         images = [images.numpy() for images, _ in found if len(images) == size]
-        return in_precision(to_onnx(network, self.example), precision, images)
+        inputs = self.example.expand(max(2, size), -1, -1, -1) if dynamic_batch else self.example
+        plain = to_onnx(network, inputs, dynamic_batch=dynamic_batch)
+        if precision or symmetric(self.recipe.target):
+            return for_tensorrt(plain, own, images)
+        return in_precision(plain, own, images)
 
     @property
     def test_split(self) -> str:

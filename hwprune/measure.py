@@ -16,6 +16,7 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -32,6 +33,13 @@ MOST_NOISE = 0.01  # of ratios of whole networks: a calibration with more is not
 ROUNDS_FOR_ERROR = 25 * BLOCKS
 SAMPLE_MS = 2.0  # faster networks are run several times a sample
 WARM_MS = 8.0  # of runs before a sample: until then it tells what ran before, see `interleave`
+
+
+class Timed(Protocol):
+    """What can be timed."""
+
+    def run_ms(self) -> float:
+        """Run once; milliseconds."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +122,7 @@ def noise(measurements: Sequence[Measurement]) -> float | None:
 
 
 def interleave(
-    runnables: Sequence[Runnable],
+    runnables: Sequence[Timed],
     *,
     rounds: int | None = None,
     seconds: float = 20.0,
@@ -190,6 +198,6 @@ def _known_to(error: float | None, taken: Sequence[Sequence[float]]) -> bool:
     return all(ratio_error(first, other) <= error for other in others)
 
 
-def _once_ms(runnable: Runnable) -> float:
+def _once_ms(runnable: Timed) -> float:
     runnable.run_ms()
     return max(1e-3, min(runnable.run_ms() for _ in range(3)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,8 +15,26 @@ from onnx import shape_inference
 _MARK = {"onnx.quant.pre_process": "onnxruntime.quant"}  # shapes are inferred, norms are folded
 
 
+# What TensorRT takes: signed numbers around zero, biases in fp32, and no quantiser between a layer
+# and what can be fused into it.
+_SYMMETRIC_OPERATORS = ["Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "GlobalAveragePool",
+                        "AveragePool", "MaxPool"]  # fmt: skip
+_SYMMETRIC = {
+    "ActivationSymmetric": True,
+    "WeightSymmetric": True,
+    "AddQDQPairToWeight": True,
+    "QuantizeBias": False,
+    "DedicatedQDQPair": True,
+    "OpTypesToExcludeOutputQuantization": _SYMMETRIC_OPERATORS,
+}
+
+
 def in_precision(
-    model: onnx.ModelProto, precision: str, images: Iterable[NDArray[np.float32]] | None = None
+    model: onnx.ModelProto,
+    precision: str,
+    images: Iterable[NDArray[np.float32]] | None = None,
+    *,
+    symmetric: bool = False,
 ) -> onnx.ModelProto:
     """A copy of a model in a precision; inputs and outputs stay float32.
 
@@ -27,30 +46,55 @@ def in_precision(
             quantisers, each output channel with its own scale. Anything else leaves it as it is.
         images: inputs [batch, ...] of the model's own batch, whose activations set the int8
             ranges. Random ones do for timing alone, and are the default.
+        symmetric: in int8, activations are signed too and every range is symmetric, as TensorRT
+            wants it.
     """
     if precision not in ("fp16", "int8") or precision_of(model) != "fp32":
         return model
     own = onnx.ModelProto()
     own.CopyFrom(model)
-    return _half(own) if precision == "fp16" else _quantised(own, images or _random(model))
+    if precision == "fp16":
+        return _half(own)
+    return _quantised(own, images or _random(model), symmetric)
 
 
 def precision_of(model: onnx.ModelProto) -> str:
-    """``int8`` where it quantises, ``fp16`` where it holds such weights, else ``fp32``."""
+    """``int8`` where it quantises, ``fp16`` or ``bf16`` by its weights, else ``fp32``."""
     if any(node.op_type == "QuantizeLinear" for node in model.graph.node):
         return "int8"
-    half = onnx.TensorProto.FLOAT16
-    return "fp16" if any(i.data_type == half for i in model.graph.initializer) else "fp32"
+    held = {i.data_type for i in model.graph.initializer}
+    kinds = {onnx.TensorProto.FLOAT16: "fp16", onnx.TensorProto.BFLOAT16: "bf16"}
+    return next((name for kind, name in kinds.items() if kind in held), "fp32")
 
 
 def _half(model: onnx.ModelProto) -> onnx.ModelProto:
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     converted: onnx.ModelProto = convert_float_to_float16(model, keep_io_types=True)
+    _sort(converted.graph)
     return converted
 
 
-def _quantised(model: onnx.ModelProto, images: Iterable[NDArray[np.float32]]) -> onnx.ModelProto:
+def _sort(graph: Any) -> None:
+    """Put every node behind those whose outputs it reads: the converter appends its casts."""
+    made = {output for node in graph.node for output in node.output}
+    waiting, ready = list(graph.node), []
+    while waiting:
+        later = []
+        for node in waiting:
+            if made.isdisjoint(node.input):
+                made.difference_update(node.output)
+                ready.append(node)
+            else:
+                later.append(node)
+        waiting = later
+    del graph.node[:]
+    graph.node.extend(ready)
+
+
+def _quantised(
+    model: onnx.ModelProto, images: Iterable[NDArray[np.float32]], symmetric: bool
+) -> onnx.ModelProto:
     from onnxruntime.quantization import QuantType, quantize_static
 
     model = shape_inference.infer_shapes(model)
@@ -58,8 +102,15 @@ def _quantised(model: onnx.ModelProto, images: Iterable[NDArray[np.float32]]) ->
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "quantised.onnx"
         reader = _Reader(model.graph.input[0].name, images)
-        types = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8}
-        quantize_static(model, path, reader, per_channel=True, **types)  # into explicit Q and DQ
+        options: dict[str, Any] = {"activation_type": QuantType.QUInt8}
+        if symmetric:
+            options = {
+                "activation_type": QuantType.QInt8,
+                "op_types_to_quantize": _SYMMETRIC_OPERATORS,
+                "extra_options": _SYMMETRIC,
+            }
+        options["weight_type"] = QuantType.QInt8
+        quantize_static(model, path, reader, per_channel=True, **options)  # explicit Q and DQ
         return onnx.load(str(path))
 
 

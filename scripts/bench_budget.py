@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("--target", default="onnxruntime-cpu:threads=1")
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS))
     parser.add_argument("--budgets", nargs="+", help="default: four that are in reach")
+    parser.add_argument("--batch", type=int, default=1, help="images at once")
     parser.add_argument("--min-fraction", type=float, default=0.125)
     parser.add_argument("--tables", type=Path, default=Path("runs/latency_model"))
     parser.add_argument("--results", type=Path, default=Path("runs/budget.jsonl"))
@@ -54,29 +55,36 @@ def main() -> None:
         rows = [json.loads(line) for line in given.results.read_text("utf-8").splitlines()]
     for name in given.networks:
         budgets = given.budgets or NETWORKS.get(name, BUDGETS)
-        missing = [b for b in budgets if (name, b) not in _done(rows, given.target)]
+        done = _done(rows, given.target, given.batch)
+        missing = [b for b in budgets if (name, b) not in done]
         if missing:
             _fit_network(name, missing, given, rows)
-    Console(width=150).print(_table([row for row in rows if row["target"] == given.target]))
+    Console(width=150).print(_table(_of(rows, given.target, given.batch)))
 
 
-def _done(rows: list[dict[str, Any]], target: str) -> set[tuple[str, str]]:
-    return {(row["network"], row["budget"]) for row in rows if row["target"] == target}
+def _of(rows: list[dict[str, Any]], target: str, batch: int) -> list[dict[str, Any]]:
+    return [row for row in rows if (row["target"], row.get("batch", 1)) == (target, batch)]
+
+
+def _done(rows: list[dict[str, Any]], target: str, batch: int) -> set[tuple[str, str]]:
+    return {(row["network"], row["budget"]) for row in _of(rows, target, batch)}
 
 
 def _fit_network(
     name: str, budgets: list[str], given: argparse.Namespace, rows: list[dict[str, Any]]
 ) -> None:
     torch.manual_seed(0)
-    model, image = build_model(name).eval(), torch.rand(1, 3, 224, 224)
+    model, image = build_model(name).eval(), torch.rand(given.batch, 3, 224, 224)
     graph = hwprune.trace(model, image)
-    file = f"{given.target}-{name.rpartition(':')[2]}-224.jsonl".replace(":", "-")
+    many = f"-b{given.batch}" if given.batch > 1 else ""
+    file = f"{given.target}-{name.rpartition(':')[2]}-224{many}.jsonl".replace(":", "-")
     target = load_target(given.target)
     table = hwprune.profile(model, image, target, graph=graph, path=given.tables / file)
     networks = planned_networks(target.takes, model, image, graph)
     scores = {group.name: torch.rand(group.width) for group in graph.groups}
     for text in budgets:
         begun, row = time.monotonic(), {"network": name, "target": given.target, "budget": text}
+        row |= {"batch": given.batch} if given.batch > 1 else {}
         try:
             fitted = fit_budget(
                 graph, scores, table, target, networks, Budget.parse(text),

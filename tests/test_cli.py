@@ -13,13 +13,19 @@ import time
 from pathlib import Path
 
 import launch
+import numpy as np
+import onnx
 import pytest
 import torch
 from click.testing import CliRunner
+from hwprune.export.engine_file import read_engine
+from hwprune.export.run import onnx_runner
 from safetensors.torch import save_file
+from test_engines import has_rtx
 
 from hwprune.budget_profile import apply_profile
 from hwprune.cli import commands, main
+from hwprune.compare import Comparison
 from hwprune.demo import digits_resnet
 from hwprune.plan import Plan
 from hwprune.recipe import Recipe
@@ -99,6 +105,36 @@ def test_a_missed_budget_is_its_own_exit_status(
     shutil.copytree(finished, folder)
     assert status_of(["verify", "--out", str(folder), "--budget", "0.2x"]) == 10
     assert "over" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not has_rtx(), reason="TensorRT-RTX is not installed here")
+def test_a_run_becomes_engines_of_its_files(finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "engines"
+    shutil.copytree(finished, folder)
+    engine = ["--engine", "tensorrt-rtx:precision=int8", "--for", "sm89", "--batches", "1,4,8"]
+    main(["export", *engine, "--out", str(folder)])
+    plan = Plan.load(folder / "student" / "plan.json")
+    for name, widths in {"dense": None, "model": plan.widths}.items():
+        _, facts = read_engine(folder / f"{name}.int8.batches.engine")
+        facts.check_onnx(folder / f"{name}.int8.batches.onnx")
+        found = (facts.widths, facts.precision, facts.batches)
+        assert found == (widths, "int8", (1, 4, 8))
+    images = torch.from_numpy(np.load(folder / "images.npy"))
+    assert 100 < len(images) <= 256 and images.shape[1:] == (1, 16, 16)
+    wanted = onnx_runner(onnx.load(str(folder / "model.onnx")))(images)
+    opened = onnx_runner(onnx.load(str(folder / "model.int8.batches.onnx")))(images)
+    assert 0 < float((opened - wanted).abs().max()) < 0.3 * float(wanted.abs().max())
+
+
+def test_a_run_is_compared_with_its_dense_network(finished: Path, tmp_path: Path) -> None:
+    main(["compare", str(finished), "--references", "", "--target", "fake:step=16",
+          "--out", str(tmp_path)])  # fmt: skip
+    dense, pruned = Comparison.load(tmp_path / "compare.json").entries
+    verified = json.loads((finished / "verify.json").read_text())
+    assert (dense.name, pruned.name) == ("demo dense", "demo")
+    assert pruned.top1 == verified["accuracy"]["top1"]
+    assert pruned.top1_of == "measured on digits" == dense.top1_of
+    assert pruned.latency_ms / dense.latency_ms == pytest.approx(verified["ratio"], rel=1e-3)
 
 
 def test_trace_prints_groups_and_reasons(capsys: pytest.CaptureFixture[str]) -> None:

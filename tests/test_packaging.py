@@ -18,7 +18,8 @@ INSTALLED_AS = {
     "export": "hwprune/export",
     "latency_tables": "hwprune/latency_tables",
 }
-OPTIONAL = ["tensorrt", "pycuda", "openvino", "matplotlib"]
+OPTIONAL = ["tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings", "pycuda", "openvino",
+            "matplotlib"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +87,7 @@ def test_license_is_inside(names: set[str]) -> None:
 
 def test_metadata_names_the_extras(metadata: Message) -> None:
     extras = metadata.get_all("Provides-Extra") or []
-    running = {"tensorrt", "onnxruntime-gpu", "openvino", "datasets", "tensorboard"}
+    running = {"tensorrt", "tensorrt-rtx", "onnxruntime-gpu", "openvino", "datasets", "tensorboard"}
     assert set(extras) == {*running, "bench", "dev"}
 
 

@@ -7,8 +7,10 @@ from collections import Counter
 import onnxruntime
 import pytest
 import torch
+from hwprune.export.run import onnx_runner
 from hwprune.export.to_onnx import save_onnx, to_onnx
-from hwprune.export.verify import TOLERANCES, onnx_runner, verify
+from hwprune.export.tolerance import TOLERANCES
+from hwprune.export.verify import verify
 from test_targets import EXAMPLE, Small
 
 from hwprune.budget import Budget
@@ -172,6 +174,22 @@ def test_a_gpu_profiles_every_layer(model, dense, precision) -> None:
     assert all(len(kernel.times_ms) == 3 for kernel in times)
     found = {(k.inputs, k.outputs) for k in describe(times, dense, graph)}
     assert {(layer.inputs, layer.outputs) for layer in graph.layers} <= found
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("provider=tensorrt", "no TensorrtExecutionProvider here.*onnxruntime-gpu"),
+        ("provider=tensorrt-rtx", "no NvTensorRTRTXExecutionProvider here.*nv-tensorrt-rtx"),
+        ("provider=tensorrt,precision=fp32", "one of tf32, fp16, got fp32"),
+        ("provider=rocm", "one of cuda, tensorrt, tensorrt-rtx, got rocm"),
+    ],
+)
+def test_tensorrt_in_onnx_runtime_is_not_taken_for_granted(options, words) -> None:
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("it is here")
+    with pytest.raises(InputError, match=words):
+        load_target(f"onnxruntime-cuda:{options}")
 
 
 def test_an_unknown_precision_is_refused() -> None:

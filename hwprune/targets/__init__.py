@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import onnx
 
@@ -75,6 +75,19 @@ class Target(Protocol):
         """Make a network, in the form that the target takes, ready to run."""
 
 
+@runtime_checkable
+class GridTarget(Protocol):
+    """A target that prepares networks faster where only their kernels are timed."""
+
+    def load_for_grid(self, model: Any) -> Runnable:
+        """Make a network ready to be profiled; its kernels may be slower than those of ``load``."""
+
+
+def load_for_grid(device: Target, model: Any) -> Runnable:
+    """Make a network ready to be profiled, the fast way where the target has one."""
+    return device.load_for_grid(model) if isinstance(device, GridTarget) else device.load(model)
+
+
 def _onnxruntime_cpu(**options: str) -> Target:
     from hwprune.targets.onnxruntime_cpu import OnnxRuntimeCpu
 
@@ -111,6 +124,18 @@ def _torch_cuda(**options: str) -> Target:
     return TorchCuda(**options)
 
 
+def _tensorrt(**options: str) -> Target:
+    from hwprune.targets.tensorrt_gpu import TensorRtGpu
+
+    return TensorRtGpu("tensorrt", **options)
+
+
+def _tensorrt_rtx(**options: str) -> Target:
+    from hwprune.targets.tensorrt_gpu import TensorRtGpu
+
+    return TensorRtGpu("tensorrt-rtx", **options)
+
+
 def _fake(**options: str) -> Target:
     from hwprune.targets.fake import FakeTarget
 
@@ -121,6 +146,8 @@ TARGETS: dict[str, Callable[..., Target]] = {
     "onnxruntime-cpu": _onnxruntime_cpu,
     "onnxruntime-cuda": _onnxruntime_cuda,
     "openvino-cpu": _openvino_cpu,
+    "tensorrt": _tensorrt,
+    "tensorrt-rtx": _tensorrt_rtx,
     "torch-cpu": _torch_cpu,
     "torch-cuda": _torch_cuda,
     "fake": _fake,
@@ -128,6 +155,7 @@ TARGETS: dict[str, Callable[..., Target]] = {
 
 
 _MODULES = ("torch-cpu", "torch-cuda")  # that take no ONNX files
+_TENSORRT = ("tensorrt", "tensorrt-rtx")
 
 
 def need_files(name: str) -> None:
@@ -151,6 +179,11 @@ def file_precision(name: str) -> str:
     given = [o.removeprefix("precision=") for o in options.split(",") if "precision=" in o]
     own = kind not in _MODULES and given and given[-1] in ("fp16", "int8")
     return given[-1] if own else "fp32"
+
+
+def symmetric(name: str) -> bool:
+    """Whether a target wants int8 files with symmetric ranges, as TensorRT does."""
+    return name.partition(":")[0] in _TENSORRT
 
 
 def load_target(name: str) -> Target:

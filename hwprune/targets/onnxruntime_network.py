@@ -31,14 +31,21 @@ class OnnxRuntimeNetwork:
         threads: within an operator; operators run one after the other.
         providers: of ONNX Runtime, with their options.
         bind: gives a session its input.
+        devices: of a provider that is a package of its own, in place of ``providers``.
     """
 
     def __init__(
-        self, model: onnx.ModelProto, threads: int, providers: Sequence[Any], bind: Bind
+        self,
+        model: onnx.ModelProto,
+        threads: int,
+        providers: Sequence[Any],
+        bind: Bind,
+        devices: Sequence[Any] = (),
     ) -> None:
         self._content = model.SerializeToString()
         self._threads, self._providers, self._bind = threads, list(providers), bind
-        self.session = ort.InferenceSession(self._content, self._options(), self._providers)
+        self._devices = list(devices)
+        self.session = ort.InferenceSession(self._content, self._options(), self._providers or None)
         self._run = bind(self.session)
 
     def run_ms(self) -> float:
@@ -67,6 +74,8 @@ class OnnxRuntimeNetwork:
         options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+        if self._devices:
+            options.add_provider_for_devices(self._devices, {})
         options.log_severity_level = 3  # it warns that an optimised model belongs to this machine
         return options
 

@@ -1,0 +1,43 @@
+"""The number of images in an ONNX file that was exported with an open batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import onnx
+
+from hwprune.errors import InputError
+
+
+def batch_in(model: onnx.ModelProto) -> int | None:
+    """How many images the file takes at once; None where that is open."""
+    return _first(model.graph.input[0]).dim_value or None
+
+
+def with_batch(model: onnx.ModelProto, batch: int) -> onnx.ModelProto:
+    """A copy that takes ``batch`` images at once.
+
+    Raises:
+        InputError: the file fixes another batch.
+    """
+    own = batch_in(model)
+    if own == batch:
+        return model
+    if own is not None:
+        raise InputError(
+            f"The ONNX file fixes a batch of {own}, {batch} was asked for. Export it with an open "
+            "batch: `to_onnx(model, inputs, dynamic_batch=True)`."
+        )
+    fixed = onnx.ModelProto()
+    fixed.CopyFrom(model)
+    name = _first(fixed.graph.input[0]).dim_param
+    for value in (*fixed.graph.input, *fixed.graph.output):
+        for size in value.type.tensor_type.shape.dim:
+            if size.dim_param == name:
+                size.dim_value = batch
+    del fixed.graph.value_info[:]  # whose batch is open
+    return fixed
+
+
+def _first(entry: Any) -> Any:
+    return entry.type.tensor_type.shape.dim[0]

@@ -1,0 +1,54 @@
+"""The command ``compare``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from hwprune.errors import InputError
+from hwprune.recipe import Recipe
+
+
+@click.command("compare")
+@click.argument("networks", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--target", default=Recipe.target, help="device and runtime")
+@click.option("--batches", default="1", help="images at once, such as 1,32,256")
+@click.option("--image-size", default=224, help="of the references, in pixels")
+@click.option("--references", help="of torchvision, such as resnet18,resnet50@160; '': none")
+@click.option("--seconds", default=60.0, help="to measure each batch, at most")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("compare"),
+              help="folder of compare.json and .svg; batches add to what is there")  # fmt: skip
+def compare_command(
+    networks: tuple[Path, ...],
+    target: str,
+    batches: str,
+    image_size: int,
+    references: str | None,
+    seconds: float,
+    out: Path,
+) -> None:
+    """Measure NETWORKS beside well-known ones, all built the same way, in one interleaved run.
+
+    NETWORKS are run folders, each with its dense network, and ONNX files.
+    """
+    from hwprune import contenders
+    from hwprune.compare import Comparison, compare, laid_together
+    from hwprune.compare_show import draw, show
+    from hwprune.targets import load_target
+
+    sizes = [part.strip() for part in batches.split(",") if part.strip()]
+    if not sizes or not all(size.isdigit() and int(size) for size in sizes):
+        raise InputError(f"--batches {batches!r}: expected numbers of images, such as 1,32,256.")
+    device, path = load_target(target), out / "compare.json"
+    before = Comparison.load(path) if path.exists() else None
+    named = contenders.REFERENCES if references is None else references
+    all_of_them = contenders.of_paths(networks) + contenders.references(named, image_size)
+    for size in map(int, dict.fromkeys(sizes)):
+        found = compare(all_of_them, device, size, seconds=seconds)
+        before = laid_together(before, found) if before else found
+        before.save(path)
+    assert before is not None
+    show(before, Console())
+    draw(before, out / "compare.svg")

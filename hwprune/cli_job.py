@@ -1,0 +1,52 @@
+"""What the commands of a run share: a recipe's fields as options, and the job that they make."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
+
+import click
+from rich.console import Console
+
+from hwprune.recipe import Recipe
+
+if TYPE_CHECKING:
+    from hwprune.job import Job
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def recipe_options(command: F) -> F:
+    """Give a command one option for every field of a recipe."""
+    types = get_type_hints(Recipe)
+    for field in reversed(dataclasses.fields(Recipe)):
+        shown = field.default if field.default not in ("", 0, 0.0, False) else None
+        text = field.metadata["help"] + (f" [{shown}]" if shown is not None else "")
+        name, kind = f"--{field.name.replace('_', '-')}", types[field.name]
+        shape: dict[str, Any] = {"is_flag": True} if kind is bool else {"type": kind}
+        name += f"/--no-{name[2:]}" if field.default is True else ""
+        option = click.option(name, default=None, help=text, **shape)
+        command = option(command)
+    return command
+
+
+def job_of_all(options: dict[str, Any]) -> Job:
+    """The job of a step, in one process or in all that a launcher started; the main one prints."""
+    from hwprune import processes
+    from hwprune.job import Job
+
+    processes.join()
+    job = Job(recipe_of_folder(options), Console(quiet=not processes.is_main()))
+    job.recipe.need("out")
+    return job
+
+
+def recipe_of_folder(options: dict[str, Any]) -> Recipe:
+    """The recipe in ``--out``, where there is one, with the options that were given."""
+    given = {key: value for key, value in options.items() if value is not None}
+    saved = Path(given["out"]) / "recipe.toml" if given.get("out") else None
+    if saved is not None and saved.exists():
+        return Recipe.load(saved, **given)
+    return Recipe.of(**given)

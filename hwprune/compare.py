@@ -1,0 +1,172 @@
+"""Measure networks beside each other: all built the same way, in one interleaved run a batch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from hwprune.budget import ERROR
+from hwprune.contenders import Contender
+from hwprune.errors import InputError
+from hwprune.files import write_text
+from hwprune.measure import Measurement, interleave
+from hwprune.plain import restore
+from hwprune.targets import Target
+
+COMPARISON_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A network at one batch.
+
+    Attributes:
+        name, image, macs, params, top1, top1_of, dense: of the network, as in ``Contender``.
+        batch: images at once.
+        times_ms: samples, each of a whole batch.
+    """
+
+    name: str
+    image: tuple[int, ...]
+    macs: float
+    params: int
+    top1: float | None
+    top1_of: str
+    dense: bool
+    batch: int
+    times_ms: tuple[float, ...]
+
+    @property
+    def latency_ms(self) -> float:
+        """Of a whole batch: the fastest tenth of the samples."""
+        return Measurement(self.times_ms).latency_ms
+
+    @property
+    def images_per_second(self) -> float:
+        """Throughput of one batch after the other."""
+        return 1e3 * self.batch / self.latency_ms
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Networks measured beside each other on one target.
+
+    Attributes:
+        target, environment: where.
+        entries: by batch, in the order that the networks were given.
+        missing: what was not measured, ``{name at batch: reason}``.
+        warnings: what to mistrust.
+    """
+
+    target: str
+    environment: dict[str, str]
+    entries: tuple[Entry, ...] = ()
+    missing: dict[str, str] | None = None
+    warnings: tuple[str, ...] = ()
+    version: int = COMPARISON_VERSION
+
+    @property
+    def batches(self) -> list[int]:
+        """The batches that were measured."""
+        return sorted({entry.batch for entry in self.entries})
+
+    def save(self, path: Path) -> None:
+        """Write it as JSON, atomically, with latencies beside the raw times."""
+        told = asdict(self)
+        for entry, facts in zip(self.entries, told["entries"], strict=True):
+            facts["latency_ms"] = entry.latency_ms
+            facts["images_per_second"] = entry.images_per_second
+        write_text(path, json.dumps(told, indent=1) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> Comparison:
+        """Read what ``save`` has written.
+
+        Raises:
+            InputError: it is none.
+        """
+        try:
+            told = json.loads(path.read_text(encoding="utf-8"))
+            for facts in told["entries"]:
+                del facts["latency_ms"], facts["images_per_second"]
+            found: Comparison = restore(cls, told)
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise InputError(
+                f"{path} holds no comparison ({error}). Make it again with `hwprune compare`, or "
+                "give another --out."
+            ) from error
+        return found
+
+
+def compare(
+    contenders: Sequence[Contender], target: Target, batch: int, *, seconds: float = 60.0
+) -> Comparison:
+    """Measure networks at one batch.
+
+    Args:
+        contenders: with names that differ.
+        target: where.
+        batch: images at once.
+        seconds: to measure, at most.
+
+    Raises:
+        InputError: two networks of one name, or none that can be measured.
+    """
+    names = [contender.name for contender in contenders]
+    if len({*names}) < len(names):
+        raise InputError(
+            f"Two networks have one name: {', '.join(names)}. Rename a folder or file."
+        )
+    ready, missing = [], {}
+    for contender in contenders:
+        try:
+            ready.append((contender, target.load(contender.at(batch, target.takes))))
+        except InputError as error:
+            missing[f"{contender.name} at {batch}"] = str(error)
+    if not ready:
+        raise InputError(f"Nothing can be measured at --batches {batch}: {missing}")
+    measured = interleave([run for _, run in ready], seconds=seconds, error=ERROR)
+    entries = [_entry(c, batch, m) for (c, _), m in zip(ready, measured, strict=True)]
+    doubts = [f"{e.name}: {m.warning}" for e, m in zip(entries, measured, strict=True) if m.warning]
+    return Comparison(
+        target.name, target.environment(), tuple(entries), missing, tuple(dict.fromkeys(doubts))
+    )
+
+
+def _entry(contender: Contender, batch: int, measured: Measurement) -> Entry:
+    size = contender.size
+    return Entry(
+        contender.name,
+        contender.image,
+        size.macs,
+        size.params,
+        contender.top1,
+        contender.top1_of,
+        contender.dense,
+        batch,
+        tuple(round(ms, 5) for ms in measured.times_ms),
+    )
+
+
+def laid_together(first: Comparison, second: Comparison) -> Comparison:
+    """Both, where they are of one target; a batch of the second takes the place of the first's.
+
+    Raises:
+        InputError: they are of two targets.
+    """
+    if (first.target, first.environment) != (second.target, second.environment):
+        raise InputError(
+            f"The comparison that is there is of {first.target} ({first.environment}), this one of "
+            f"{second.target} ({second.environment}). Give another --out."
+        )
+    kept = [entry for entry in first.entries if entry.batch not in second.batches]
+    suffixes = tuple(f" at {batch}" for batch in second.batches)
+    reasons = {k: v for k, v in (first.missing or {}).items() if not k.endswith(suffixes)}
+    return replace(
+        second,
+        entries=(*kept, *second.entries),
+        missing=reasons | (second.missing or {}),
+        warnings=tuple(dict.fromkeys((*first.warnings, *second.warnings))),
+    )

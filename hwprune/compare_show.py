@@ -1,0 +1,76 @@
+"""A comparison as tables and as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from hwprune.compare import Comparison, Entry
+
+
+def show(comparison: Comparison, console: Console) -> None:
+    """Print a table for every batch."""
+    for batch in comparison.batches:
+        table = Table(title=f"{comparison.target}, batch {batch}", title_justify="left")
+        table.add_column("network", no_wrap=True)
+        for column in ("px", "ms", "images/s", "MACs, M", "params, M", "top-1"):
+            table.add_column(column, justify="right", no_wrap=True)
+        table.add_column("of which")
+        for entry in (e for e in comparison.entries if e.batch == batch):
+            table.add_row(*_row(entry))
+        console.print(table)
+    for name, reason in (comparison.missing or {}).items():
+        console.print(f"[yellow]not measured: {name}: {reason}")
+    for warning in comparison.warnings:
+        console.print(f"[yellow]{warning}")
+
+
+def _row(entry: Entry) -> list[Any]:
+    return [
+        entry.name,
+        str(entry.image[-1]),
+        f"{entry.latency_ms:.3f}",
+        f"{entry.images_per_second:.1f}",
+        f"{entry.macs / 1e6:.0f}",
+        f"{entry.params / 1e6:.2f}",
+        "-" if entry.top1 is None else f"{entry.top1:.1%}",
+        entry.top1_of or "not known",
+    ]
+
+
+def draw(comparison: Comparison, path: Path) -> None:
+    """Accuracy over measured latency, an SVG with a field for every batch.
+
+    Accuracies on other data are other marks, and are not to be held against each other.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    batches = comparison.batches
+    style: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "hwprune", "font.size": 9.0}
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=(5.0 * len(batches), 3.8), layout="constrained")
+        fields = figure.subplots(1, len(batches), squeeze=False)[0]
+        for axes, batch in zip(fields, batches, strict=True):
+            _draw_one(axes, [e for e in comparison.entries if e.batch == batch])
+            axes.set(title=f"{comparison.target}, batch {batch}", ylabel="top-1, %")
+            axes.set(xlabel="measured latency of a batch, ms", xscale="log")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, format="svg", metadata={"Date": None})
+
+
+def _draw_one(axes: Any, entries: Sequence[Entry]) -> None:
+    known = [entry for entry in entries if entry.top1 is not None]
+    for number, of in enumerate(dict.fromkeys(entry.top1_of for entry in known)):
+        own = [entry for entry in known if entry.top1_of == of]
+        points = [(e.latency_ms, 100 * (e.top1 or 0.0)) for e in own]
+        axes.scatter(*zip(*points, strict=True), marker="o^sDv"[number % 5], label=of)
+        for entry, point in zip(own, points, strict=True):
+            axes.annotate(entry.name, point, xytext=(4, 4), textcoords="offset points", fontsize=7)
+    if known:
+        axes.legend(fontsize=7, loc="lower right")
+    axes.grid(True, linewidth=0.4)

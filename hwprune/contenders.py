@@ -1,0 +1,147 @@
+"""Networks to compare: runs, ONNX files, and well-known networks of torchvision."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from hwprune.errors import InputError
+from hwprune.export.batch import batch_in, with_batch
+from hwprune.export.latency import read_onnx
+from hwprune.export.size import Size, size_of
+from hwprune.export.to_onnx import to_onnx
+from hwprune.job import Job
+from hwprune.models import build_model
+from hwprune.recipe import Recipe
+from hwprune.targets import Form, Loadable, TorchNetwork
+
+# The last one is the dense network at a lower resolution: the cheapest way to make it faster.
+REFERENCES = ("efficientnet_b0,mobilenet_v3_large,mobilenet_v3_small,resnet50,resnet34,resnet18,"
+              "resnet50@160")  # fmt: skip
+PUBLISHED = "IMAGENET1K_V1"  # torchvision's first weights of each, trained in about the same way
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A network to compare.
+
+    Attributes:
+        name: in tables.
+        proto: with an open batch, or of one batch.
+        module: the same in PyTorch; None for a file.
+        image: channels, height and width.
+        top1: share of images classified rightly; None where it is not known.
+        top1_of: where that number comes from: measured, or published by whom.
+        dense: whether it was never pruned.
+    """
+
+    name: str
+    proto: onnx.ModelProto
+    module: nn.Module | None
+    image: tuple[int, ...]
+    top1: float | None
+    top1_of: str
+    dense: bool
+
+    @property
+    def size(self) -> Size:
+        """Its work for one image and its weights."""
+        return size_of(with_batch(self.proto, batch_in(self.proto) or 1))
+
+    def at(self, batch: int, form: Form) -> Loadable:
+        """The network for so many images, in the form that a target takes.
+
+        Raises:
+            InputError: a file of another batch, or a file where the target runs PyTorch.
+        """
+        if form == "onnx":
+            return with_batch(self.proto, batch)
+        if self.module is None:
+            raise InputError("The target runs PyTorch networks, and this is a file.")
+        return TorchNetwork(self.module, (_images(batch, self.image),))
+
+
+def references(names: str, image_size: int) -> list[Contender]:
+    """Networks of torchvision from ``resnet50,resnet50@160``; ``@`` gives another image size.
+
+    Their weights are not loaded: latency does not depend on them.
+
+    Raises:
+        InputError: a name that torchvision does not have.
+    """
+    found = []
+    for entry in (part.strip() for part in names.split(",") if part.strip()):
+        name, _, side = entry.partition("@")
+        if side and not side.isdigit():
+            raise InputError(f"Reference {entry!r}: expected a size in pixels, resnet50@160.")
+        model = build_model(f"torchvision:{name}").eval()
+        image = (3, *[int(side or image_size)] * 2)
+        top1 = _published(name) if image[1] == 224 else None
+        of = f"published, torchvision {PUBLISHED}" if top1 is not None else ""
+        found.append(Contender(entry, _open(model, image), model, image, top1, of, True))
+    return found
+
+
+def of_paths(paths: Iterable[Path]) -> list[Contender]:
+    """The networks of run folders, each with its dense one, and of ONNX files.
+
+    Raises:
+        InputError: a path that is neither.
+    """
+    found: list[Contender] = []
+    for path in paths:
+        found += _of_run(path) if (path / "recipe.toml").exists() else [_of_file(path)]
+    return found
+
+
+def _of_run(folder: Path) -> list[Contender]:
+    job = Job(Recipe.load(folder / "recipe.toml", out=str(folder)))
+    image = tuple(job.example.shape[1:])
+    dense, pruned = (_measured(folder, name) for name in ("dense", "verify"))
+    of = f"measured on {job.recipe.data}"
+    networks = [(f"{folder.name} dense", job.dense, dense, True),
+                (folder.name, job.student(), pruned, False)]  # fmt: skip
+    return [
+        Contender(
+            name, _open(model, image), model, image, top1, of if top1 is not None else "", is_dense
+        )
+        for name, model, top1, is_dense in networks
+    ]
+
+
+def _of_file(path: Path) -> Contender:
+    proto = read_onnx(path)
+    shape = [d.dim_value for d in proto.graph.input[0].type.tensor_type.shape.dim]
+    return Contender(path.stem, proto, None, tuple(shape[1:]), None, "", False)
+
+
+def _open(model: nn.Module, image: tuple[int, ...]) -> onnx.ModelProto:
+    return to_onnx(model, _images(2, image), dynamic_batch=True)
+
+
+def _images(batch: int, image: tuple[int, ...]) -> Tensor:
+    return torch.rand(batch, *image, generator=torch.Generator().manual_seed(0))
+
+
+def _measured(folder: Path, step: str) -> float | None:
+    """Top-1 that a step of the run has measured."""
+    path = folder / f"{step}.json"
+    facts = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return float(facts["accuracy"]["top1"]) if facts else None
+
+
+def _published(name: str) -> float | None:
+    """ImageNet top-1 as torchvision states it for its weights."""
+    from torchvision import models
+
+    weights = models.get_model_weights(name)
+    if PUBLISHED not in weights.__members__:
+        return None
+    percent = weights[PUBLISHED].meta["_metrics"]["ImageNet-1K"]["acc@1"]
+    return round(float(percent) / 100, 6)

@@ -1,0 +1,121 @@
+"""TensorRT and TensorRT-RTX: two packages with one interface, of which versions lack parts."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from hwprune.errors import InputError, NotHere
+
+# The wheels of TensorRT-RTX's bindings and libraries work without the package in front of them.
+PACKAGES = {
+    "tensorrt": ("tensorrt",),
+    "tensorrt-rtx": ("tensorrt_rtx", "tensorrt_rtx_bindings"),
+}
+_KEPT_LINES = 2000  # of a journal: a verbose build writes tens of thousands
+
+
+@dataclass(frozen=True)
+class Flavour:
+    """An installed TensorRT.
+
+    Attributes:
+        name: ``tensorrt`` or ``tensorrt-rtx``.
+        api: its Python module.
+    """
+
+    name: str
+    api: Any
+
+    @property
+    def version(self) -> str:
+        """As in ``10.3.0``."""
+        return str(self.api.__version__)
+
+    @property
+    def builds_elsewhere(self) -> bool:
+        """Whether it builds for GPUs that are not here: TensorRT-RTX does, on the CPU."""
+        return self.name == "tensorrt-rtx"
+
+
+@cache
+def load_flavour(name: str) -> Flavour:
+    """The installed package of a flavour.
+
+    Raises:
+        InputError: there is no such flavour.
+        NotHere: its package is not installed.
+    """
+    if name not in PACKAGES:
+        raise InputError(
+            f"Unknown engine {name!r}; expected one of {', '.join(PACKAGES)}. "
+            "Try `--engine tensorrt-rtx`."
+        )
+    reasons = []
+    for module in PACKAGES[name]:
+        try:
+            return Flavour(name, importlib.import_module(module))
+        except ImportError as error:
+            reasons.append(str(error))
+    raise NotHere(
+        f"This needs {name} ({'; '.join(reasons)}). Install it with "
+        f"`pip install 'hwprune[{name}]'`."
+    )
+
+
+class Journal:
+    """What TensorRT says, for a file and for error messages."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def write(self, severity: str, message: str) -> None:
+        """Keep a message; of very many the first and the errors."""
+        if len(self.lines) < _KEPT_LINES or "ERROR" in severity:
+            self.lines.append(f"{severity}: {message}")
+
+    def errors(self) -> str:
+        """The last errors, on one line."""
+        found = [line for line in self.lines if "ERROR" in line.partition(":")[0]]
+        return " | ".join(found[-3:]) or "it gave no reason"
+
+
+def logger_of(flavour: Flavour, journal: Journal) -> Any:
+    """A logger of TensorRT's kind that writes into a journal.
+
+    TensorRT keeps the first logger of a process for its runtime, so that every later journal may
+    miss messages; builders keep their own.
+    """
+
+    class Logger(flavour.api.ILogger):  # type: ignore[misc,name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+
+        def log(self, severity: Any, message: str) -> None:
+            name = str(severity).rpartition(".")[2]
+            if name != "VERBOSE":
+                journal.write(name, message)
+
+    return Logger()
+
+
+def without_crash(what: str, journal: Journal, call: Callable[[], Any]) -> Any:
+    """What TensorRT makes; it returns None or raises kinds of its own where it fails.
+
+    Raises:
+        NotHere: it made nothing; TensorRT's own words are in the message.
+    """
+    try:
+        made = call()
+    except (RuntimeError, TypeError) as error:  # "factory function returned nullptr"
+        journal.write("ERROR", str(error))
+        made = None
+    if made is None:
+        raise NotHere(
+            f"TensorRT made no {what}: {journal.errors()}. Check that `nvidia-smi` shows the GPU "
+            "and a driver new enough for this version, or install another version of TensorRT."
+        )
+    return made

@@ -1,0 +1,96 @@
+"""ONNX models in the precisions that TensorRT takes from the file; PyTorch is not needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper, version_converter
+
+from hwprune.export.tidy import drop_unused
+from hwprune.precision import in_precision
+
+PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8")
+_OPSET = 22  # of which convolutions in bfloat16 are a part
+
+
+def for_tensorrt(
+    model: onnx.ModelProto, precision: str, images: Iterable[NDArray[np.float32]] | None = None
+) -> onnx.ModelProto:
+    """A copy of a model as TensorRT wants it: TensorRT 11 and RTX take precision from nothing else.
+
+    Args:
+        model: in fp32; in another precision already, it is given back.
+        precision: one of ``PRECISIONS``; ``tf32`` is no matter of the file.
+        images: that set the int8 ranges; random ones do for timing alone, and are the default.
+    """
+    if precision == "bf16":
+        return _brain(model)
+    own = in_precision(model, precision, images, symmetric=True)
+    if own is not model and precision == "int8":
+        _free_additions(own)
+    return own
+
+
+def _free_additions(model: onnx.ModelProto) -> None:
+    """Quantise one side of an addition alone, so that a convolution and its addition can be fused.
+
+    NVIDIA's advice on where quantisers go: the shortcut's, not the branch's.
+    """
+    graph = model.graph
+    maker = {output: node for node in graph.node for output in node.output}
+    for node in graph.node:
+        for place, name in enumerate(node.input if node.op_type == "Add" else ()):
+            links = _behind(name, maker)
+            if [link.op_type for link in links] == ["DequantizeLinear", "QuantizeLinear", "Conv"]:
+                node.input[place] = links[1].input[0]
+                break
+    drop_unused(graph)
+
+
+def _behind(name: str, maker: Mapping[str, Any]) -> list[Any]:
+    """The last three nodes on the way to a tensor, through their first inputs; the last first."""
+    links: list[Any] = []
+    while name in maker and len(links) < 3:
+        links.append(maker[name])
+        name = links[-1].input[0]
+    return links
+
+
+def _brain(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Weights and activations in bfloat16; inputs and outputs stay float32."""
+    import ml_dtypes
+
+    own: onnx.ModelProto = version_converter.convert_version(model, _OPSET)
+    graph = own.graph
+    scales = {name for n in graph.node if n.op_type == "Resize" for name in n.input[1:3]}
+    for weight in graph.initializer:
+        if weight.data_type == TensorProto.FLOAT and weight.name not in scales:
+            array = numpy_helper.to_array(weight).astype(ml_dtypes.bfloat16)
+            raw = array.tobytes()
+            kind = TensorProto.BFLOAT16
+            weight.CopyFrom(helper.make_tensor(weight.name, kind, array.shape, raw, raw=True))
+    del graph.value_info[:]
+    inside = {x.name: f"{x.name}::bf16" for x in (*graph.input, *graph.output)}
+    for node in graph.node:
+        for names in (node.input, node.output):
+            names[:] = [inside.get(name, name) for name in names]
+    casts = [_cast(x.name, inside[x.name], TensorProto.BFLOAT16) for x in graph.input]
+    back = [_cast(inside[y.name], y.name, TensorProto.FLOAT) for y in graph.output]
+    nodes = [*casts, *map(_copied, graph.node), *back]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return own
+
+
+def _cast(source: str, to: str, kind: int) -> Any:
+    return helper.make_node("Cast", [source], [to], name=f"{source}::cast", to=kind)
+
+
+def _copied(node: Any) -> Any:
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    return copy

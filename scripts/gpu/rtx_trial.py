@@ -1,0 +1,93 @@
+#!/usr/bin/env python3
+"""Whether TensorRT-RTX builds and runs on this GPU, and how: every way is tried and written down.
+
+Its support list may leave this GPU out. For each way to say what to build for, a small convolution
+and ResNet-50 in fp16 are built, run against ONNX Runtime, and timed.
+
+    python scripts/gpu/rtx_trial.py --out rtx
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from hwprune.export.engine_options import EngineOptions
+from hwprune.export.to_onnx import save_onnx, to_onnx
+from hwprune.export.to_tensorrt import build_engine, save_engine
+from hwprune.export.verify_engine import verify_engines
+
+from hwprune.chain import probe_model
+from hwprune.models import build_model
+from hwprune.precision import precision_of
+from hwprune.targets.cuda import first_gpu
+from hwprune.targets.driver import gpu_here
+from hwprune.targets.tensorrt_engine import Engine
+from hwprune.targets.tensorrt_flavour import load_flavour
+from hwprune.tensorrt_precision import for_tensorrt
+
+
+def main() -> None:
+    """Write ``trial.json``; status 1 where nothing ran."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("rtx"))
+    given = parser.parse_args()
+    given.out.mkdir(parents=True, exist_ok=True)
+    _, capability = gpu_here()
+    rows: list[dict[str, Any]] = []
+    for name, model in _networks().items():
+        for built_for in ((), ("any",), (capability,), ("sm80",), ("sm89",), ("sm120",)):
+            options = EngineOptions("tensorrt-rtx", built_for=built_for)
+            rows.append({"network": name, "built_for": built_for} | _try(model, options, given.out))
+            print(json.dumps(rows[-1]), flush=True)
+            path = given.out / "trial.json"
+            path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    raise SystemExit(0 if any("ratio" in row for row in rows) else 1)
+
+
+def _networks() -> dict[str, onnx.ModelProto]:
+    chain = probe_model("onnx")
+    assert isinstance(chain, onnx.ModelProto)
+    resnet = to_onnx(build_model("torchvision:resnet50").eval(), torch.rand(1, 3, 224, 224))
+    return {"chain": chain, "resnet50": for_tensorrt(resnet, "fp16")}
+
+
+def _try(model: onnx.ModelProto, options: EngineOptions, out: Path) -> dict[str, Any]:
+    """How far it comes."""
+    row: dict[str, Any] = {"step": "build"}
+    try:
+        save_onnx(model, out / "model.onnx")
+        save_engine(out / "model.onnx", out / "model.engine", options)
+        row["step"] = "run"  # whatever GPU it was built for: that is the question
+        engine = _loaded((out / "model.engine").read_bytes())
+        row["step"] = "verify"
+        precision = precision_of(model)
+        engines = {"model": engine, "dense": engine}
+        report = verify_engines(engines, precision, model, None, _rebuilt(options), 10.0)
+        times = report.times["model"]
+        row |= {name: times[name].latency_ms for name in times}
+        row |= {"error": report.relative_error, "ratio": report.ratio, "graph": report.graph}
+        row["misses"] = [str(miss) for miss in report.misses()]
+        row["step"] = "done"
+    except Exception as error:  # that is what this is to find out
+        row["said"] = f"{type(error).__name__}: {error}"[:2000]
+        row["where"] = traceback.format_exc().splitlines()[-3:]
+    return row
+
+
+def _loaded(content: bytes) -> Engine:
+    return Engine(content, load_flavour("tensorrt-rtx"), first_gpu())
+
+
+def _rebuilt(options: EngineOptions) -> Callable[[onnx.ModelProto], Engine]:
+    return lambda model: _loaded(build_engine(model.SerializeToString(), options))
+
+
+if __name__ == "__main__":
+    main()

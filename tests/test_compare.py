@@ -1,0 +1,154 @@
+"""Networks beside each other; on the fake device, whose truth is known."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hwprune.export.batch import batch_in, with_batch
+from hwprune.export.run import onnx_runner
+from hwprune.export.size import size_of
+from hwprune.export.to_onnx import save_onnx, to_onnx
+from test_engines import status_of
+from test_targets import EXAMPLE, Small
+
+from hwprune.cli import main
+from hwprune.compare import Comparison, compare, laid_together
+from hwprune.compare_show import draw
+from hwprune.contenders import Contender, of_paths, references
+from hwprune.demo import digits_resnet
+from hwprune.errors import InputError
+from hwprune.graph import ChannelGraph
+from hwprune.targets import TorchNetwork
+from hwprune.targets.fake import FakeTarget
+from hwprune.trace import trace
+
+
+class Torch(FakeTarget):
+    """A target that takes PyTorch networks, as slow as they take images."""
+
+    takes = "module"
+
+    def load(self, model):
+        assert isinstance(model, TorchNetwork)
+        return super().load(to_onnx(model.model, model.inputs))
+
+
+@pytest.fixture(scope="module")
+def small() -> Contender:
+    model = Small().eval()
+    proto = to_onnx(model, EXAMPLE.expand(2, -1, -1, -1), dynamic_batch=True)
+    return Contender("small", proto, model, (3, 8, 8), 0.75, "measured on nothing", True)
+
+
+def test_an_open_batch_is_fixed_and_gives_the_same_numbers(small: Contender) -> None:
+    images = torch.randn(4, 3, 8, 8)
+    fixed = with_batch(small.proto, 4)
+    assert (batch_in(small.proto), batch_in(fixed)) == (None, 4)
+    assert with_batch(fixed, 4) is fixed
+    wanted = Small.forward(small.module, images)
+    assert torch.allclose(onnx_runner(fixed)(images), wanted, atol=1e-5)
+    with pytest.raises(InputError, match="fixes a batch of 4, 8 was asked for"):
+        with_batch(fixed, 8)
+
+
+def test_macs_and_parameters_are_those_of_the_graph() -> None:
+    for model, channels in ((Small(), 3), (digits_resnet(), 1)):
+        image = torch.zeros(1, channels, 16, 16)
+        graph: ChannelGraph = trace(model.eval(), image)
+        found = size_of(to_onnx(model, image))
+        assert found.macs == pytest.approx(graph.macs())
+        assert found.params <= graph.params()  # norms are folded
+    plain = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Conv2d(8, 4, 1, groups=4))
+    found = size_of(to_onnx(plain.eval(), torch.zeros(2, 3, 8, 8)))
+    assert (found.macs, found.params) == (36 * 8 * 27 + 36 * 4 * 2, 8 * 27 + 8 + 4 * 2 + 4)
+
+
+def test_entries_are_what_the_device_takes(small: Contender) -> None:
+    device = FakeTarget(8)
+    twice = replace(small, name="twice")
+    found = compare([small, twice], device, 4, seconds=0)
+    one, other = found.entries
+    assert one.times_ms == other.times_ms and one.batch == 4
+    run = device.load(small.at(4, "onnx")).run_ms()
+    assert one.latency_ms == pytest.approx(run, rel=1e-3)
+    assert one.images_per_second == pytest.approx(4e3 / run, rel=1e-3)
+    assert (one.macs, one.params) == (small.size.macs, small.size.params)
+    assert found.environment == device.environment() and not found.missing
+
+
+def test_what_cannot_be_measured_is_said(small: Contender) -> None:
+    file = replace(small, name="file", proto=with_batch(small.proto, 1), module=None)
+    found = compare([small, file], FakeTarget(8), 4, seconds=0)
+    assert [entry.name for entry in found.entries] == ["small"]
+    assert found.missing is not None
+    assert re.search("fixes a batch of 1", found.missing["file at 4"])
+    found = compare([small, file], Torch(8), 1, seconds=0)
+    assert [entry.name for entry in found.entries] == ["small"]
+    with pytest.raises(InputError, match="Nothing can be measured at --batches 4"):
+        compare([file], FakeTarget(8), 4, seconds=0)
+    with pytest.raises(InputError, match="Two networks have one name"):
+        compare([small, small], FakeTarget(8), 1, seconds=0)
+
+
+def test_a_comparison_is_kept_and_grows(small: Contender, tmp_path: Path) -> None:
+    path = tmp_path / "compare.json"
+    one, four = (compare([small], FakeTarget(8), batch, seconds=0) for batch in (1, 4))
+    one.save(path)
+    assert Comparison.load(path) == one
+    both = laid_together(Comparison.load(path), four)
+    assert both.batches == [1, 4]
+    assert laid_together(both, one).entries == (*four.entries, *one.entries)
+    with pytest.raises(InputError, match="Give another --out"):
+        laid_together(one, compare([small], FakeTarget(16), 1, seconds=0))
+    path.write_text("{}")
+    with pytest.raises(InputError, match="holds no comparison"):
+        Comparison.load(path)
+
+
+def test_references_have_published_accuracies_at_their_own_size_alone() -> None:
+    one, less = references("squeezenet1_1, squeezenet1_1@32", 64)
+    assert (one.name, one.image, less.image) == ("squeezenet1_1", (3, 64, 64), (3, 32, 32))
+    assert one.top1 is None and less.top1 is None and less.top1_of == ""
+    assert one.size.macs > 3 * less.size.macs and one.size.params == less.size.params
+    with pytest.raises(InputError, match=r"expected a size in pixels, resnet50@160"):
+        references("squeezenet1_1@large", 64)
+    from hwprune.contenders import PUBLISHED, _published
+
+    assert _published("resnet50") == pytest.approx(0.7613) and PUBLISHED == "IMAGENET1K_V1"
+
+
+def test_the_picture_has_every_network_that_has_an_accuracy(
+    small: Contender, tmp_path: Path
+) -> None:
+    unknown = replace(small, name="unknown", top1=None, top1_of="")
+    other = replace(small, name="other", top1_of="published by nobody")
+    found = compare([small, unknown, other], FakeTarget(8), 1, seconds=0)
+    draw(found, tmp_path / "compare.svg")
+    text = (tmp_path / "compare.svg").read_text()
+    assert all(word in text for word in (">small<", ">other<", "published by nobody"))
+    assert "unknown" not in text
+
+
+def test_the_command(small: Contender, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_onnx(with_batch(small.proto, 1), tmp_path / "mine.onnx")
+    given = ["compare", str(tmp_path / "mine.onnx"), "--references", "squeezenet1_1@32",
+             "--target", "fake:step=16", "--seconds", "0", "--out", str(tmp_path)]  # fmt: skip
+    main([*given, "--batches", "1,2"])
+    words = " ".join(capsys.readouterr().out.split())
+    assert "mine at 2: The ONNX file fixes a batch of 1" in words
+    told = json.loads((tmp_path / "compare.json").read_text())
+    names = [(entry["name"], entry["batch"]) for entry in told["entries"]]
+    assert names == [("mine", 1), ("squeezenet1_1@32", 1), ("squeezenet1_1@32", 2)]
+    assert (tmp_path / "compare.svg").exists()
+    assert status_of(*given, "--batches", "many") == 2
+    assert "such as 1,32,256" in capsys.readouterr().err
+
+
+def test_a_path_that_is_no_network(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="No ONNX file at"):
+        of_paths([tmp_path / "none.onnx"])

@@ -1,0 +1,330 @@
+"""Engines built without a GPU, their facts, and what is refused; nothing here runs an engine."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from hwprune.export.engine_file import EngineFacts, facts_path, read_engine, save_facts, sha256
+from hwprune.export.engine_options import EngineOptions
+from hwprune.export.run import onnx_runner
+from hwprune.export.to_onnx import save_onnx, to_onnx
+from hwprune.export.to_tensorrt import build_engine, save_engine
+from test_targets import EXAMPLE, Small
+
+from hwprune.cli import main
+from hwprune.errors import EngineError, HwpruneError, InputError, NotHere
+from hwprune.plan import Plan
+from hwprune.precision import precision_of
+from hwprune.targets.driver import gpu_here
+from hwprune.targets.tensorrt_flavour import load_flavour
+from hwprune.tensorrt_precision import for_tensorrt
+from hwprune.trace import trace
+
+SM89 = EngineOptions(built_for=("sm89",))
+
+
+def has_rtx() -> bool:
+    try:
+        load_flavour("tensorrt-rtx")
+    except NotHere:
+        return False
+    return True
+
+
+def has_gpu() -> bool:
+    try:
+        gpu_here()
+    except NotHere:
+        return False
+    return True
+
+
+rtx = pytest.mark.skipif(not has_rtx(), reason="TensorRT-RTX is not installed here")
+no_gpu = pytest.mark.skipif(has_gpu(), reason="there is a GPU here")
+
+
+@pytest.fixture(scope="module")
+def dense() -> onnx.ModelProto:
+    torch.manual_seed(0)
+    return to_onnx(Small().eval(), EXAMPLE)
+
+
+@pytest.fixture
+def file(dense: onnx.ModelProto, tmp_path: Path) -> Path:
+    save_onnx(dense, tmp_path / "model.onnx")
+    return tmp_path / "model.onnx"
+
+
+@pytest.fixture(scope="module")
+def images() -> torch.Tensor:
+    return torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "fp16", "bf16", "int8"])
+def test_files_in_every_precision_are_valid(dense: onnx.ModelProto, precision: str) -> None:
+    own = for_tensorrt(dense, precision)
+    onnx.checker.check_model(own, full_check=True)
+    assert precision_of(own) == ("fp32" if precision == "tf32" else precision)
+    assert {n.name for n in dense.graph.node} <= {n.name for n in own.graph.node}
+    kinds = [entry.type.tensor_type.elem_type for entry in (*own.graph.input, *own.graph.output)]
+    assert set(kinds) == {onnx.TensorProto.FLOAT}
+
+
+def test_symmetric_int8_is_signed_around_zero_with_biases_in_fp32(
+    dense: onnx.ModelProto, images: torch.Tensor
+) -> None:
+    own = for_tensorrt(dense, "int8", [image[None].numpy() for image in images])
+    held = {i.name: onnx.numpy_helper.to_array(i) for i in own.graph.initializer}
+    quantisers = [n for n in own.graph.node if n.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    zeros = [held[n.input[2]] for n in quantisers]
+    assert quantisers and all(zero.dtype == "int8" and not zero.any() for zero in zeros)
+    layers = [n for n in own.graph.node if n.op_type in ("Conv", "Gemm")]
+    assert len(layers) == 5 and all(held[n.input[2]].dtype == "float32" for n in layers)
+    makers = {n.output[0]: n for n in own.graph.node}
+    (addition,) = (n for n in own.graph.node if n.op_type == "Add")
+    sides = {makers[name].op_type for name in addition.input}
+    assert sides == {"Conv", "DequantizeLinear"}  # the branch's side can be fused, as NVIDIA says
+    wanted = onnx_runner(dense)(images)
+    error = float((onnx_runner(own)(images) - wanted).abs().max() / wanted.abs().max())
+    assert 0 < error < 5e-2
+
+
+@rtx
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8"])
+def test_an_engine_has_the_precision_of_its_file(
+    dense: onnx.ModelProto, tmp_path: Path, precision: str
+) -> None:
+    path = tmp_path / "model.onnx"
+    save_onnx(for_tensorrt(dense, precision), path)
+    facts = save_engine(path, tmp_path / "model.engine", replace(SM89, built_for=("sm86", "sm89")))
+    content, read = read_engine(tmp_path / "model.engine")
+    assert read == facts and facts.precision == precision
+    assert (facts.engine_bytes, facts.engine_sha256) == (len(content), sha256(content))
+    assert facts.onnx_sha256 == sha256(path.read_bytes())
+    assert (facts.built_for, facts.device) == (("sm86", "sm89"), "")
+    assert facts.flavour_version == load_flavour("tensorrt-rtx").version
+    assert (tmp_path / "model.engine.log").read_text().startswith("INFO")
+    assert not list(tmp_path.glob(".*.part"))
+
+
+@rtx
+def test_two_builds_are_the_same_engine_and_tf32_is_another(dense: onnx.ModelProto) -> None:
+    content = dense.SerializeToString()
+    first = build_engine(content, SM89)
+    assert build_engine(content, SM89) == first
+    assert build_engine(content, replace(SM89, tf32=True)) != first
+    assert build_engine(content, replace(SM89, built_for=("sm86",))) != first
+
+
+@rtx
+def test_an_open_batch_needs_a_range_and_a_fixed_one_takes_none(dense: onnx.ModelProto) -> None:
+    opened = to_onnx(Small().eval(), EXAMPLE.expand(2, -1, -1, -1), dynamic_batch=True)
+    content = opened.SerializeToString()
+    assert build_engine(content, replace(SM89, batches=(1, 8, 32)))
+    with pytest.raises(InputError, match=r"leaves its batch open.*--batches 1,8,32"):
+        build_engine(content, SM89)
+    with pytest.raises(InputError, match="fixes its batch"):
+        build_engine(dense.SerializeToString(), replace(SM89, batches=(1, 8, 32)))
+
+
+@rtx
+def test_the_facts_of_an_engine_name_its_plan(file: Path, tmp_path: Path) -> None:
+    graph = trace(Small().eval(), EXAMPLE)
+    plan = Plan.from_kept(graph, {graph.groups[0].name: [0, 1]})
+    plan.save(tmp_path / "plan.json")
+    facts = save_engine(file, tmp_path / "m.engine", SM89, tmp_path / "plan.json")
+    assert facts.widths == plan.widths and facts.widths[graph.groups[0].name] == 2
+    assert facts.plan_sha256 == sha256((tmp_path / "plan.json").read_bytes())
+    assert read_engine(tmp_path / "m.engine")[1] == facts
+
+
+@rtx
+def test_a_build_that_fails_leaves_its_log_and_the_older_engine(file: Path, tmp_path: Path) -> None:
+    engine = tmp_path / "model.engine"
+    before = save_engine(file, engine, SM89)
+    model = onnx.load(str(file))
+    gap = onnx.helper.make_node("Det", ["x"], ["det"], name="det")  # TensorRT has none
+    model.graph.node.append(gap)
+    shape = onnx.helper.make_tensor_value_info("det", onnx.TensorProto.FLOAT, [1, 3])
+    model.graph.output.append(shape)
+    onnx.save(model, str(file))
+    with pytest.raises(EngineError, match=r"does not take this network: Det det"):
+        save_engine(file, engine, SM89)
+    assert "ERROR" in (tmp_path / "model.engine.log").read_text()
+    assert read_engine(engine)[1] == before
+    with pytest.raises(EngineError, match="built from an ONNX file of sha256"):
+        before.check_onnx(file)
+    assert not list(tmp_path.glob(".*.part"))
+
+
+@rtx
+@pytest.mark.parametrize("level", [0, 5])
+def test_levels_and_memory_are_taken_and_rtx_keeps_no_times(
+    dense: onnx.ModelProto, tmp_path: Path, level: int
+) -> None:
+    cache = tmp_path / "rtx.timing"
+    options = replace(SM89, level=level, timing_cache=cache, workspace_gib=0.5)
+    assert build_engine(dense.SerializeToString(), options)
+    assert not cache.exists()
+
+
+@rtx
+def test_one_engine_for_every_gpu(file: Path, tmp_path: Path) -> None:
+    facts = save_engine(file, tmp_path / "m.engine", replace(SM89, built_for=("any",)))
+    assert (facts.built_for, facts.device) == (("any",), "")
+
+
+@rtx
+def test_gpus_that_it_does_not_build_for_are_named(file: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"sm89.*not for sm42.*--for sm86,sm89"):
+        save_engine(file, tmp_path / "e", replace(SM89, built_for=("sm42",)))
+
+
+@rtx
+@no_gpu
+def test_without_a_gpu_it_must_be_said_what_to_build_for(file: Path, tmp_path: Path) -> None:
+    with pytest.raises(NotHere, match=r"NVIDIA GPU with its driver.*--for sm89"):
+        save_engine(file, tmp_path / "e", EngineOptions())
+
+
+FACTS = EngineFacts("0" * 64, sha256(b"engine"), 6, "tensorrt", "10.3.0", ("sm89",), "RTX", "fp16")
+
+
+@pytest.mark.parametrize(
+    ("facts", "here", "words"),
+    [
+        (FACTS, ("tensorrt", "10.3.0", "sm89"), None),
+        (
+            FACTS,
+            ("tensorrt", "10.4.0", "sm89"),
+            "built by tensorrt 10.3.0; here is",
+        ),
+        (FACTS, ("tensorrt-rtx", "10.3.0", "sm89"), "here is tensorrt-rtx 10.3.0"),
+        (FACTS, ("tensorrt", "10.3.0", "sm86"), "built for sm89; the GPU here is sm86"),
+        (replace(FACTS, version_compatible=True), ("tensorrt", "10.4.0", "sm89"), None),
+        (replace(FACTS, version_compatible=True), ("tensorrt", "10.2.9", "sm89"), "10.2.9"),
+        (replace(FACTS, version_compatible=True), ("tensorrt", "11.0.0", "sm89"), "11.0.0"),
+        (replace(FACTS, hardware_compatible=True), ("tensorrt", "10.3.0", "sm90"), None),
+        (replace(FACTS, hardware_compatible=True), ("tensorrt", "10.3.0", "sm75"), "sm75"),
+        (replace(FACTS, built_for=("any",)), ("tensorrt", "10.3.0", "sm86"), None),
+        (replace(FACTS, built_for=("sm86", "sm120")), ("tensorrt", "10.3.0", "sm120"), None),
+    ],
+)
+def test_an_engine_runs_where_its_facts_allow(
+    facts: EngineFacts, here: tuple[str, str, str], words: str | None
+) -> None:
+    def check() -> None:
+        facts.check_version(*here[:2])
+        facts.check_device(here[2])
+
+    if words is None:
+        check()
+    else:
+        with pytest.raises(EngineError, match=words):
+            check()
+
+
+def test_an_engine_of_another_onnx_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"model")
+    replace(FACTS, onnx_sha256=sha256(b"model")).check_onnx(tmp_path / "model.onnx")
+    with pytest.raises(EngineError, match="built from an ONNX file of sha256 0000"):
+        FACTS.check_onnx(tmp_path / "model.onnx")
+
+
+def mixed_up(path: Path) -> None:
+    path.write_bytes(b"another engine")
+
+
+def of_the_future(path: Path) -> None:
+    beside = facts_path(path)
+    beside.write_text(json.dumps({**json.loads(beside.read_text()), "version": 2}))
+
+
+def unreadable(path: Path) -> None:
+    facts_path(path).write_text('{"version": 1')
+
+
+def too_much(path: Path) -> None:
+    beside = facts_path(path)
+    beside.write_text(json.dumps({**json.loads(beside.read_text()), "colour": "red"}))
+
+
+@pytest.mark.parametrize(
+    ("harm", "error", "words"),
+    [
+        (mixed_up, EngineError, "describes another engine"),
+        (of_the_future, EngineError, "has version 2; this hwprune reads 1"),
+        (unreadable, InputError, "does not describe an engine"),
+        (too_much, InputError, "has no 'colour'"),
+        (Path.unlink, InputError, "An engine is two files"),
+        (lambda path: facts_path(path).unlink(), InputError, "copy both"),
+    ],
+)
+def test_an_engine_and_its_facts_belong_together(
+    tmp_path: Path, harm: Callable[[Path], None], error: type[HwpruneError], words: str
+) -> None:
+    path = tmp_path / "model.engine"
+    path.write_bytes(b"engine")
+    save_facts(FACTS, path)
+    assert read_engine(path) == (b"engine", FACTS)
+    harm(path)
+    with pytest.raises(error, match=words):
+        read_engine(path)
+
+
+def status_of(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as stopped:
+        main(list(arguments))
+    return int(stopped.value.code or 0)
+
+
+@rtx
+def test_files_become_engines_without_pytorch(file: Path) -> None:
+    code = "import sys; sys.modules['torch'] = None; from hwprune.cli import main; main()"
+    engine = ["--engine", "tensorrt-rtx:precision=fp16", "--for", "sm86,sm89"]
+    command = [sys.executable, "-c", code, "export", str(file), *engine]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "fp16, for sm86, sm89" in " ".join(run.stdout.split())
+    _, facts = read_engine(file.with_suffix(".fp16.engine"))
+    facts.check_onnx(file.with_suffix(".fp16.onnx"))
+    assert (facts.precision, facts.built_for) == ("fp16", ("sm86", "sm89"))
+
+
+@rtx
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--engine", "tensorrt-rtx:precision=int8", "--for", "sm89"], "Export it from the run"),
+        (["--engine", "tensorrt-rtx", "--for", "sm89", "--batches", "1,8,32"], "fixes its batch"),
+        (["--engine", "tensorrt-rtx", "--for", "sm89", "--batches", "8,1,32"], "such as --batches"),
+        (["--engine", "tensorrt-rtx:speed=1"], "one of fp32, tf32, fp16, bf16, int8"),
+        (["--engine", "onnxruntime"], "expected one of tensorrt, tensorrt-rtx"),
+        (["--for", "sm89"], "Say which engine to build"),
+    ],
+)
+def test_requests_that_cannot_be_met(
+    file: Path, arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert status_of("export", str(file), *arguments) == 2
+    assert words in capsys.readouterr().err
+    assert not list(file.parent.glob("*.engine"))
+
+
+def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings"):
+        monkeypatch.setitem(sys.modules, module, None)
+    load_flavour.cache_clear()
+    try:
+        for name in ("tensorrt", "tensorrt-rtx"):
+            with pytest.raises(NotHere, match=rf"pip install 'hwprune\[{name}\]'"):
+                load_flavour(name)
+    finally:
+        load_flavour.cache_clear()

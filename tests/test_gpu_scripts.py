@@ -1,0 +1,92 @@
+"""The tasks of a GPU machine are done in calls of limited length, none twice."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "gpu" / "run.py"
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("gpu_run", SCRIPT)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["gpu_run"] = module  # where its dataclass looks for its own types
+    spec.loader.exec_module(module)
+    return module
+
+
+def soon() -> float:
+    return time.monotonic() + 60
+
+
+def counting(script: ModuleType, name: str, status: int = 0) -> object:
+    code = f"open('{name}.log', 'a').write('x'); print('told'); raise SystemExit({status})"
+    return script.Task(name, (sys.executable, "-c", code))
+
+
+def test_tasks_are_done_once_and_failures_again_only_when_asked(
+    script: ModuleType, tmp_path: Path
+) -> None:
+    chosen = [counting(script, "right"), counting(script, "wrong", 3)]
+    lines = list(script.carry_out(chosen, tmp_path, soon()))
+    assert [line.partition(" after")[0] for line in lines] == ["right: status 0", "wrong: status 3"]
+    assert "done before, status 3" in list(script.carry_out(chosen, tmp_path, soon()))[1]
+    list(script.carry_out(chosen, tmp_path, soon(), again=True))
+    counts = [(tmp_path / f"{name}.log").read_text() for name in ("right", "wrong")]
+    assert counts == ["x", "xx"]
+    assert (tmp_path / "logs" / "right.txt").read_text() == "told\n"
+
+
+def test_a_task_that_takes_too_long_is_stopped_and_goes_on(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(script, "LEAST_S", 0.1)
+    monkeypatch.setattr(script, "GRACE_S", 1.0)
+    code = (
+        "import os, time\nif os.path.exists('half.log'): raise SystemExit\n"
+        "open('half.log', 'w').close()\nprint('y' * 30000, flush=True)\ntime.sleep(60)"
+    )
+    chosen = [script.Task("long", (sys.executable, "-c", code)), counting(script, "next")]
+    lines = list(script.carry_out(chosen, tmp_path, time.monotonic() + 3))
+    assert lines[0].startswith("long: stopped after") and lines[1] == "next: no time left"
+    assert len((tmp_path / "logs" / "long.txt").read_text()) < 21_000
+    lines = list(script.carry_out(chosen, tmp_path, soon()))
+    assert [line.partition(" after")[0] for line in lines] == ["long: status 0", "next: status 0"]
+
+
+def test_results_travel_as_one_archive_of_text(script: ModuleType, tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    (here / "done").mkdir(parents=True)
+    (here / "done" / "a.json").write_text("{}")
+    (here / "table.jsonl").write_text("old")
+    (here / "model.engine").write_bytes(b"large")
+    script.pack(here, tmp_path / "results.tar.gz")
+    script.unpack(tmp_path / "none.tar.gz", there)
+    (there / "table.jsonl").write_text("newer")
+    script.unpack(tmp_path / "results.tar.gz", there)
+    files = {str(p.relative_to(there)) for p in there.rglob("*") if p.is_file()}
+    assert files == {"done/a.json", "table.jsonl"}
+    assert (there / "table.jsonl").read_text() == "newer"
+
+
+def test_the_tasks_are_all_of_what_a_gpu_is_for(script: ModuleType) -> None:
+    given = argparse.Namespace(
+        targets=script.TARGETS, networks=script.NETWORKS, budgets=["0.7x"], batch=32,
+        batches="1,32", references=None,
+    )  # fmt: skip
+    found = script.tasks(given)
+    names = [task.name for task in found]
+    assert len({*names}) == len(names)
+    assert names[:2] == ["facts", "tests"] and "rtx-trial" in names
+    assert sum(name.startswith("loop-") for name in names) == 9
+    assert sum(name.startswith("compare-") for name in names) == 6
+    assert all(Path(task.command[1]).exists() for task in found if task.command[1] != "-m")

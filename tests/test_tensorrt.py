@@ -1,0 +1,270 @@
+"""TensorRT's own words about an engine become kernels; engines run on an imitation of a GPU.
+
+``tensorrt_inspector.json`` is written after NVIDIA's documentation of the inspector, with the
+names and kinds of layers that it shows; it was not recorded on a GPU.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from fake_tensorrt import FakeGpu, fake_flavour
+from hwprune.export.engine_options import EngineOptions
+from hwprune.export.to_onnx import to_onnx
+from hwprune.export.to_tensorrt import build_engine
+from test_engines import has_gpu, has_rtx, no_gpu, rtx
+from test_targets import EXAMPLE, Small
+
+from hwprune.chain import probe_model
+from hwprune.errors import EngineError, HwpruneError, InputError, NotHere
+from hwprune.fill import fill
+from hwprune.graph import ChannelGraph
+from hwprune.kernels import describe
+from hwprune.targets import KernelTime, file_precision, load_target, symmetric
+from hwprune.targets.cuda import first_gpu
+from hwprune.targets.fake import FakeNetwork, FakeTarget
+from hwprune.targets.tensorrt_engine import Engine, _profiler
+from hwprune.targets.tensorrt_flavour import load_flavour
+from hwprune.targets.tensorrt_gpu import TensorRtNetwork
+from hwprune.targets.tensorrt_layers import engine_layers, fused_nodes, kernel_times
+from hwprune.tensorrt_precision import for_tensorrt
+from hwprune.trace import trace
+
+INFORMATION = (Path(__file__).parent / "tensorrt_inspector.json").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def model() -> Small:
+    torch.manual_seed(0)
+    return Small().eval()
+
+
+@pytest.fixture(scope="module")
+def graph(model: Small) -> ChannelGraph:
+    return trace(model, EXAMPLE)
+
+
+@pytest.fixture(scope="module")
+def dense(model: Small) -> onnx.ModelProto:
+    """The network, its nodes named as the sample names them: by operator and place."""
+    exported = to_onnx(model, EXAMPLE)
+    for place, node in enumerate(exported.graph.node):
+        node.name = f"{node.op_type}_{place}"
+    return exported
+
+
+def test_an_engine_s_layers_become_the_network_s_kernels(
+    dense: onnx.ModelProto, graph: ChannelGraph
+) -> None:
+    names = [layer["Name"] for layer in json.loads(INFORMATION)["Layers"]]
+    runs = [{name: place + run / 8 for place, name in enumerate(names)} for run in range(3)]
+    times = kernel_times(INFORMATION, runs, dense)
+    assert [kernel.name for kernel in times] == names
+    assert times[2].times_ms == (2.0, 2.125, 2.25)
+    assert [kernel.kind for kernel in times] == [
+        "Reformat 8x8 8x8",
+        "Conv k3x3 s1x1 d1x1 p1x1x1x1 g1 Relu b1 8x8 8x8",
+        "Conv k1x1 s1x1 d1x1 p0x0x0x0 g1 Relu b1 8x8 8x8",
+        "Conv k3x3 s1x1 d1x1 p1x1x1x1 depthwise Relu b1 8x8 8x8",
+        "Conv k1x1 s1x1 d1x1 p0x0x0x0 g1 Add Relu b1 8x8 8x8",
+        "ReduceMean b1 8x8",
+        "Gemm b1",
+    ]
+    assert [kernel.reads for kernel in times] == [
+        (), (names[0],), (names[1],), (names[2],), (names[3], names[1]), (names[4],), (names[5],)
+    ]  # fmt: skip
+    assert [k.weights[0] for k in times if k.weights and "Gemm" in k.kind] == ["head.weight"]
+    kernels = describe(times, dense, graph)
+    layers = [(k.inputs, k.outputs) for k in kernels if "Conv" in k.kind or "Gemm" in k.kind]
+    assert layers == [(layer.inputs, layer.outputs) for layer in graph.layers]
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "int8"])
+def test_quantisers_and_casts_hide_no_weights(
+    dense: onnx.ModelProto, graph: ChannelGraph, precision: str
+) -> None:
+    """The kinds do not change either: nothing of the precision stands in them."""
+    own = for_tensorrt(dense, precision)
+    runs = [dict.fromkeys([layer["Name"] for layer in json.loads(INFORMATION)["Layers"]], 1.0)]
+    plain, times = (kernel_times(INFORMATION, runs, m) for m in (dense, own))
+    assert [k.kind for k in times] == [k.kind for k in plain]
+    assert [k.weights for k in times] == [k.weights for k in plain]
+    assert {k.outputs for k in describe(times, own, graph)} >= {x.outputs for x in graph.layers}
+
+
+def test_layers_that_were_not_timed_pass_their_inputs_on(dense: onnx.ModelProto) -> None:
+    names = [layer["Name"] for layer in json.loads(INFORMATION)["Layers"]]
+    times = kernel_times(INFORMATION, [{names[1]: 1.0, names[3]: 2.0}], dense)
+    assert [(k.name, k.reads) for k in times] == [(names[1], ()), (names[3], (names[1],))]
+
+
+@pytest.mark.parametrize(
+    ("name", "metadata", "nodes"),
+    [
+        ("a + b", "", ("a", "b")),
+        ("b + a", "", ("a", "b")),
+        ("PWN(PWN(a), b)", "", ("a", "b")),
+        ("a || c", "", ("a", "c")),
+        ("{ForeignNode[a...c]}", "", ("a", "c")),
+        ("__myl_x", "[ONNX Layer: c]\x1e[ONNX Layer: a]", ("a", "c")),
+        ("__myl_x", "[ONNX Layer: c]\x1f[ONNX Layer: b]", ("b", "c")),
+        ("a", "[ONNX Layer: b]", ("b",)),
+        ("a", "[ONNX Layer: gone]", ("a",)),
+        ("/m/a/Conv + x", "", ("/m/a/Conv",)),
+        ("ab + z", "", ()),
+    ],
+)
+def test_names_of_fused_nodes(name: str, metadata: str, nodes: tuple[str, ...]) -> None:
+    known = dict.fromkeys(("a", "b", "c", "/m/a/Conv"))
+    assert fused_nodes(name, metadata, known) == nodes
+
+
+def test_an_engine_without_details_is_refused() -> None:
+    with pytest.raises(HwpruneError, match=r"names of its layers alone.*detailed=True"):
+        engine_layers('{"Layers": ["a", "b"], "Bindings": []}', {})
+
+
+def test_an_engine_runs_and_is_timed_by_the_gpu_s_clock(dense: onnx.ModelProto) -> None:
+    gpu = FakeGpu()
+    engine = Engine(dense.SerializeToString(), fake_flavour(gpu), gpu)
+    assert engine.graph
+    images = np.random.default_rng(1).standard_normal((1, 3, 8, 8)).astype(np.float32)
+    wanted = fake_session(dense, images)
+    assert np.array_equal(engine.infer([images])[0], wanted)
+    assert engine.run_ms() == 1.0
+    assert engine.transfers_ms() == 1.5
+    assert engine.enqueue_ms() > 0
+    with pytest.raises(InputError, match=r"input x is \(1, 3, 8, 8\), got \(2, 3, 8, 8\)"):
+        engine.infer([np.concatenate([images, images])])
+
+
+def fake_session(model: onnx.ModelProto, images: np.ndarray) -> np.ndarray:
+    from hwprune.export.run import session_of
+
+    return session_of(model).run(None, {"x": images})[0]
+
+
+def test_an_open_batch_is_set(model: Small) -> None:
+    opened = to_onnx(model, EXAMPLE.expand(2, -1, -1, -1), dynamic_batch=True)
+    gpu = FakeGpu(graphs=False)
+    engine = Engine(opened.SerializeToString(), fake_flavour(gpu), gpu, batch=4)
+    assert not engine.graph
+    assert engine.infer([np.zeros((4, 3, 8, 8), np.float32)])[0].shape == (4, 10)
+    with pytest.raises(InputError, match=r"leaves its input open.*--batch 8"):
+        Engine(opened.SerializeToString(), fake_flavour(gpu), gpu)
+
+
+def test_an_engine_that_is_refused_says_why() -> None:
+    gpu = FakeGpu()
+    with pytest.raises(EngineError, match=r"does not take this engine: ERROR: Magic tag"):
+        Engine(b"broken", fake_flavour(gpu), gpu)
+
+
+def test_a_network_on_the_gpu_is_profiled_layer_by_layer(
+    dense: onnx.ModelProto, graph: ChannelGraph
+) -> None:
+    gpu = FakeGpu()
+    flavour = fake_flavour(gpu, INFORMATION)
+    network = TensorRtNetwork(dense, dense.SerializeToString(), flavour, gpu)
+    assert network.run_ms() == 1.0
+    times = network.profile(5)
+    assert [len(kernel.times_ms) for kernel in times] == [5] * 7
+    assert [kernel.times_ms[0] for kernel in times] == pytest.approx(
+        [0.001 * place for place in range(1, 8)]
+    )
+
+
+class CheapGrid(FakeTarget):
+    """A fake that says which networks were made ready for their kernels alone."""
+
+    def __init__(self) -> None:
+        super().__init__(16)
+        self.cheap, self.full = 0, 0
+
+    def load(self, model: Any) -> FakeNetwork:
+        self.full += 1
+        return super().load(model)
+
+    def load_for_grid(self, model: Any) -> FakeNetwork:
+        self.cheap += 1
+        return super().load(model)
+
+
+def test_tables_are_filled_with_cheap_builds_and_checked_with_full_ones(
+    model: Small, graph: ChannelGraph
+) -> None:
+    from hwprune.export.planned import planned_networks
+
+    device = CheapGrid()
+    networks = planned_networks("onnx", model, EXAMPLE, graph)
+    table = fill(graph, networks, device, step=16)
+    origins = {sample.origin for sample in table.samples}
+    assert device.cheap == 1 + len(origins)  # the dense one twice
+    network = table.networks[graph.fingerprint]
+    assert device.full == 1 + len(network.fitted) + len(network.held_out)  # and the probe
+
+
+@pytest.mark.parametrize("kind", ["tensorrt", "tensorrt-rtx"])
+def test_the_files_of_a_tensorrt_target(kind: str) -> None:
+    assert file_precision(f"{kind}:precision=fp16") == "fp16"
+    assert file_precision(f"{kind}:precision=int8,level=5") == "int8"
+    assert file_precision(f"{kind}:precision=bf16") == "fp32"  # which ONNX Runtime cannot run
+    assert symmetric(f"{kind}:precision=int8") and not symmetric("openvino-cpu:precision=int8")
+
+
+@rtx
+@no_gpu
+def test_without_a_driver_the_target_is_elsewhere() -> None:
+    with pytest.raises(NotHere, match="needs an NVIDIA GPU with its driver"):
+        load_target("tensorrt-rtx:precision=fp16")
+    with pytest.raises(InputError, match="one of fp32, tf32, fp16, bf16, int8, got fp8"):
+        load_target("tensorrt-rtx:precision=fp8")
+    with pytest.raises(NotHere, match="NVIDIA GPU with its driver"):
+        first_gpu()
+
+
+@rtx
+@no_gpu
+def test_the_real_interface_up_to_the_gpu(dense: onnx.ModelProto) -> None:
+    """A real engine, runtime and profiler; what is missing is the driver, and it says so."""
+    flavour = load_flavour("tensorrt-rtx")
+    content = build_engine(dense.SerializeToString(), EngineOptions(built_for=("sm89",)))
+    with pytest.raises(EngineError, match=r"does not take this engine: .*CUDA driver"):
+        Engine(content, flavour, FakeGpu())
+    profiler = _profiler(flavour.api)
+    profiler.report_layer_time("a", 1.0)
+    profiler.report_layer_time("a", 2.0)
+    assert profiler.taken() == {"a": 3.0} and profiler.taken() == {}
+    assert flavour.api.nptype(flavour.api.DataType.FLOAT) is np.float32
+
+
+@no_gpu
+def test_cuda_s_own_error_is_told() -> None:
+    pytest.importorskip("cuda.bindings")
+    from hwprune.targets.cuda_python import CudaPythonGpu
+
+    with pytest.raises(NotHere, match=r"CUDA refused: .*driver"):
+        CudaPythonGpu()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not (has_rtx() and has_gpu()), reason="no TensorRT-RTX with a GPU is here")
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_a_gpu_profiles_every_layer(
+    dense: onnx.ModelProto, graph: ChannelGraph, precision: str
+) -> None:
+    target = load_target(f"tensorrt-rtx:precision={precision}")
+    assert load_target(target.name).environment() == target.environment()
+    run = target.load(dense)
+    assert run.run_ms() > 0
+    assert target.load(probe_model("onnx")).run_ms() > 0
+    times: list[KernelTime] = run.profile(3)
+    assert all(len(kernel.times_ms) == 3 for kernel in times)
+    found = {(k.inputs, k.outputs) for k in describe(times, dense, graph)}
+    assert {(layer.inputs, layer.outputs) for layer in graph.layers} <= found
