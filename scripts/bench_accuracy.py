@@ -177,18 +177,19 @@ def _train(recipe: Recipe, path: Path) -> dict[str, Any]:
     """Train one network on one core; the facts of its row."""
     torch.set_num_threads(1)
     job = _JOBS.setdefault((recipe.model, recipe.seed), Job(recipe))
+    dense_model = job.dense  # whose classes the saved network is made of
     saved: tuple[Pruned, float] = torch.load(path, weights_only=False)  # written by this script
     pruned, seconds = saved
     before = evaluate(pruned.student, job.test())
     plan = pruned.plan or Plan.from_kept(job.graph, {})
-    teaching = Teaching(job.dense, job.graph, plan, pruned.how)
+    teaching = Teaching(dense_model, job.graph, plan, pruned.how)
     names = ("epochs", "batch_size", "optimizer", "lr", "weight_decay", "label_smoothing",
              "ema_decay", "seed")  # fmt: skip
     training = Training(**{name: getattr(recipe, name) for name in names})
     begun = time.monotonic()
     finetune(pruned.student, job.data, training, teaching=teaching)
     after = evaluate(pruned.student, job.test())
-    dense = evaluate(job.dense, job.test())
+    dense = evaluate(dense_model, job.test())
     return {
         "top1": after.top1,
         "untrained_top1": before.top1,
@@ -196,8 +197,8 @@ def _train(recipe: Recipe, path: Path) -> dict[str, Any]:
         "loss": after.loss,
         "images": after.count,
         "ratio": pruned.ratio,
-        "macs": _macs(pruned.student, job) / _macs(job.dense, job),
-        "params": _params(pruned.student) / _params(job.dense),
+        "macs": _macs(pruned.student, job) / _macs(dense_model, job),
+        "params": _params(pruned.student) / _params(dense_model),
         "choice_s": round(seconds),
         "training_s": round(time.monotonic() - begun),
     }
