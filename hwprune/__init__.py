@@ -17,9 +17,12 @@ if find_spec("torch") is not None:
     from hwprune.distill import Distillation
     from hwprune.explain import explain
     from hwprune.job import Job
+    from hwprune.nested import NestedPlan, Wanted, nested
     from hwprune.profile import profile
     from hwprune.prune import prune
     from hwprune.score import score, score_branches
+    from hwprune.slim import SlimNetwork, make_slim
+    from hwprune.slim_file import load_slim, save_slim
     from hwprune.solve import cheapest, pareto, solve
     from hwprune.steps import run
     from hwprune.trace import trace
@@ -36,21 +39,28 @@ __all__ = [
     "Job",
     "LatencyTable",
     "Layer",
+    "NestedPlan",
     "Plan",
     "Recipe",
     "Slice",
+    "SlimNetwork",
     "Teaching",
     "Training",
+    "Wanted",
     "cheapest",
     "explain",
     "finetune",
     "fit_budget",
     "load",
+    "load_slim",
+    "make_slim",
+    "nested",
     "pareto",
     "profile",
     "prune",
     "run",
     "save",
+    "save_slim",
     "score",
     "score_branches",
     "solve",

@@ -134,8 +134,8 @@ def arrange(
     for key, dim, moved in _moves(graph, order, {*gone_places, *gone_channels}):
         lacks = gone_channels.get(key, {}).get(dim, [])
         size = state[key].shape[dim] + len(lacks)
-        rank = {position: i for i, position in enumerate(_others(size, lacks))}
-        left = _others(size, gone_places.get(key, {}).get(dim, []))
+        rank = {position: i for i, position in enumerate(others(size, lacks))}
+        left = others(size, gone_places.get(key, {}).get(dim, []))
         chosen.setdefault(key, {})[dim] = torch.tensor([rank[moved.get(p, p)] for p in left])
     made = with_indices(model, chosen)
     set_numbers(made, graph.numbers({name: len(each) for name, each in stay.items()}))
@@ -156,7 +156,8 @@ def _moves(
     return ((key, dim, moved) for (key, dim), moved in found.items() if moved or key in cut)
 
 
-def _others(size: int, gone: Sequence[int]) -> list[int]:
+def others(size: int, gone: Sequence[int]) -> list[int]:
+    """The numbers from 0 to ``size`` that are not gone."""
     absent = set(gone)
     return [position for position in range(size) if position not in absent]
 
