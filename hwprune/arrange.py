@@ -42,6 +42,13 @@ class Arrangement:
             for name, order in self.order.items()
         }
 
+    def channels(self, kept: Order) -> dict[str, tuple[int, ...]]:
+        """The given channels of the dense network in the order in which they lie."""
+        return {
+            name: tuple(channel for channel in order if channel in set(kept[name]))
+            for name, order in self.order.items()
+        }
+
 
 def importance_order(
     scores: Mapping[str, Tensor], nested: Sequence[Order]

@@ -42,6 +42,7 @@ class Wanted:
         target: where to measure; None where that is not here, and the table must do.
         networks: the dense network, and any planned one, in the form that the target takes.
         limits: what its plan keeps to beside latency.
+        graph: the channel graph with the activations of the target's batch, where that differs.
     """
 
     budget: Budget
@@ -49,6 +50,7 @@ class Wanted:
     target: Target | None = None
     networks: Networks | None = None
     limits: Limits = field(default_factory=lambda: Limits())
+    graph: ChannelGraph | None = None
 
     def share(self, graph: ChannelGraph) -> float:
         """The budget as a share of the dense network's latency, by the table."""
@@ -145,6 +147,7 @@ def _fit(
     report: Callable[[Round], None] | None,
 ) -> FittedPlan:
     """The most important plan within ``most`` that meets the budget; perhaps the dense network."""
+    graph = wanted.graph or graph
     if wanted.share(graph) >= 1:
         return _whole(graph, wanted)
     limits = Limits(**{**wanted.limits, "most": most})
@@ -202,7 +205,7 @@ def _beside_separate(
     if fitted.plan.widths == graph.widths:
         return NestedPlan(name, fitted, kept, kept)
     most_ms = (fitted.plan.predicted_ms or 0.0) * (1 + 1e-9)
-    alone = solve(graph, scores, wanted.table, budget_ms=most_ms, **wanted.limits)
+    alone = solve(wanted.graph or graph, scores, wanted.table, budget_ms=most_ms, **wanted.limits)
     best = max(kept, _importance(alone, scores) / everything)  # the solver stops at its gap
     return NestedPlan(name, fitted, kept, best)
 

@@ -64,16 +64,21 @@ class SlimNetwork(nn.Module):
 
     Attributes:
         parts: name -> what each is, widest first.
+        arrangement: which of the dense network's channels lie where.
         widest: the widest network.
         together: in training mode, the networks that ``forward`` runs one after the other, giving
             a tuple of outputs; empty for the current one alone.
     """
 
     def __init__(
-        self, widest: nn.Module, narrower: Sequence[nn.Module], parts: Mapping[str, Part]
+        self,
+        widest: nn.Module,
+        narrower: Sequence[nn.Module],
+        parts: Mapping[str, Part],
+        arrangement: Arrangement,
     ) -> None:
         super().__init__()
-        self.parts = dict(parts)
+        self.parts, self.arrangement = dict(parts), arrangement
         self.widest = widest
         self.narrower = nn.ModuleList(narrower)
         self.together: tuple[str, ...] = ()
@@ -246,7 +251,7 @@ def make_slim(
         name: Part(plan, _of_all(made[first], cuts_of(graph, places[first], places[name], state)))
         for name, plan in plans.items()
     }
-    return SlimNetwork(made[first], [made[name] for name in others], parts)
+    return SlimNetwork(made[first], [made[name] for name in others], parts, arrangement)
 
 
 def estimate_norms(slim: SlimNetwork, batches: Iterable[tuple[Tensor, Tensor]]) -> None:

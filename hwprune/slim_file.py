@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from hwprune.arrange import Arrangement
 from hwprune.checkpoint import build_dense, shaped_like
 from hwprune.cut import Cut, cut_sizes, part_of
 from hwprune.errors import InputError
@@ -53,6 +54,8 @@ def save_slim(slim: SlimNetwork, path: Path | str) -> None:
             {"name": name, "plan": part.plan.content(), "cuts": part.cuts}
             for name, part in slim.parts.items()
         ],
+        "order": slim.arrangement.order,
+        "fixed": slim.arrangement.fixed,
         "tied": tied,
         "written_by": {"hwprune": hwprune.__version__, "torch": torch.__version__},
     }
@@ -77,7 +80,7 @@ def load_slim(path: Path | str, model: nn.Module | None = None) -> SlimNetwork:
     """
     file = Path(path)
     content, tensors = _read(file)
-    parts = _parts(content, file)
+    parts, arrangement = _understood(content, file)
     names = list(parts)
     dense = model if model is not None else build_dense(parts[names[0]].plan, file)
     wide = {key: t for key, t in tensors.items() if not key.startswith(f"{_STATISTICS}/")}
@@ -86,7 +89,8 @@ def load_slim(path: Path | str, model: nn.Module | None = None) -> SlimNetwork:
         _network(dense, _narrow(wide, tensors, name, parts[name].cuts), parts[name].plan)
         for name in names[1:]
     ]
-    return SlimNetwork(_network(dense, wide, parts[names[0]].plan), narrower, parts).eval()
+    widest = _network(dense, wide, parts[names[0]].plan)
+    return SlimNetwork(widest, narrower, parts, arrangement).eval()
 
 
 def bytes_together(slim: SlimNetwork) -> int:
@@ -135,29 +139,32 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return content, tensors
 
 
-def _parts(content: Mapping[str, Any], path: Path) -> dict[str, Part]:
-    """The networks by name; there is at least one."""
+def _understood(content: Mapping[str, Any], path: Path) -> tuple[dict[str, Part], Arrangement]:
+    """The networks by name, of which there is at least one, and how their channels lie."""
     try:
         parts = {
             each["name"]: Part(
-                Plan.of_content(each["plan"], f"{path}, {each['name']}"),
-                {
-                    key: {
-                        int(dim): tuple((int(start), int(stop)) for start, stop in runs)
-                        for dim, runs in cut.items()
-                    }
-                    for key, cut in each["cuts"].items()
-                },
+                Plan.of_content(each["plan"], f"{path}, {each['name']}"), _cuts(each["cuts"])
             )
             for each in content["networks"]
         }
-        dict(content["tied"])
-        next(iter(parts.values()))
+        order = {name: tuple(map(int, channels)) for name, channels in content["order"].items()}
+        dict(content["tied"]), next(iter(parts.values()))  # are they there
+        return parts, Arrangement(order, dict(content["fixed"]))
     except (ValueError, KeyError, TypeError, AttributeError, StopIteration) as error:
         raise InputError(
             f"{path} is damaged ({error}). Make it again with `hwprune slim`."
         ) from error
-    return parts
+
+
+def _cuts(content: Mapping[str, Any]) -> dict[str, Cut]:
+    return {
+        key: {
+            int(dim): tuple((int(start), int(stop)) for start, stop in runs)
+            for dim, runs in cut.items()
+        }
+        for key, cut in content.items()
+    }
 
 
 def _narrow(
