@@ -47,10 +47,11 @@ class _Place:
     def shared(self) -> nn.Parameter:
         return self.owner.get_parameter(self.name)
 
-    def bind(self, *, tracked: bool) -> None:
-        """Give the module its part, with or without a way for gradients."""
+    def bind(self, *, tracked: bool = False, copied: bool = False) -> None:
+        """Give the module its part: one through which gradients go, or perhaps a copy."""
         shared: Any = self.owner._parameters[self.name]
-        vars(self.module)[self.name] = part_of(shared if tracked else shared.detach(), self.cut)
+        part = part_of(shared if tracked else shared.detach(), self.cut)
+        vars(self.module)[self.name] = part.contiguous() if copied else part
 
 
 class SlimNetwork(nn.Module):
@@ -82,6 +83,7 @@ class SlimNetwork(nn.Module):
         self.widest = widest
         self.narrower = nn.ModuleList(narrower)
         self.together: tuple[str, ...] = ()
+        self._copies = False
         self._current = next(iter(self.parts))
         self._places = [
             _places(network, widest, part.cuts)
@@ -163,7 +165,16 @@ class SlimNetwork(nn.Module):
     def refresh(self) -> None:
         """Let all networks use the widest one's parameters as they now are."""
         for place in (place for places in self._places for place in places):
-            place.bind(tracked=False)
+            place.bind(copied=self._copies)
+
+    def hold_copies(self, hold: bool = True) -> None:
+        """Let the narrower networks run on contiguous copies of their parts, or on views again.
+
+        PyTorch's convolutions copy weights that are not contiguous at every run. Copies take the
+        memory of separate networks, and follow the weights as ``refresh`` says.
+        """
+        self._copies = hold
+        self.refresh()
 
     def copied(self, name: str) -> list[str]:
         """Parameters of which this network uses a copy, since its part is no view.
@@ -207,7 +218,7 @@ class SlimNetwork(nn.Module):
             return network(*inputs)
         finally:
             for place in places:
-                place.bind(tracked=False)
+                place.bind(copied=self._copies)
 
     def _index(self, name: str) -> int:
         if name not in self.parts:

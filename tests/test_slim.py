@@ -131,6 +131,24 @@ def test_switching_shares_the_widest_networks_memory() -> None:
     assert slim.budget == "slim" and narrow[0].weight is before
 
 
+def test_copies_give_the_same_and_follow_the_weights() -> None:
+    slim, x = small()
+    slim.set_budget("slim")
+    wanted = outputs(slim, (x,))
+    slim.hold_copies()
+    weight = slim.network("slim")[4].weight
+    assert weight.is_contiguous() and weight.data_ptr() != slim.widest[4].weight.data_ptr()
+    assert torch.equal(outputs(slim, (x,))[0], wanted[0])
+    with torch.no_grad():
+        slim.widest[4].weight.mul_(2.0)
+    slim.eval()
+    changed = outputs(slim, (x,))
+    assert relative_difference(wanted, changed) > 1e-3
+    slim.hold_copies(False)
+    assert slim.network("slim")[4].weight.data_ptr() == slim.widest[4].weight.data_ptr()
+    assert torch.equal(outputs(slim, (x,))[0], changed[0])
+
+
 def test_parts_behind_a_concatenation_are_copies_that_follow_the_weights() -> None:
     torch.manual_seed(0)
     inputs = tuple(torch.randn(*shape) for shape in CASES["cat_after_norm"].shapes)
