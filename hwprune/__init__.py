@@ -14,8 +14,10 @@ from hwprune.table import LatencyTable
 if find_spec("torch") is not None:
     from hwprune.budget import Budget, fit_budget
     from hwprune.checkpoint import load, save
+    from hwprune.deadline import Deadline
     from hwprune.distill import Distillation
     from hwprune.explain import explain
+    from hwprune.in_place import InPlace
     from hwprune.job import Job
     from hwprune.nested import NestedPlan, Wanted, nested
     from hwprune.profile import profile
@@ -34,8 +36,10 @@ __all__ = [
     "Budget",
     "ChannelGraph",
     "Channels",
+    "Deadline",
     "Distillation",
     "Group",
+    "InPlace",
     "Job",
     "LatencyTable",
     "Layer",

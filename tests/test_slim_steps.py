@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -86,6 +87,16 @@ def test_one_file_holds_the_exported_networks(finished: Path) -> None:
     for wide, narrow in itertools.pairwise(plans):
         assert all(set(narrow.kept[group]) <= set(wide.kept[group]) for group in wide.kept)
     assert plans[2].measured_ratio is not None and plans[2].measured_ratio <= 0.4
+
+
+def test_the_lines_of_the_readme_run(finished: Path) -> None:
+    text = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```py\n(.*?)```", text, re.DOTALL)
+    lines = block.replace("runs/slim", str(finished)).replace("0.5x", "phone")
+    names = {"hwprune": hwprune, "images": torch.rand(2, 1, 8, 8)}
+    exec(compile(lines.replace("0.35x", "0.4x"), "README.md", "exec"), names)
+    assert torch.equal(names["quick"], names["alone"](names["images"]))  # type: ignore[operator]
+    assert not torch.equal(names["quick"], names["logits"])
 
 
 def test_a_run_goes_on_with_what_it_was_asked_for(
