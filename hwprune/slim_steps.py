@@ -22,7 +22,7 @@ from hwprune.evaluate import evaluate
 from hwprune.files import write_text
 from hwprune.in_place import InPlace
 from hwprune.job import Job
-from hwprune.nested import NestedPlan, Rescore, Wanted, nested
+from hwprune.nested import NestedPlan, Rescore, Scores, Wanted, nested
 from hwprune.plan import Plan
 from hwprune.recipe import Recipe
 from hwprune.rounds import Partial
@@ -186,6 +186,12 @@ def choose_slim(run: SlimRun) -> None:
     wanted = {name: _wanted(job) for name, job in run.jobs.items()}
     rescore = _rescoring(run) if run.asked.multi_base else None
     found = nested(graph, scores, wanted, rescore=rescore, report=_teller(shared.console))
+    make_pruned(run, found, scores)
+
+
+def make_pruned(run: SlimRun, found: Sequence[NestedPlan], scores: Scores) -> None:
+    """Sort, cut and prepare the network of nested plans, widest first; leave it in the folder."""
+    shared, graph = run.shared, run.shared.graph
     plans = {each.name: each.plan.with_source(**run.source) for each in found}
     order = importance_order(scores, [plan.kept for plan in plans.values()])
     arrangement = find_arrangement(shared.dense, graph, order, (shared.example,))

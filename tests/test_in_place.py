@@ -66,6 +66,20 @@ def test_all_widths_learn(data) -> None:
     assert not slim.training and slim.budget == "wide"
 
 
+def test_mixed_precision_trains_all_widths_and_leaves_them_as_they_were(data) -> None:
+    slim, teaching = slim_net()
+    before = {name: slim.alone(name).state_dict() for name in slim.names}
+    one = replace(QUICK, epochs=1, precision="bf16")
+    (epoch,) = finetune(slim, data, one, teaching=teaching)
+    assert math.isfinite(epoch.loss)
+    for name in slim.names:
+        after = slim.alone(name).state_dict()
+        assert all(after[key].dtype == before[name][key].dtype for key in after)
+        assert not torch.equal(after["stem.0.weight"], before[name]["stem.0.weight"])
+    with slim.at("slim"), torch.no_grad():
+        assert slim(torch.rand(2, 1, 6, 6)).dtype == torch.float32
+
+
 def test_the_loss_of_a_step_by_hand(data) -> None:
     """Nothing of it goes back to the widest network through its probabilities."""
     slim, _ = slim_net()
