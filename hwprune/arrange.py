@@ -7,6 +7,7 @@ one set of weights serves several widths. A channel takes all its positions alon
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -37,15 +38,17 @@ class Arrangement:
 
     def places(self, kept: Order) -> dict[str, tuple[int, ...]]:
         """Where the given channels of the dense network lie now; sorted."""
-        return {
-            name: tuple(place for place, channel in enumerate(order) if channel in set(kept[name]))
-            for name, order in self.order.items()
-        }
+        found = {}
+        for name, order in self.order.items():
+            stay = set(kept[name])
+            found[name] = tuple(place for place, channel in enumerate(order) if channel in stay)
+        return found
 
     def channels(self, kept: Order) -> dict[str, tuple[int, ...]]:
         """The given channels of the dense network in the order in which they lie."""
+        places = self.places(kept)
         return {
-            name: tuple(channel for channel in order if channel in set(kept[name]))
+            name: tuple(order[place] for place in places[name])
             for name, order in self.order.items()
         }
 
@@ -71,16 +74,12 @@ def importance_order(
                     f"{sorted(set(kept) - set(wider[name]))[:8]} of group {name} that the wider "
                     "one lacks. Make them with hwprune.nested."
                 )
-    tiers = {
-        name: [sum(channel in set(kept[name]) for kept in nested) for channel in range(len(each))]
-        for name, each in scores.items()
-    }
-    return {
-        name: tuple(
-            sorted(range(len(each)), key=lambda c: (-tiers[name][c], -float(each[c]), c))
-        )
-        for name, each in scores.items()
-    }  # fmt: skip
+    found = {}
+    for name, each in scores.items():
+        tiers, values = Counter(c for kept in nested for c in kept[name]), each.tolist()
+        order = sorted(range(len(values)), key=lambda c: (-tiers[c], -values[c], c))
+        found[name] = tuple(order)
+    return found
 
 
 def find_arrangement(

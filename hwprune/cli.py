@@ -168,7 +168,8 @@ def slim_command(
     Each is measured to meet its own budget, exported and verified alone.
     """
     from hwprune.in_place import InPlace
-    from hwprune.slim_steps import ASKED, Asked, run_slim, slim_run
+    from hwprune.slim_run import Asked, slim_run
+    from hwprune.slim_steps import ASKED, run_slim
 
     given = {key: value for key, value in options.items() if value is not None}
     if recipe_file is None and resume and "out" in given:

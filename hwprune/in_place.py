@@ -112,6 +112,10 @@ class Together:
         """Choose the networks that a step trains."""
         self.slim.together = sandwich(self.slim.names, self.how.at_once, self.seed, step)
 
+    def end(self) -> None:
+        """Let the network's forward run one of them again."""
+        self.slim.together = ()
+
     def added(self, outputs: Sequence[Tensor], labels: Tensor) -> Tensor:
         """What the narrower networks add to the loss of the widest."""
         return in_place_loss(outputs, labels, self.how, label_smoothing=self.label_smoothing)

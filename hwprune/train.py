@@ -193,6 +193,8 @@ class Run:
         self.data, self.training, self.teaching = data, training, teaching
         self.checkpoint = checkpoint
         self.together = networks_together(model, in_place, training)
+        if self.together:
+            stack.callback(self.together.end)
         self.accelerator = _accelerator(training.precision)
         self.device = self.accelerator.device
         self.layout = _LAYOUTS[training.memory_format]

@@ -36,7 +36,8 @@ from hwprune.plan import Plan
 from hwprune.profile import profile
 from hwprune.recipe import Recipe
 from hwprune.score import score
-from hwprune.slim_steps import FACTS, Asked, SlimRun, make_pruned, run_slim, slim_run
+from hwprune.slim_run import Asked, SlimRun, slim_run
+from hwprune.slim_steps import FACTS, make_pruned, run_slim
 from hwprune.steps import profile_step, run, trace_step
 from hwprune.train_steps import train_dense_step
 

@@ -64,6 +64,7 @@ def test_all_widths_learn(data) -> None:
     means = [slim.network(name).body[1].running_mean for name in slim.names]
     assert float((means[0][:2] - means[2][:2]).abs().max()) > 1e-5  # each has its own
     assert not slim.training and slim.budget == "wide"
+    assert slim.train()(batches[0][0]).shape == (20, 4)  # one network again
 
 
 def test_mixed_precision_trains_all_widths_and_leaves_them_as_they_were(data) -> None:

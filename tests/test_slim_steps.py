@@ -17,7 +17,7 @@ from test_cli import status_of
 import hwprune
 from hwprune.cli import main
 from hwprune.oracle import relative_difference
-from hwprune.slim_steps import Asked
+from hwprune.slim_run import Asked
 
 NET = """
 from torch import nn
