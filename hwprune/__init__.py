@@ -20,8 +20,10 @@ if find_spec("torch") is not None:
     from hwprune.in_place import InPlace
     from hwprune.job import Job
     from hwprune.nested import NestedPlan, Wanted, nested
+    from hwprune.prepare import prepare
     from hwprune.profile import profile
     from hwprune.prune import prune
+    from hwprune.reconstruct import features
     from hwprune.score import score, score_branches
     from hwprune.slim import SlimNetwork, make_slim
     from hwprune.slim_file import load_slim, save_slim
@@ -53,6 +55,7 @@ __all__ = [
     "Wanted",
     "cheapest",
     "explain",
+    "features",
     "finetune",
     "fit_budget",
     "load",
@@ -60,6 +63,7 @@ __all__ = [
     "make_slim",
     "nested",
     "pareto",
+    "prepare",
     "profile",
     "prune",
     "run",

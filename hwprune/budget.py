@@ -16,11 +16,11 @@ from typing_extensions import Unpack
 from hwprune.errors import BudgetError, InputError
 from hwprune.fill import Networks, batch_of
 from hwprune.graph import ChannelGraph
-from hwprune.measure import Measurement, interleave, ratio_error
+from hwprune.measure import MOST_NOISE, Measurement, interleave, quietest, ratio_error
 from hwprune.offered import Offered
 from hwprune.plan import Plan
 from hwprune.solve import solve
-from hwprune.table import LatencyTable
+from hwprune.table import LatencyTable, Network
 from hwprune.targets import Target
 
 if TYPE_CHECKING:
@@ -221,7 +221,7 @@ def fit_budget(
             break
         asked = fmean(_corrected(turn, bench.dense_predicted_ms, wanted) for turn in turns)
         asked = max(asked, 1e-9)
-    return _best(tried, wanted, stopped)
+    return _best(tried, wanted, stopped, table.network(graph))
 
 
 def _neighbours(
@@ -260,11 +260,12 @@ class _Bench:
         self.dense_predicted_ms = table.predict_ms(graph, graph.widths)
         self.dense_run = target.load(networks.dense)
         self.dense_ms = interleave([self.dense_run], rounds=1000, seconds=4)[0].latency_ms
+        self.known_ms = min(self.dense_ms, table.network(graph).dense_ms)
 
     def measure(self, plans: Sequence[Plan], asked_ms: float, number: int) -> list[FittedPlan]:
         """The plans with their measured latencies, from one interleaved run."""
         runs = [self.target.load(self.networks.at(plan.widths)) for plan in plans]
-        dense, *pruned = interleave([self.dense_run, *runs], seconds=30, error=ERROR)
+        dense, *pruned = quietest([self.dense_run, *runs], self.known_ms, seconds=30, error=ERROR)
         fitted = []
         for plan, own in zip(plans, pruned, strict=True):
             turn = Round(
@@ -299,15 +300,28 @@ def _chosen(tried: Sequence[FittedPlan], wanted: float) -> FittedPlan | None:
     return max(roomy or met, key=lambda each: each.plan.value or 0.0, default=None)
 
 
-def _best(tried: Sequence[FittedPlan], wanted: float, stopped: str) -> FittedPlan:
+def _trust(known: Network) -> str:
+    """What the table says of its own error."""
+    said = ""
+    if known.errors:
+        said = f"The latency table is off by up to {known.errors[-1]:.1%} on held-out networks. "
+    if known.noise is not None and known.noise > MOST_NOISE:
+        said += (
+            f"The machine was busy when it was made: whole networks are known to {known.noise:.1%} "
+            f"only, and {MOST_NOISE:.0%} is wanted. "
+        )
+    return said
+
+
+def _best(tried: Sequence[FittedPlan], wanted: float, stopped: str, known: Network) -> FittedPlan:
     """The chosen plan with all rounds, and the reason where it is far below the budget."""
     best = _chosen(tried, wanted)
     if best is None:
         ratios = ", ".join(f"{each.rounds[0].ratio:.3f}x" for each in tried)
         measured = (
             f"{len(tried)} networks were built and measured at {ratios} of the dense latency; none "
-            f"met {wanted:.3f}x. The latency table may be stale: run `hwprune profile` again, or "
-            "give a larger --budget. "
+            f"met {wanted:.3f}x. {_trust(known)}Run `hwprune profile --renew` where nothing else "
+            "runs, or give a larger --budget. "
         )
         raise BudgetError((measured if tried else "") + stopped)
     near = best.rounds[0].ratio >= LEAST * wanted

@@ -159,7 +159,8 @@ class Job:
     @cached_property
     def scores(self) -> dict[str, Tensor]:
         """The importance of every channel."""
-        return score(self.dense, self.graph, self.calibration(), self.recipe.criterion)
+        known = self.features if self.recipe.criterion == "surgeon" else None
+        return score(self.dense, self.graph, self.calibration(), self.recipe.criterion, known=known)
 
     @cached_property
     def features(self) -> Features | None:

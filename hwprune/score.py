@@ -15,6 +15,7 @@ from hwprune import processes
 from hwprune.errors import InputError
 from hwprune.graph import ChannelGraph, Group
 from hwprune.modes import evaluating
+from hwprune.reconstruct import Features, features
 from hwprune.surgeon import surgeon
 
 Role: TypeAlias = Literal["layer", "norm", "reader"]
@@ -146,6 +147,8 @@ def score(
     graph: ChannelGraph,
     batches: Iterable[tuple[Tensor, Tensor]],
     criterion: str = "taylor",
+    *,
+    known: Features | None = None,
 ) -> dict[str, Tensor]:
     """The importance of every channel of every group.
 
@@ -158,6 +161,7 @@ def score(
         batches: ``(images [batch, channels, height, width], labels [batch])``, class-balanced,
             of equal size.
         criterion: one of ``CRITERIA``.
+        known: ``features`` of the network, which ``surgeon`` takes anew where they are not given.
 
     Returns:
         Group name -> importance of its channels, [width], float32 on the CPU, not negative.
@@ -174,7 +178,9 @@ def score(
         if criterion != "surgeon":
             return _accumulate(model, graph, batches, criterion)
         kept = list(batches)
-        return surgeon(model, graph, kept, lambda: _without_refit(model, graph, kept))
+        if known is None:
+            known = features(model, graph, kept)
+        return surgeon(model, graph, kept, known, lambda: _without_refit(model, graph, kept))
 
 
 def score_branches(

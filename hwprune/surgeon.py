@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from hwprune import processes
 from hwprune.graph import ChannelGraph, Group
 from hwprune.modes import evaluating
-from hwprune.reconstruct import Moments, factored, features
+from hwprune.reconstruct import Features, Moments, factored
 
 _STEPS = 48  # in which a group loses its channels; several at once where it has more
 
@@ -63,6 +63,7 @@ def surgeon(
     model: nn.Module,
     graph: ChannelGraph,
     batches: Iterable[tuple[Tensor, Tensor]],
+    known: Features,
     otherwise: Callable[[], dict[str, Tensor]],
 ) -> dict[str, Tensor]:
     """The second-order loss of removing each channel, after ``reconstruct`` and all removed before.
@@ -80,14 +81,14 @@ def surgeon(
         model: the dense network, in evaluation mode.
         graph: its channel graph.
         batches: images and labels.
+        known: ``reconstruct.features`` of the network.
         otherwise: gives scores in the same unit, for groups that no refittable layer reads; not
             called without need. Of a group that others read as well, those are not counted.
 
     Returns:
         Group name -> importance [width], float32.
     """
-    kept = list(batches)
-    known, costs = features(model, graph, kept), _output_costs(model, graph, kept)
+    costs = _output_costs(model, graph, batches)
     scores: dict[str, Tensor] = {}
     for group in graph.groups:
         readers = [

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -39,6 +38,7 @@ from hwprune.steps import train_dense_step
 from hwprune.train import Teaching, Training, finetune
 
 ROOT = Path(__file__).resolve().parents[1]
+PAGE, MARK = ROOT / "docs" / "accuracy.md", "<!-- drawn by scripts/bench_accuracy.py --draw -->"
 CIFAR = ROOT / "tests" / "cifar_resnet.py"
 SETS = {
     "all": list(METHODS),
@@ -70,11 +70,15 @@ def main() -> None:
     parser.add_argument("--out", default="runs/accuracy", type=Path)
     parser.add_argument("--results", default=ROOT / "docs" / "accuracy.jsonl", type=Path)
     parser.add_argument("--processes", default=2, type=int, help="networks trained at once")
-    parser.add_argument("--draw", action="store_true", help="print the tables, and train nothing")
+    parser.add_argument("--draw", action="store_true", help=f"write {PAGE.name}, train nothing")
     given = parser.parse_args()
     if not given.draw:
         _fill(given)
-    print(tables(_read(given.results), [*OURS, *PEERS], list(ABLATIONS)))
+    drawn = tables(_read(given.results), [*OURS, *PEERS], list(ABLATIONS))
+    print(drawn)
+    if given.draw:
+        above = PAGE.read_text(encoding="utf-8").partition(MARK)[0]
+        PAGE.write_text(f"{above}{MARK}\n\n{drawn}", encoding="utf-8")
 
 
 def _fill(given: argparse.Namespace) -> None:
@@ -157,11 +161,9 @@ def _chosen(
 
 
 def _train_all(given: argparse.Namespace, dense: Job, chosen: list[tuple[Cell, Path]]) -> None:
-    processes = min(given.processes, max(1, len(chosen)))
-    threads = max(1, (os.cpu_count() or 1) // processes)
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(given.processes, mp_context=get_context("spawn")) as pool:
         running = {
-            pool.submit(_train, _recipe(given, cell.network, cell.seed), path, threads): cell
+            pool.submit(_train, _recipe(given, cell.network, cell.seed), path): cell
             for cell, path in chosen
         }
         for each in as_completed(running):
@@ -171,9 +173,9 @@ def _train_all(given: argparse.Namespace, dense: Job, chosen: list[tuple[Cell, P
             print(f"{cell}: {row['top1']:.2%}", flush=True)
 
 
-def _train(recipe: Recipe, path: Path, threads: int) -> dict[str, Any]:
-    """Train one network; the facts of its row."""
-    torch.set_num_threads(threads)
+def _train(recipe: Recipe, path: Path) -> dict[str, Any]:
+    """Train one network on one core; the facts of its row."""
+    torch.set_num_threads(1)
     job = _JOBS.setdefault((recipe.model, recipe.seed), Job(recipe))
     saved: tuple[Pruned, float] = torch.load(path, weights_only=False)  # written by this script
     pruned, seconds = saved

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import pytest
@@ -181,6 +182,16 @@ def test_a_refused_neighbour_is_no_reason_where_others_were_found(bench) -> None
 def test_too_few_rounds_are_an_error_that_lists_them(bench) -> None:
     with pytest.raises(BudgetError, match=r"3 networks were built and measured at 0\.\d+x"):
         bench.fit(FakeTarget(8, offset_ms=DENSE_MS), "0.7x", rounds=1)
+
+
+def test_a_budget_that_was_not_met_names_a_noisy_table(bench) -> None:
+    network = bench.table.network(bench.graph)
+    noisy = {network.fingerprint: dataclasses.replace(network, noise=0.031)}
+    table = dataclasses.replace(bench.table, networks=noisy)
+    slower = FakeTarget(8, offset_ms=DENSE_MS)
+    with pytest.raises(BudgetError, match=r"known to 3\.1% only.* --renew"):
+        fit_budget(bench.graph, bench.scores, table, slower, bench.networks, Budget(ratio=0.7),
+                   rounds=1)  # fmt: skip
 
 
 def test_a_table_of_another_batch_is_refused(bench) -> None:

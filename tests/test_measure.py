@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from hwprune.chain import probe_model
-from hwprune.measure import Measurement, Probe, interleave, ratio_error
+from hwprune.measure import Measurement, Probe, interleave, quietest, ratio_error
 from hwprune.sampling import calibration_widths, crossed_widths, held_out_widths
 from hwprune.table import anchors
 from hwprune.targets.fake import FakeTarget
@@ -55,7 +55,7 @@ def test_networks_are_measured_in_turn() -> None:
 
 
 def test_the_first_runs_after_another_network_are_not_counted() -> None:
-    warming = [99.0] * 4  # 20 ms of a network that takes 5
+    warming = [99.0] * 2  # 8 ms of a network that takes 5
     script = Scripted(itertools.chain([5.0] * 4, itertools.cycle([*warming, 8.0, *warming, 6.0])))
     assert interleave([script], rounds=4)[0].times_ms == (8.0, 6.0, 8.0, 6.0)
 
@@ -77,7 +77,8 @@ def test_time_is_up_after_five_rounds_or_as_many_as_were_wanted() -> None:
 def test_all_networks_are_run_as_often_a_sample_as_the_fastest_needs() -> None:
     fast, slow = constant(0.1), constant(3.0)
     found = interleave([fast, slow], rounds=5)
-    assert fast.runs == slow.runs == 4 + 5 * (200 + 40)
+    assert fast.runs == 4 + 5 * (80 + 20)
+    assert slow.runs == 4 + 5 * (3 + 20)  # both were warmed for 8 ms
     assert found[0].latency_ms == pytest.approx(0.1)
 
 
@@ -98,6 +99,19 @@ def test_the_error_of_a_ratio_is_the_spread_of_its_blocks() -> None:
     assert ratio_error(first, other) == pytest.approx(0.125 * math.sqrt(1 / 7) / 0.625)
     assert ratio_error(first, Measurement((1.0,) * 80)) == 0.0
     assert ratio_error(Measurement((1.0,) * 9), Measurement((1.0,) * 9)) == math.inf
+
+
+def test_a_run_in_which_the_dense_network_was_slow_is_taken_again() -> None:
+    """For its first 2,000 runs another process slows the large network down, not the small one."""
+    slowed = [2.5] * 2000
+    dense = Scripted(itertools.chain(slowed, itertools.repeat(1.3)))
+    ratio = 0.65 / 1.3
+    first, small = quietest([dense, constant(0.65)], 1.3, seconds=1000, error=0.01)
+    assert small.latency_ms / first.latency_ms == pytest.approx(ratio)
+    busy = Scripted(itertools.repeat(2.5))
+    first, small = quietest([busy, constant(0.65)], 1.3, attempts=2, seconds=1000, error=0.01)
+    assert first.latency_ms == 2.5  # the best that could be had
+    assert busy.runs == 2 * (4 + 200 * (3 + 3))
 
 
 def test_the_order_changes_from_round_to_round() -> None:

@@ -163,24 +163,24 @@ def test_a_second_network_goes_into_the_same_file(unbroken, graph, tmp_path) -> 
 
 
 class Drifting:
-    """Takes 5 ms, but in its first so many runs 5 to 10, rising over every 500 of them."""
+    """Takes 5 ms, but in its first so many runs 5 to 10, rising over every 300 of them."""
 
     def __init__(self, drifts: int) -> None:
         self._drifts, self.runs = drifts, 0
 
     def run_ms(self) -> float:
         self.runs += 1
-        return 5.0 + (self.runs % 500 / 100 if self.runs <= self._drifts else 0.0)
+        return 5.0 + (self.runs % 300 / 60 if self.runs <= self._drifts else 0.0)
 
     def profile(self, runs: int):
         raise NotImplementedError
 
 
-@pytest.mark.parametrize(("drifts", "runs"), [(0, 504), (504, 2008), (10**6, 2008)])
+@pytest.mark.parametrize(("drifts", "runs"), [(0, 304), (304, 1208), (10**6, 1208)])
 def test_a_noisy_calibration_is_repeated_once_for_longer(drifts, runs) -> None:
     steady, drifting = Drifting(0), Drifting(drifts)
     found = calibration_run([steady, drifting], seconds=1000)
-    assert steady.runs == drifting.runs == runs  # five a sample, and four to find that out
+    assert steady.runs == drifting.runs == runs  # three a sample, and four to find that out
     error = noise(found)
     assert error is not None and (error > MOST_NOISE) is (drifts > runs)
 
