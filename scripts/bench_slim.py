@@ -126,7 +126,7 @@ def _dense(given: argparse.Namespace, network: str) -> Job:
             "model": "hwprune.demo:digits_resnet",
             "data": "digits",
             "image_size": 16,
-            "dense_epochs": 1,
+            "dense_epochs": 4,
             "target": "fake:step=16",
             "criterion": "taylor",
             "calibration_images": 64,
