@@ -55,6 +55,7 @@ def run_slim(run: SlimRun, *, resume: bool = False) -> None:
         raise InputError(
             f"{run.folder} holds a run already. Go on with it with --resume, or give another --out."
         )
+    _check_names(run)
     run.shared.recipe.save(run.folder / "recipe.toml")
     run.asked.save(run.folder / ASKED)
     for name, step in (("trace", trace_step), ("dense", train_dense_step)):
@@ -72,6 +73,19 @@ def run_slim(run: SlimRun, *, resume: bool = False) -> None:
         run.shared.console.rule("finetune", align="left")
         train_slim(run.shared, resume=resume)
     verify_slim(run)
+
+
+def _check_names(run: SlimRun) -> None:
+    """Refuse to go on for other budgets than those that the folder's network was made for."""
+    if not (run.folder / FACTS).exists():
+        return
+    facts = json.loads((run.folder / FACTS).read_text(encoding="utf-8"))
+    made = sorted(each["name"] for each in facts["networks"])
+    if made != sorted(run.jobs):
+        raise InputError(
+            f"The network in {run.folder} is of the budgets {', '.join(made)}, not of "
+            f"{', '.join(sorted(run.jobs))}. Go on with --resume alone, or give another --out."
+        )
 
 
 def choose_slim(run: SlimRun) -> None:

@@ -106,6 +106,9 @@ def test_a_run_goes_on_with_what_it_was_asked_for(
     shutil.copytree(finished, out)
     assert status_of(["slim", *given, "--budget", "0.5x", "--budget", "1x", "--out", str(out)]) == 2
     assert "--resume" in capsys.readouterr().err
+    other = ["--budget", "0.5x", "--budget", "1x"]
+    assert status_of(["slim", "--resume", *other, "--out", str(out)]) == 2
+    assert "of the budgets 0.4x, 1x, phone, not of 0.5x, 1x" in capsys.readouterr().err
     asked = Asked.load(out / "budgets.json")
     assert asked.budgets == ("0.4x", "1x") and asked.multi_base
     before = (out / "slim.safetensors").read_bytes()
