@@ -14,14 +14,19 @@ from hwprune.table import LatencyTable
 if find_spec("torch") is not None:
     from hwprune.budget import Budget, fit_budget
     from hwprune.checkpoint import load, save
+    from hwprune.deadline import Deadline
     from hwprune.distill import Distillation
     from hwprune.explain import explain
+    from hwprune.in_place import InPlace
     from hwprune.job import Job
+    from hwprune.nested import NestedPlan, Wanted, nested
     from hwprune.prepare import prepare
     from hwprune.profile import profile
     from hwprune.prune import prune
     from hwprune.reconstruct import features
     from hwprune.score import score, score_branches
+    from hwprune.slim import SlimNetwork, make_slim
+    from hwprune.slim_file import load_slim, save_slim
     from hwprune.solve import cheapest, pareto, solve
     from hwprune.steps import run
     from hwprune.trace import trace
@@ -33,28 +38,37 @@ __all__ = [
     "Budget",
     "ChannelGraph",
     "Channels",
+    "Deadline",
     "Distillation",
     "Group",
+    "InPlace",
     "Job",
     "LatencyTable",
     "Layer",
+    "NestedPlan",
     "Plan",
     "Recipe",
     "Slice",
+    "SlimNetwork",
     "Teaching",
     "Training",
+    "Wanted",
     "cheapest",
     "explain",
     "features",
     "finetune",
     "fit_budget",
     "load",
+    "load_slim",
+    "make_slim",
+    "nested",
     "pareto",
     "prepare",
     "profile",
     "prune",
     "run",
     "save",
+    "save_slim",
     "score",
     "score_branches",
     "solve",

@@ -60,13 +60,17 @@ class Budget:
             )
         return cls(ratio=number) if found[2] == "x" else cls(ms=number)
 
+    def share_of(self, dense_ms: float) -> float:
+        """The budget as a fraction of the dense latency; may be more than 1."""
+        return self.ratio if self.ratio is not None else (self.ms or 0.0) / dense_ms
+
     def ratio_to(self, dense_ms: float) -> float:
         """The budget as a fraction of the dense latency.
 
         Raises:
             BudgetError: the dense network meets it already.
         """
-        ratio = self.ratio if self.ratio is not None else (self.ms or 0.0) / dense_ms
+        ratio = self.share_of(dense_ms)
         if ratio >= 1:
             raise BudgetError(
                 f"The dense network, {dense_ms:.3f} ms, meets the budget of "

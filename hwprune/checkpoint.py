@@ -74,7 +74,7 @@ def load(directory: Path | str, model: nn.Module | None = None) -> nn.Module:
         state = load_file(folder / WEIGHTS)
     except SafetensorError as error:
         raise InputError(f"{folder / WEIGHTS} cannot be read: {error}.") from error
-    dense = copy.deepcopy(model) if model is not None else _build(plan, folder)
+    dense = copy.deepcopy(model) if model is not None else build_dense(plan, folder / PLAN)
     leave_out(dense, plan.left_out)
     pruned = shaped_like(dense, state)
     set_numbers(pruned, plan.numbers)
@@ -116,11 +116,16 @@ def shaped_like(model: nn.Module, state: dict[str, Tensor]) -> nn.Module:
     return model.eval()
 
 
-def _build(plan: Plan, folder: Path) -> nn.Module:
+def build_dense(plan: Plan, where: Path) -> nn.Module:
+    """The dense network that a plan, read from ``where``, was made for; without its weights.
+
+    Raises:
+        InputError: the plan does not say how to build it.
+    """
     source: dict[str, Any] = plan.source
     if "model" not in source:
         raise InputError(
-            f"{folder / PLAN} does not say how to build the network. Give the dense network as "
+            f"{where} does not say how to build the network. Give the dense network as "
             "load(directory, model)."
         )
     return build_model(source["model"], num_classes=source.get("num_classes"))

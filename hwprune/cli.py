@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -113,12 +114,55 @@ def trace_command(
 @click.option("--resume", is_flag=True, help="go on from the checkpoint in --out")
 @recipe_options
 def finetune_command(resume: bool, **options: Any) -> None:
-    """Distil the dense network into the pruned one."""
+    """Distil the dense network into the pruned one, or into all widths of a slim one."""
     from hwprune import processes
+    from hwprune.slim_steps import is_slim, train_slim
     from hwprune.train_steps import finetune_step
 
-    finetune_step(job_of_all(options), resume=resume)
+    job = job_of_all(options)
+    (train_slim if is_slim(job) else finetune_step)(job, resume=resume)
     processes.leave()
+
+
+@commands.command("slim")
+@click.argument("recipe_file", required=False, type=click.Path(path_type=Path))
+@click.option("--resume", is_flag=True, help="go on with the run in --out where it stopped")
+@click.option("--budget", "budgets", multiple=True, help="0.5x or 12ms; give several, 1x is dense")
+@click.option("--profile", "profiles", multiple=True, help="a budget profile; give several")
+@click.option("--multi-base", is_flag=True, help="take importance again for each narrower network")
+@click.option("--soft", default=0.9, help="weight of the widest network's soft labels [0.9]")
+@click.option("--hard", default=0.1, help="weight of the labels for the narrower networks [0.1]")
+@click.option("--at-once", default=4, help="networks that a training step runs at most [4]")
+@partial(recipe_options, without=("budget",))
+def slim_command(
+    recipe_file: Path | None,
+    resume: bool,
+    budgets: tuple[str, ...],
+    profiles: tuple[str, ...],
+    multi_base: bool,
+    soft: float,
+    hard: float,
+    at_once: int,
+    **options: Any,
+) -> None:
+    """Make one network for several budgets: nested widths that share their weights.
+
+    Each is measured to meet its own budget, exported and verified alone.
+    """
+    from hwprune.in_place import InPlace
+    from hwprune.slim_run import Asked, slim_run
+    from hwprune.slim_steps import ASKED, run_slim
+
+    given = {key: value for key, value in options.items() if value is not None}
+    if recipe_file is None and resume and "out" in given:
+        saved = Path(given["out"]) / "recipe.toml"
+        recipe_file = saved if saved.exists() else None
+    recipe = Recipe.load(recipe_file, **given) if recipe_file else Recipe.of(**given)
+    files = tuple(find_profile(name) for name in profiles)
+    asked = Asked(budgets, files, InPlace(soft, hard, at_once=at_once), multi_base)
+    if resume and not (budgets or profiles):
+        asked = Asked.load(Path(recipe.out) / ASKED)
+    run_slim(slim_run(recipe, asked, Console()), resume=resume)
 
 
 @commands.command("profile")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def recipe_options(command: F) -> F:
-    """Give a command one option for every field of a recipe."""
+def recipe_options(command: F, *, without: Sequence[str] = ()) -> F:
+    """Give a command one option for every field of a recipe, but for some."""
     types = get_type_hints(Recipe)
-    for field in reversed(dataclasses.fields(Recipe)):
+    fields = [field for field in dataclasses.fields(Recipe) if field.name not in without]
+    for field in reversed(fields):
         shown = field.default if field.default not in ("", 0, 0.0, False) else None
         text = field.metadata["help"] + (f" [{shown}]" if shown is not None else "")
         name, kind = f"--{field.name.replace('_', '-')}", types[field.name]

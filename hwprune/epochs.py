@@ -7,6 +7,9 @@ from collections.abc import Iterator
 import torch
 from torch.utils.data import Sampler
 
+from hwprune import processes
+from hwprune.errors import InputError
+
 
 class EpochBatches(Sampler[list[tuple[int, int]]]):
     """Batches of ``(epoch, index)`` in an order set by the seed and the epoch, from ``start``.
@@ -35,6 +38,22 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
 
     def __len__(self) -> int:
         return len(self._batches)
+
+
+def steps_per_epoch(images: int, batch_size: int, accumulate: int) -> int:
+    """How many whole steps all processes take with so many images.
+
+    Raises:
+        InputError: not one.
+    """
+    batches = accumulate * processes.count()
+    if images < batch_size * batches:
+        times = f", {batches} times over" if batches > 1 else ""
+        raise InputError(
+            f"{images} training images are less than one batch of {batch_size}{times}. "
+            "Give a smaller --batch-size."
+        )
+    return images // (batch_size * batches)
 
 
 def generator(seed: int, epoch: int) -> torch.Generator:

@@ -23,6 +23,7 @@ class Offered(TypedDict, total=False):
     multiple: int | None
     max_options: int
     ties: Sequence[Sequence[str]]
+    most: Mapping[str, int]
 
 
 def width_options(
@@ -33,10 +34,12 @@ def width_options(
     multiple: int | None = None,
     max_options: int = 12,
     ties: Sequence[Sequence[str]] = (),
+    most: Mapping[str, int] | None = None,
 ) -> dict[str, list[int]]:
-    """Widths to choose from: multiples of the device's step, and the dense width, ascending.
+    """Widths to choose from: multiples of the device's step, and the greatest, ascending.
 
-    Groups that are tied have those that all of them have.
+    The greatest is the dense width, or what ``most`` says. Groups that are tied have those that all
+    of them have.
 
     Raises:
         InputError: a tie of unknown groups, or of groups that have no width in common.
@@ -48,9 +51,10 @@ def width_options(
     for group in graph.groups:
         least = [narrowest[group.name] for narrowest in measured]
         floor = max(math.ceil(min_fraction * group.width), min_width, *least)
-        lowest, step = min(floor, group.width), group.step(of_layers)
-        widths = range(step * math.ceil(lowest / step), group.width, step)
-        options[group.name] = sorted({*widths, group.width})
+        greatest = (most or {}).get(group.name, group.width)
+        lowest, step = min(floor, greatest), group.step(of_layers)
+        widths = range(step * math.ceil(lowest / step), greatest, step)
+        options[group.name] = sorted({*widths, greatest})
     for tie in merged(ties):
         options |= dict.fromkeys(tie, _common(tie, options))
     return {name: _thinned(widths, max_options) for name, widths in options.items()}

@@ -136,7 +136,11 @@ class Plan:
 
     def save(self, path: Path) -> None:
         """Write the plan as JSON, atomically."""
-        write_text(path, json.dumps({"version": PLAN_VERSION, **asdict(self)}, indent=1) + "\n")
+        write_text(path, json.dumps(self.content(), indent=1) + "\n")
+
+    def content(self) -> dict[str, Any]:
+        """The plan as plain data, which ``of_content`` reads."""
+        return {"version": PLAN_VERSION, **asdict(self)}
 
     @classmethod
     def load(cls, path: Path) -> Plan:
@@ -146,26 +150,39 @@ class Plan:
             InputError: no such file, not a plan, or of another version.
         """
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            version = content.pop("version")
-            if version != PLAN_VERSION:
-                raise InputError(
-                    f"{path} has version {version}; this hwprune reads {PLAN_VERSION}. Make it "
-                    "again with `hwprune prune`."
-                )
-            content["kept"] = {name: tuple(map(int, ix)) for name, ix in content["kept"].items()}
-            content["numbers"] = tuple(
-                (str(module), str(name), tuple(map(int, values)))
-                for module, name, values in content.get("numbers", ())
-            )
-            content["left_out"] = tuple(
-                (str(path), bool(zeros)) for path, zeros in content.get("left_out", ())
-            )
-            plan = cls(**content)
+            return cls.of_content(json.loads(path.read_text(encoding="utf-8")), str(path))
         except FileNotFoundError as error:
             raise InputError(f"No plan at {path}. Make one with `hwprune prune`.") from error
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError) as error:
             raise InputError(
                 f"{path} is no hwprune plan ({error}). Make it again with `hwprune prune`."
             ) from error
-        return plan
+
+    @classmethod
+    def of_content(cls, content: Any, where: str) -> Plan:
+        """A plan from plain data, which comes from ``where``.
+
+        Raises:
+            InputError: not a plan, or of another version.
+        """
+        try:
+            given = dict(content)
+            version = given.pop("version")
+            if version != PLAN_VERSION:
+                raise InputError(
+                    f"{where} has version {version}; this hwprune reads {PLAN_VERSION}. Make it "
+                    "again with `hwprune prune`."
+                )
+            given["kept"] = {name: tuple(map(int, ix)) for name, ix in given["kept"].items()}
+            given["numbers"] = tuple(
+                (str(module), str(name), tuple(map(int, values)))
+                for module, name, values in given.get("numbers", ())
+            )
+            given["left_out"] = tuple(
+                (str(path), bool(zeros)) for path, zeros in given.get("left_out", ())
+            )
+            return cls(**given)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(
+                f"{where} is no hwprune plan ({error}). Make it again with `hwprune prune`."
+            ) from error

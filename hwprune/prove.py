@@ -46,7 +46,7 @@ def prove(
     groups are pruned one by one and all that is left at once; where that goes wrong, the other
     groups one by one, and at last one more at a time.
     """
-    with _full_precision():
+    with full_precision():
         for candidate in (graph, *_without_doubles(graph)):
             if _together(bench, candidate, graph.widths) is None:
                 return candidate, {}
@@ -70,7 +70,7 @@ def prove_branches(graph: ChannelGraph, bench: Bench) -> ChannelGraph:
     """The graph with those branches only without which the model's code runs, and runs right."""
     if not graph.branches:
         return graph
-    with _full_precision():
+    with full_precision():
         everything: dict[str, list[int]] = {
             name: [] for branch in graph.branches for name in branch.groups
         }
@@ -110,7 +110,7 @@ def make_bench(model: nn.Module, inputs: tuple[Any, ...]) -> Bench:
         candidate = copy.deepcopy(model).eval()
         prepare(candidate.float() if half else candidate, draw)
         for given in (noise, inputs):
-            outputs = _attempt(candidate, given)
+            outputs = attempt(candidate, given)
             if isinstance(outputs, list) and all(bool(t.isfinite().all()) for t in outputs):
                 trains = isinstance(_attempt_to_train(candidate, given), list)
                 return Bench(candidate, given, trains)
@@ -125,15 +125,15 @@ def refusal(bench: Bench, graph: ChannelGraph, kept: dict[str, list[int]]) -> st
     plan = Plan.from_kept(graph, kept)
     pruned = prune(bench.model, graph, plan)
     with torch.no_grad():
-        got = _attempt(pruned, bench.inputs)
+        got = attempt(pruned, bench.inputs)
         if isinstance(got, str):
             return got
-        wanted = _attempt(zeroed(bench.model, graph, plan), bench.inputs)
+        wanted = attempt(zeroed(bench.model, graph, plan), bench.inputs)
         if isinstance(wanted, str):  # a norm that is called in another way than with its input
             return wanted
         if not relative_difference(wanted, got) <= TOLERANCE:  # NaN is wrong as well
             return "outputs are wrong after pruning"
-        trained = _attempt(pruned.train(), bench.inputs) if bench.trains else []
+        trained = attempt(pruned.train(), bench.inputs) if bench.trains else []
     return f"in training mode, {trained}" if isinstance(trained, str) else None
 
 
@@ -169,7 +169,7 @@ def _others(graph: ChannelGraph, names: Iterable[str]) -> list[str]:
     return [name for name in graph.widths if name not in set(names)]
 
 
-def _attempt(model: nn.Module, inputs: tuple[Any, ...]) -> list[Tensor] | str:
+def attempt(model: nn.Module, inputs: tuple[Any, ...]) -> list[Tensor] | str:
     """The model's outputs, or the first line of what its own code raises."""
     try:
         with torch.no_grad():
@@ -181,7 +181,7 @@ def _attempt(model: nn.Module, inputs: tuple[Any, ...]) -> list[Tensor] | str:
 def _attempt_to_train(model: nn.Module, inputs: tuple[Any, ...]) -> list[Tensor] | str:
     """The same in training mode; the model is left as it was, in evaluation mode."""
     before = {key: buffer.clone() for key, buffer in model.named_buffers()}
-    result = _attempt(model.train(), inputs)
+    result = attempt(model.train(), inputs)
     model.eval()
     for key, buffer in model.named_buffers():
         buffer.copy_(before[key])
@@ -224,7 +224,7 @@ def _float(value: Any) -> Any:
 
 
 @contextmanager
-def _full_precision() -> Iterator[None]:
+def full_precision() -> Iterator[None]:
     """Without cuDNN, whose TF32 convolutions round more coarsely than the tolerance."""
     with torch.backends.cudnn.flags(enabled=False):
         yield

@@ -34,16 +34,29 @@ def prune(model: nn.Module, graph: ChannelGraph, plan: Plan) -> nn.Module:
     """
     plan.check(graph)
     state = model.state_dict(keep_vars=True)
-    smaller = {
-        id(state[key]): _without(state[key], by_dim)
+    chosen = {
+        key: {dim: kept_indices(state[key], dim, gone) for dim, gone in by_dim.items()}
         for key, by_dim in graph.removed(plan.kept).items()
     }
-    student = copy.deepcopy(model, smaller)  # which takes these where it would copy a tensor
-    for module in student.modules():
-        fit_attributes(module)
+    student = with_indices(model, chosen)
     set_numbers(student, graph.numbers(plan.widths))
     leave_out(student, plan.left_out)
     return student
+
+
+def with_indices(model: nn.Module, chosen: Mapping[str, Mapping[int, Tensor]]) -> nn.Module:
+    """A copy of ``model`` whose tensors hold the chosen indices of their dimensions, in that order.
+
+    Args:
+        model: any network; it is untouched.
+        chosen: ``{state_dict key: {dim: indices}}``; all that is not named stays whole.
+    """
+    state = model.state_dict(keep_vars=True)
+    new = {id(state[key]): _selected(state[key], by_dim) for key, by_dim in chosen.items()}
+    made = copy.deepcopy(model, new)  # which takes these where it would copy a tensor
+    for module in made.modules():
+        fit_attributes(module)
+    return made
 
 
 class Zeros(nn.Module):
@@ -62,14 +75,14 @@ def leave_out(model: nn.Module, modules: Iterable[tuple[str, bool]]) -> None:
         setattr(model.get_submodule(parent), name, new.train(model.training))
 
 
-def _without(tensor: Tensor, removed: Mapping[int, list[int]]) -> Tensor:
-    """A copy of a parameter or buffer without some indices of its dimensions."""
-    smaller = tensor.detach()
-    for dim, gone in removed.items():
-        smaller = smaller.index_select(dim, kept_indices(tensor, dim, gone))
+def _selected(tensor: Tensor, by_dim: Mapping[int, Tensor]) -> Tensor:
+    """A copy of a parameter or buffer that holds the given indices of its dimensions."""
+    new = tensor.detach()
+    for dim, indices in by_dim.items():
+        new = new.index_select(dim, indices.to(tensor.device))
     if isinstance(tensor, nn.Parameter):
-        return nn.Parameter(smaller, requires_grad=tensor.requires_grad)
-    return smaller
+        return nn.Parameter(new, requires_grad=tensor.requires_grad)
+    return new
 
 
 def kept_indices(tensor: Tensor, dim: int, gone: list[int]) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -119,3 +120,29 @@ def profile_summary(path: Path, table: LatencyTable, network: Network) -> str:
             "profile again with --renew where nothing else runs[/]"
         )
     return "; ".join(parts)
+
+
+def slim_table(folder: Path, names: Sequence[str]) -> RenderableType:
+    """The networks of one set of weights, a row each, from the facts that a run has left."""
+    facts = json.loads((folder / "slim.json").read_text(encoding="utf-8"))
+    table = Table()
+    for column in ("budget", "latency / dense", "accuracy", "importance kept", "separately", "MB"):
+        table.add_column(column, justify="left" if column == "budget" else "right")
+    for network in sorted(facts["networks"], key=lambda each: names.index(each["name"])):
+        name = network["name"]
+        verified = json.loads((folder / name / "verify.json").read_text(encoding="utf-8"))
+        ratio, accuracy = verified["ratio"], verified["accuracy"]["top1"]
+        table.add_row(
+            name,
+            "" if ratio is None else f"{ratio:.3f}",
+            f"{accuracy:.2%}",
+            f"{network['importance_kept']:.2%}",
+            f"{network['separate_importance_kept']:.2%}",
+            f"{network['bytes_alone'] / 1e6:.2f}",
+        )
+    apart = sum(network["bytes_alone"] for network in facts["networks"])
+    return Together(
+        table,
+        f"{folder / 'slim.safetensors'}: {facts['bytes'] / 1e6:.2f} MB for all; as separate "
+        f"networks {apart / 1e6:.2f} MB",
+    )

@@ -38,6 +38,7 @@ def solve(
     multiple: int | None = None,
     max_options: int = 12,
     ties: Sequence[Sequence[str]] = (),
+    most: Mapping[str, int] | None = None,
     depth: bool = False,
     branch_scores: Mapping[str, float] | None = None,
     gap: float = 1e-4,
@@ -67,6 +68,7 @@ def solve(
             step if not given.
         max_options: widths offered for each group.
         ties: names of groups that are to have equal widths, each tie a sequence.
+        most: group -> the channels that it keeps at most; those of a wider network, for instance.
         depth: let residual branches be left out whole; those of identity shortcuts, since without
             the branch a projection would be left.
         branch_scores: what each branch is worth as a whole, by ``score_branches``; the importance
@@ -85,7 +87,7 @@ def solve(
     budgets.check(graph)
     check_scores(graph, scores)
     offered = width_options(
-        graph, budgets.tables, min_fraction, min_width, multiple, max_options, ties
+        graph, budgets.tables, min_fraction, min_width, multiple, max_options, ties, most
     )
     options = to_choose(graph, offered, ties, depth=depth)
     worth = worth_of(graph, scores, options, branch_scores)

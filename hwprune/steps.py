@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rich.markup import escape
 from safetensors.torch import save_file
+from torch import nn
 
+from hwprune.budget import FittedPlan
 from hwprune.budget_profile import apply_profile
 from hwprune.checkpoint import save
 from hwprune.choose import before_last_round, choose, scores_of, student_of
-from hwprune.errors import HwpruneError, InputError
+from hwprune.errors import HwpruneError, InputError, NotMeasured
 from hwprune.evaluate import Accuracy, evaluate
 from hwprune.files import write_atomically
 from hwprune.job import Job
 from hwprune.measure import Measurement
+from hwprune.plan import Plan
 from hwprune.profile import profile
 from hwprune.report import comparison_table
 from hwprune.show import STAGES, graph_facts, profile_progress, profile_summary
@@ -98,30 +101,39 @@ def prune_step(job: Job) -> None:
         f"{plan.params / job.graph.params():.1%} of the parameters; right: "
         + ", ".join(f"{stages[s]} {words}" for s, words in STAGES.items() if s in stages)
     )
-    job.note(
-        "prune",
-        {
-            "budget": recipe.budget,
-            "value": plan.value,
-            "bound": plan.bound,
-            "gap": plan.gap,
-            "remark": fitted.remark,
-            "rounds": [asdict(turn) | {"ratio": turn.ratio} for turn in fitted.rounds],
-            "dense": _measured(fitted.dense),
-            "pruned": _measured(fitted.pruned),
-            "widths": {g.name: [g.width, plan.widths[g.name]] for g in job.graph.groups},
-            "stages": {stage: asdict(measured) for stage, measured in stages.items()},
-            "kernels": _kernel_times(job, {"dense": job.graph.widths, "pruned": plan.widths}),
-        },
-    )
+    job.note("prune", prune_facts(job, fitted, plan, stages))
+
+
+def prune_facts(
+    job: Job, fitted: FittedPlan, plan: Plan, stages: Mapping[str, Accuracy]
+) -> dict[str, Any]:
+    """What the report reads of a choice, and of the student's accuracy before training."""
+    return {
+        "budget": job.recipe.budget,
+        "value": plan.value,
+        "bound": plan.bound,
+        "gap": plan.gap,
+        "remark": fitted.remark,
+        "rounds": [asdict(turn) | {"ratio": turn.ratio} for turn in fitted.rounds],
+        "dense": _measured(fitted.dense),
+        "pruned": _measured(fitted.pruned),
+        "widths": {g.name: [g.width, plan.widths[g.name]] for g in job.graph.groups},
+        "stages": {stage: asdict(measured) for stage, measured in stages.items()},
+        "kernels": _kernel_times(job, {"dense": job.graph.widths, "pruned": plan.widths}),
+    }
 
 
 def export_step(job: Job) -> None:
     """Write the ONNX files of the student and, to compare with, of the dense network."""
+    export_network(job, job.student())
+
+
+def export_network(job: Job, student: nn.Module) -> None:
+    """The same of a given student."""
     from hwprune.export.to_onnx import save_onnx
 
     save_onnx(job.exported(job.dense), job.folder / "dense.onnx")
-    save_onnx(job.exported(job.student()), job.folder / "model.onnx")
+    save_onnx(job.exported(student), job.folder / "model.onnx")
     files = {name: (job.folder / f"{name}.onnx").stat().st_size for name in ("dense", "model")}
     job.console.print(f"{job.folder / 'model.onnx'}: {files['model'] / 1e6:.2f} MB")
     job.note("export", {"bytes": files})
@@ -135,20 +147,33 @@ def _dense_ms(job: Job) -> float:
 
 def verify_step(job: Job) -> None:
     """Measure the exported file; raise the first promise that it does not keep."""
+    misses = verify_network(job, job.student())
+    if misses:
+        raise misses[0]
+
+
+def verify_network(job: Job, student: nn.Module, *, whole: bool = False) -> list[HwpruneError]:
+    """Measure the exported file of a student; the promises that it does not keep.
+
+    Args:
+        job: whose folder holds the file.
+        student: what was exported.
+        whole: whether it has all the dense network's channels, so that its latency is that one's.
+    """
     from hwprune.export.latency import read_onnx
     from hwprune.export.verify import verify
 
     runs_files = job.elsewhere or job.target.takes == "onnx"
     result = verify(
         job.folder / "model.onnx",
-        job.student(),
+        student,
         read_onnx(job.folder / "dense.onnx") if runs_files else job.networks.dense,
-        None if job.elsewhere else job.target,
+        None if job.elsewhere or whole else job.target,
         job.budget,
         job.test(),
         known_ms=_dense_ms(job),
     )
-    misses = result.misses()
+    misses = [m for m in result.misses() if not (whole and isinstance(m, NotMeasured))]
     job.note(
         "verify",
         {
@@ -164,7 +189,7 @@ def verify_step(job: Job) -> None:
             "misses": [f"{type(miss).__name__}: {miss}" for miss in misses],
         },
     )
-    latency = "latency not measured"
+    latency = "as wide as the dense network" if whole else "latency not measured"
     if result.pruned is not None:
         latency = (
             f"{result.pruned.latency_ms:.3f} ms = {result.ratio:.3f} of dense, budget "
@@ -174,8 +199,7 @@ def verify_step(job: Job) -> None:
         f"verified: outputs within {result.relative_error:.1e}, same class on "
         f"{result.agreement:.1%}, {latency}"
     )
-    if misses:
-        raise misses[0]
+    return misses
 
 
 def report_step(job: Job) -> None:

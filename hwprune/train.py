@@ -18,10 +18,11 @@ from torch.utils.data import DataLoader
 
 from hwprune import processes
 from hwprune.data import Data
-from hwprune.epochs import EpochBatches, generator
+from hwprune.epochs import EpochBatches, generator, steps_per_epoch
 from hwprune.errors import InputError
 from hwprune.evaluate import Accuracy, evaluate_together
 from hwprune.files import remove_parts
+from hwprune.in_place import InPlace, networks_together
 from hwprune.interrupt import Interrupted, whole_steps
 from hwprune.mix import Mix
 from hwprune.norms import fix_statistics, share_statistics, synchronised
@@ -112,6 +113,7 @@ def finetune(
     training: Training,
     *,
     teaching: Teaching | None = None,
+    in_place: InPlace | None = None,
     checkpoint: Path | None = None,
     checkpoint_steps: int = 0,
     resume: bool = False,
@@ -121,7 +123,8 @@ def finetune(
     """Train ``model`` in place; it ends with the averaged weights, in evaluation mode.
 
     The loss is cross-entropy, and with a teacher ``+ gamma * inner + soft_weight * soft`` (see
-    ``distill``).
+    ``distill``). Of a network of several widths that is the loss of the widest; the others learn
+    from it in the same step (see ``in_place``), and what is told of accuracy is the widest one's.
 
     Started by ``accelerate launch`` or ``torchrun``, every process calls this and ends with the
     same network; the main process alone writes and reports.
@@ -131,6 +134,7 @@ def finetune(
         data: images; ``data.train[(epoch, index)]`` is the augmented image.
         training: how to train.
         teaching: the teacher and how to match it; None for plain training.
+        in_place: how the narrower networks of a ``SlimNetwork`` are trained; for others None.
         checkpoint: file for the state after every epoch and on Ctrl-C; removed by nobody.
         checkpoint_steps: write it after every so many steps as well; 0 for epochs alone.
         resume: go on from ``checkpoint`` if it exists; the result equals an unbroken run's.
@@ -148,7 +152,7 @@ def finetune(
     processes.join()
     with ExitStack() as stack:
         stack.callback(model.to, next(model.parameters()).device)  # where the caller had it
-        run = Run(model, data, training, teaching, checkpoint, stack)
+        run = Run(model, data, training, teaching, checkpoint, stack, in_place)
         if checkpoint is not None and processes.is_main():
             remove_parts(checkpoint)
         if resume and checkpoint is not None and is_there(checkpoint):
@@ -184,17 +188,22 @@ class Run:
         teaching: Teaching | None,
         checkpoint: Path | None,
         stack: ExitStack,
+        in_place: InPlace | None = None,
     ) -> None:
         self.data, self.training, self.teaching = data, training, teaching
         self.checkpoint = checkpoint
+        self.together = networks_together(model, in_place, training)
+        if self.together:
+            stack.callback(self.together.end)
         self.accelerator = _accelerator(training.precision)
         self.device = self.accelerator.device
         self.layout = _LAYOUTS[training.memory_format]
-        self.per_epoch = _steps_per_epoch(len(data.train), training)
+        self.per_epoch = steps_per_epoch(len(data.train), training.batch_size, training.accumulate)
         self.mix = Mix(training.mixup, training.cutmix, len(data.classes), training.batch_size)
         set_seed(training.seed, device_specific=True)
         self.model = model.to(self.device).to(memory_format=self.layout)
-        self.lesson = Lesson(model, teaching, data, self.layout) if teaching else None
+        taught = self.together.slim.widest if self.together else model
+        self.lesson = Lesson(taught, teaching, data, self.layout) if teaching else None
         self.maps = self.lesson.maps if self.lesson else nn.ModuleDict()
         processes.follow_main_(self.model)
         processes.follow_main_(self.maps)
@@ -291,6 +300,7 @@ class Run:
             "network": shapes,
             "plan": taught.plan.kept if taught else None,
             "distillation": asdict(taught.distillation) if taught else None,
+            "in_place": asdict(self.together.how) if self.together else None,
         }
 
     def one_step(self, step: Sequence[Any]) -> tuple[float, float]:
@@ -298,6 +308,8 @@ class Run:
         training = self.training
         for group in self.optimizer.param_groups:
             group["lr"] = training.lr_at(self.step / self.steps)
+        if self.together:
+            self.together.begin(self.step)
         told = []
         for position, (images, labels) in enumerate(step):
             last = position == len(step) - 1
@@ -325,10 +337,13 @@ class Run:
             images, labels, training.seed, self.step, position, processes.rank()
         )
         with self.accelerator.autocast():
-            logits = self.forward(images)
+            outputs = self.forward(images)
+            logits = outputs[0] if self.together else outputs
             loss = F.cross_entropy(logits.float(), wanted, label_smoothing=training.label_smoothing)
             if self.lesson:
                 loss = loss + self.lesson.added(images, logits, self.step)
+            if self.together:
+                loss = loss + self.together.added(outputs, wanted)
         self.accelerator.backward(loss / training.accumulate)
         return torch.stack([loss.detach(), (logits.argmax(1) == labels).float().mean()])
 
@@ -375,14 +390,3 @@ def _stop_if(pressed: float) -> None:
     """Stop as on Ctrl-C, when it was pressed in any process."""
     if pressed:
         raise KeyboardInterrupt
-
-
-def _steps_per_epoch(images: int, training: Training) -> int:
-    batches = training.accumulate * processes.count()
-    if images < training.batch_size * batches:
-        times = f", {batches} times over" if batches > 1 else ""
-        raise InputError(
-            f"{images} training images are less than one batch of {training.batch_size}{times}. "
-            "Give a smaller --batch-size."
-        )
-    return images // (training.batch_size * batches)

@@ -13,6 +13,7 @@ from hwprune.checkpoint import save
 from hwprune.distill import Distillation
 from hwprune.evaluate import evaluate
 from hwprune.files import write_atomically
+from hwprune.in_place import InPlace
 from hwprune.job import Job
 from hwprune.show import progress_bar
 from hwprune.track import tracked
@@ -32,8 +33,8 @@ def train_dense_step(job: Job) -> None:
         then = f"training {epochs} epochs" if epochs else "with --dense-epochs 0 it stays so"
         job.console.print(f"[yellow]{job.loaded.new_head}; {then}")
     if epochs and not trained:
-        training = _training(job, epochs=epochs, lr=job.recipe.dense_lr)
-        history = _train(job, job.loaded.model, training, "dense", None)
+        training = training_of(job, epochs=epochs, lr=job.recipe.dense_lr)
+        history = train_with_progress(job, job.loaded.model, training, "dense", None)
     if not processes.is_main():
         return
     if epochs and not trained:
@@ -50,8 +51,8 @@ def finetune_step(job: Job, *, resume: bool = False) -> None:
     student, plan = job.student("pruned"), job.plan
     distillation = Distillation(recipe.gamma, recipe.soft_weight, recipe.temperature)
     teaching = Teaching(job.dense, job.graph, plan, distillation)
-    training = _training(job, epochs=recipe.epochs, lr=recipe.lr)
-    history = _train(job, student, training, "student", teaching, resume=resume)
+    training = training_of(job, epochs=recipe.epochs, lr=recipe.lr)
+    history = train_with_progress(job, student, training, "student", teaching, resume=resume)
     if not processes.is_main():
         return
     measured = evaluate(student, job.test())
@@ -60,13 +61,14 @@ def finetune_step(job: Job, *, resume: bool = False) -> None:
     job.note("finetune", {"history": history, "accuracy": asdict(measured)})
 
 
-def _train(
+def train_with_progress(
     job: Job,
     model: torch.nn.Module,
     training: Training,
     name: str,
     teaching: Teaching | None,
     resume: bool = False,
+    in_place: InPlace | None = None,
 ) -> list[dict[str, Any]]:
     """Train with a progress bar and perhaps a tracker; the history as plain data."""
     with (
@@ -100,6 +102,7 @@ def _train(
             job.data,
             training,
             teaching=teaching,
+            in_place=in_place,
             checkpoint=job.folder / f"{name}.checkpoint",
             checkpoint_steps=job.recipe.checkpoint_steps,
             resume=resume or name == "dense",
@@ -109,7 +112,7 @@ def _train(
     return [asdict(epoch) for epoch in history]
 
 
-def _training(job: Job, *, epochs: int, lr: float) -> Training:
+def training_of(job: Job, *, epochs: int, lr: float) -> Training:
     """What the recipe says of training; its options have the names that they have there."""
     names = {field.name for field in fields(Training)} - {"epochs", "lr"}
     return Training(epochs=epochs, lr=lr, **{name: getattr(job.recipe, name) for name in names})

@@ -1,0 +1,351 @@
+#!/usr/bin/env python3
+"""One network of several budgets beside separate networks, and beside one of uniform widths.
+
+Each method makes a network for every budget, measured within it, and each network is trained for
+the same epochs on the same images. ``separate`` networks are made by themselves, as `hwprune run`
+does; ``slim`` (our nested plans), ``multi_base`` (importance taken again on each network) and
+``uniform`` (every group keeps the same share of its channels, those of the largest weights) are one
+network each. Every cell (network, method, budget, seed) is a line of RESULTS, from the exported
+file; what is there is not made again, and a run that was stopped goes on.
+
+    python scripts/bench_slim.py --networks mobilenet_v2 --clothing clothing --weights weights
+    python scripts/bench_slim.py --draw
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import shutil
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from accuracy_methods import _nearest as nearest
+from rich.console import Console
+
+from hwprune import baselines
+from hwprune.budget import FittedPlan
+from hwprune.errors import BudgetError, HwpruneError
+from hwprune.in_place import InPlace
+from hwprune.job import Job
+from hwprune.nested import NestedPlan
+from hwprune.plan import Plan
+from hwprune.profile import profile
+from hwprune.recipe import Recipe
+from hwprune.score import score
+from hwprune.slim_run import Asked, SlimRun, slim_run
+from hwprune.slim_steps import FACTS, make_pruned, run_slim
+from hwprune.steps import profile_step, run, trace_step
+from hwprune.train_steps import train_dense_step
+
+ROOT = Path(__file__).resolve().parents[1]
+CIFAR = ROOT / "tests" / "cifar_resnet.py"
+BUDGETS = {
+    "mobilenet_v2": (0.35, 0.5, 0.65, 0.8),
+    "resnet56": (0.75, 0.8, 0.87, 0.94),  # its first stage is one step of the device wide
+    "digits": (0.35, 0.5, 0.65, 0.8),
+}
+OFFERED: dict[str, Any] = {"min_fraction": 0.125}
+Row = dict[str, Any]
+
+
+def main() -> None:
+    """Fill the results file, and draw it."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--networks", nargs="+", default=["mobilenet_v2", "resnet56"],
+                        choices=list(BUDGETS))  # fmt: skip
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
+    parser.add_argument("--budgets", nargs="+", type=float, help="shares of the dense latency")
+    parser.add_argument("--seeds", nargs="+", default=[0, 1, 2], type=int)
+    parser.add_argument("--epochs", default=4, type=int)
+    parser.add_argument("--clothing", default="clothing", help="folder of the photographs")
+    parser.add_argument("--weights", default="weights", type=Path, help="folder of the weights")
+    parser.add_argument("--out", default="runs/bench_slim", type=Path)
+    parser.add_argument("--results", default=ROOT / "docs" / "slim.jsonl", type=Path)
+    parser.add_argument("--picture", default=ROOT / "docs" / "slim.svg", type=Path)
+    parser.add_argument("--draw", action="store_true", help="print and draw, and train nothing")
+    given = parser.parse_args()
+    if not given.draw:
+        for network in given.networks:
+            for seed in given.seeds:
+                for method in given.methods:
+                    _fill(given, network, method, seed)
+    rows = _read(given.results)
+    print(table(rows))
+    draw(rows, given.picture)
+
+
+def _fill(given: argparse.Namespace, network: str, method: str, seed: int) -> None:
+    budgets = given.budgets or BUDGETS[network]
+    key = {"network": network, "method": method, "seed": seed, "epochs": given.epochs}
+    done = [row["budget"] for row in _read(given.results) if key.items() <= row.items()]
+    left = [budget for budget in budgets if budget not in done]
+    if not left:
+        return
+    if method != "separate":
+        left = list(budgets)  # they are one network
+    dense = _dense(given, network)
+    of = "" if method == "separate" else "-" + "-".join(map(str, budgets))
+    folder = given.out / network / f"{method}-{seed}-{given.epochs}{of}"
+    recipe = dense.recipe.but("the benchmark", out=str(folder), seed=seed, epochs=given.epochs)
+    for name in ("dense.json", "dense.safetensors", "trace.json"):
+        folder.mkdir(parents=True, exist_ok=True)
+        if (dense.folder / name).exists():
+            shutil.copyfile(dense.folder / name, folder / name)
+    try:
+        rows = METHODS[method](recipe, left)
+    except BudgetError as reason:
+        rows = [{"budget": budget, "unreachable": str(reason)} for budget in left]
+    for row in rows:
+        if row["budget"] not in done:
+            _write(given.results, {**key, **row})
+
+
+def _dense(given: argparse.Namespace, network: str) -> Job:
+    """The dense network, trained on the data, with its latency table."""
+    out = given.out / network
+    own: dict[str, Any] = {
+        "mobilenet_v2": {
+            "model": "torchvision:mobilenet_v2",
+            "weights": str(given.weights / "imagenet_mobilenet_v2.safetensors"),
+            "data": f"imagefolder:{given.clothing}",
+            "image_size": 96,
+            "dense_epochs": 4,
+        },
+        "resnet56": {
+            "model": f"{CIFAR}:resnet56",
+            "weights": str(given.weights / "cifar10_resnet56.safetensors"),
+            "data": f"{CIFAR}:jpeg_data",
+            "image_size": 32,
+            "dense_epochs": 4,
+        },
+        "digits": {  # to try the script out: nothing to download, and a device in software
+            "model": "hwprune.demo:digits_resnet",
+            "data": "digits",
+            "image_size": 16,
+            "dense_epochs": 4,
+            "target": "fake:step=16",
+            "criterion": "taylor",
+            "calibration_images": 64,
+        },
+    }[network]
+    recipe = Recipe.of(
+        "the benchmark", **own, **OFFERED, out=str(out), table=str(out / "table.jsonl")
+    )
+    job = Job(recipe, Console())
+    recipe.save(out / "recipe.toml")
+    for name, step in (("trace", trace_step), ("dense", train_dense_step)):
+        if not (out / f"{name}.json").exists():
+            step(job)
+    profile(job.loaded.model, job.example, job.target, graph=job.graph, path=job.table_path)
+    return job
+
+
+def separate(recipe: Recipe, budgets: Sequence[float]) -> list[Row]:
+    """A network of its own for each budget."""
+    rows = []
+    for budget in budgets:
+        out = Path(recipe.out) / f"{budget}x"
+        out.mkdir(parents=True, exist_ok=True)
+        for name in ("dense.json", "dense.safetensors", "trace.json"):
+            if (Path(recipe.out) / name).exists():
+                shutil.copyfile(Path(recipe.out) / name, out / name)
+        job = Job(recipe.but("the benchmark", out=str(out), budget=f"{budget}x"), Console())
+        try:
+            run(job, resume=True)
+        except BudgetError as reason:
+            rows.append({"budget": budget, "unreachable": str(reason)})
+            continue
+        except HwpruneError as miss:  # it is in the row
+            print(miss)
+        rows.append(
+            _row(out, budget) | {"bytes": (out / "student/model.safetensors").stat().st_size}
+        )
+    return rows
+
+
+def slim(recipe: Recipe, budgets: Sequence[float], *, multi_base: bool = False) -> list[Row]:
+    """Nested plans, one network."""
+    return _together(recipe, budgets, lambda prepared: None, multi_base=multi_base)
+
+
+def multi_base(recipe: Recipe, budgets: Sequence[float]) -> list[Row]:
+    """The same, with importance taken again on each network."""
+    return slim(recipe, budgets, multi_base=True)
+
+
+def uniform(recipe: Recipe, budgets: Sequence[float]) -> list[Row]:
+    """Every group keeps the same share of its channels; one network, trained as ours is."""
+    return _together(recipe.but("the benchmark", reconstruct=False), budgets, _choose_uniform)
+
+
+def _choose_uniform(prepared: SlimRun) -> None:
+    shared = prepared.shared
+    if (shared.folder / FACTS).exists():
+        return
+    for job in prepared.jobs.values():
+        shared.lend(job)
+        profile_step(job)
+    job = next(iter(prepared.jobs.values()))
+    scores = score(shared.dense, job.graph, job.calibration(), "magnitude")
+    dense_ms = job.table.predict_ms(job.graph, job.graph.widths)
+
+    def plan_at(share: float) -> Plan:
+        budget_ms = share * dense_ms
+        return baselines.uniform(job.graph, scores, job.table, budget_ms=budget_ms, **OFFERED)
+
+    found = []
+    for name in sorted(prepared.jobs, key=lambda text: -float(text[:-1])):
+        budget = float(name[:-1])
+        plan, ratio = nearest(
+            job, budget, plan_at, lambda plan: job.target.load(job.networks.at(plan.widths))
+        )
+        kept = sum(float(scores[g][list(channels)].sum()) for g, channels in plan.kept.items())
+        share = kept / sum(float(each.sum()) for each in scores.values())
+        remark = f"uniform widths, measured at {ratio:.3f} of the dense latency"
+        found.append(NestedPlan(name, FittedPlan(plan, None, None, (), remark), share, share))
+    make_pruned(prepared, found, scores)
+
+
+def _together(
+    recipe: Recipe,
+    budgets: Sequence[float],
+    choose: Callable[[SlimRun], None],
+    *,
+    multi_base: bool = False,
+) -> list[Row]:
+    asked = Asked(tuple(f"{budget}x" for budget in budgets), (), InPlace(), multi_base)
+    prepared = slim_run(recipe, asked, Console())
+    choose(prepared)
+    try:
+        run_slim(prepared, resume=True)
+    except BudgetError:
+        raise
+    except HwpruneError as miss:  # it is in the row
+        print(miss)
+    folder = Path(recipe.out)
+    facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    kept = {each["name"]: each for each in facts["networks"]}
+    file_bytes = (folder / "slim.safetensors").stat().st_size
+    return [
+        _row(folder / f"{budget}x", budget)
+        | {
+            "bytes": file_bytes,  # of all widths together
+            "importance_kept": kept[f"{budget}x"]["importance_kept"],
+            "separate_importance_kept": kept[f"{budget}x"]["separate_importance_kept"],
+        }
+        for budget in budgets
+    ]
+
+
+def _row(folder: Path, budget: float) -> Row:
+    """What a verified network came to."""
+    facts = {
+        step: json.loads((folder / f"{step}.json").read_text(encoding="utf-8"))
+        for step in ("dense", "prune", "verify")
+    }
+    stages = facts["prune"]["stages"]
+    return {
+        "budget": budget,
+        "top1": facts["verify"]["accuracy"]["top1"],
+        "loss": facts["verify"]["accuracy"]["loss"],
+        "images": facts["verify"]["accuracy"]["count"],
+        "untrained_top1": stages["reestimated"]["top1"],
+        "dense_top1": facts["dense"]["accuracy"]["top1"],
+        "ratio": facts["verify"]["ratio"],
+        "misses": facts["verify"]["misses"],
+        "environment": facts["verify"]["environment"],
+    }
+
+
+METHODS: dict[str, Callable[[Recipe, Sequence[float]], list[Row]]] = {
+    "slim": slim,
+    "multi_base": multi_base,
+    "separate": separate,
+    "uniform": uniform,
+}
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Markdown: accuracy of each method at each budget, mean and deviation of one run."""
+    lines = []
+    for network in dict.fromkeys(row["network"] for row in rows):
+        own = [row for row in rows if row["network"] == network]
+        methods = [name for name in METHODS if any(row["method"] == name for row in own)]
+        dense = [row["dense_top1"] for row in own if "dense_top1" in row]
+        if not dense:
+            continue
+        lines += [f"## {network}", "", f"Dense: {dense[0]:.1%}.", ""]
+        lines += [f"| budget | {' | '.join(methods)} |", f"|---{'|---' * len(methods)}|"]
+        for budget in sorted({row["budget"] for row in own}):
+            cells = [_cell([r for r in own if r["budget"] == budget and r["method"] == name])
+                     for name in methods]  # fmt: skip
+            lines.append(f"| {budget}x | {' | '.join(cells)} |")
+        lines += [f"| MB | {' | '.join(_megabytes(own, name) for name in methods)} |", ""]
+    return "\n".join(lines)
+
+
+def _cell(rows: Sequence[Row]) -> str:
+    top1 = [100 * row["top1"] for row in rows if "top1" in row]
+    if not top1:
+        return "not reached" if rows else ""
+    spread = f" ± {statistics.stdev(top1):.1f}" if len(top1) > 1 else ""
+    ratio = statistics.fmean(row["ratio"] or math.nan for row in rows if "top1" in row)
+    return f"{statistics.fmean(top1):.1f}{spread} % at {ratio:.3f}"
+
+
+def _megabytes(rows: Sequence[Row], method: str) -> str:
+    """Of the files of one seed: one file of all, or the sum of separate ones."""
+    own = [row for row in rows if row["method"] == method and "bytes" in row]
+    if not own:
+        return ""
+    sizes = [row["bytes"] for row in own if row["seed"] == own[0]["seed"]]
+    return f"{(sum(sizes) if method == 'separate' else sizes[0]) / 1e6:.1f}"
+
+
+def draw(rows: Sequence[Row], path: Path) -> None:
+    """Accuracy over measured latency, a line for each method."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    networks = list(dict.fromkeys(row["network"] for row in rows if "top1" in row))
+    if not networks:
+        return
+    figure, axes = pyplot.subplots(
+        1, len(networks), figsize=(4.8 * len(networks), 3.6), layout="constrained", squeeze=False
+    )
+    for network, panel in zip(networks, axes[0], strict=True):
+        for method in METHODS:
+            own = [r for r in rows if (r["network"], r["method"]) == (network, method)]
+            means = [
+                [statistics.fmean(r[k] for r in own if r["budget"] == b and "top1" in r)
+                 for k in ("ratio", "top1")]
+                for b in sorted({r["budget"] for r in own if "top1" in r})
+            ]  # fmt: skip
+            if means:
+                panel.plot([m[0] for m in means], [100 * m[1] for m in means], "o-", label=method)
+        panel.set(title=network, xlabel="measured latency / dense", ylabel="top-1, %")
+        panel.legend(frameon=False)
+        panel.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+
+
+def _read(path: Path) -> list[Row]:
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _write(path: Path, row: Row) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,198 @@
+"""Networks of one set of weights trained together: losses, sampling, resume, processes."""
+
+from __future__ import annotations
+
+import copy
+import math
+import sys
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from launch import finish, start
+from test_slim import nested_plans
+from test_train import PER_EPOCH, QUICK, Net, same, stop_at, tiny_data
+
+from hwprune.arrange import find_arrangement, importance_order
+from hwprune.errors import InputError
+from hwprune.evaluate import evaluate
+from hwprune.in_place import InPlace, in_place_loss, sandwich
+from hwprune.slim import SlimNetwork, make_slim
+from hwprune.trace import trace
+from hwprune.train import Interrupted, Teaching, Training, finetune
+
+ALONE = Training(epochs=2, batch_size=8, lr=1e-2, freeze_norms=True)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return tiny_data()
+
+
+def slim_net() -> tuple[SlimNetwork, Teaching]:
+    """Three widths of the small network, and the teacher that they come from."""
+    torch.manual_seed(0)
+    net, x = Net().eval(), torch.zeros(1, 1, 6, 6)
+    net.drop.p = 0.0
+    graph = trace(net, x)
+    scores = {name: torch.arange(width, 0.0, -1.0) % 5 for name, width in graph.widths.items()}
+    plans = nested_plans(graph, scores)
+    order = importance_order(scores, [plan.kept for plan in plans.values()])
+    arrangement = find_arrangement(net, graph, order, (torch.randn(2, 1, 6, 6),))
+    lying = replace(plans["wide"], kept=arrangement.channels(plans["wide"].kept))
+    return make_slim(net, graph, plans, arrangement), Teaching(net, graph, lying)
+
+
+def images_of(data) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    pairs = [data.validation[i] for i in range(len(data.validation))]
+    return [(torch.stack([x for x, _ in pairs]), torch.tensor([int(y) for _, y in pairs]))]
+
+
+def test_all_widths_learn(data) -> None:
+    slim, _ = slim_net()
+    batches = images_of(data)
+    before = {name: evaluate(slim.alone(name), batches).loss for name in slim.names}
+    finetune(slim, data, replace(QUICK, epochs=12, lr=3e-2))
+    for name in slim.names:
+        with slim.at(name):
+            found = evaluate(slim, batches)
+        assert found.loss < 0.8 * before[name]
+        assert found.loss == pytest.approx(evaluate(slim.alone(name), batches).loss, rel=1e-5)
+    means = [slim.network(name).body[1].running_mean for name in slim.names]
+    assert float((means[0][:2] - means[2][:2]).abs().max()) > 1e-5  # each has its own
+    assert not slim.training and slim.budget == "wide"
+    assert slim.train()(batches[0][0]).shape == (20, 4)  # one network again
+
+
+def test_mixed_precision_trains_all_widths_and_leaves_them_as_they_were(data) -> None:
+    slim, teaching = slim_net()
+    before = {name: slim.alone(name).state_dict() for name in slim.names}
+    one = replace(QUICK, epochs=1, precision="bf16")
+    (epoch,) = finetune(slim, data, one, teaching=teaching)
+    assert math.isfinite(epoch.loss)
+    for name in slim.names:
+        after = slim.alone(name).state_dict()
+        assert all(after[key].dtype == before[name][key].dtype for key in after)
+        assert not torch.equal(after["stem.0.weight"], before[name]["stem.0.weight"])
+    with slim.at("slim"), torch.no_grad():
+        assert slim(torch.rand(2, 1, 6, 6)).dtype == torch.float32
+
+
+def test_the_loss_of_a_step_by_hand(data) -> None:
+    """Nothing of it goes back to the widest network through its probabilities."""
+    slim, _ = slim_net()
+    slim.eval()
+    (images, labels), how = images_of(data)[0], InPlace(soft=0.7, hard=0.2, temperature=2.0)
+    wide, half, narrow = (slim.alone(name)(images).detach() for name in slim.names)
+    found = in_place_loss([wide, half, narrow], labels, how)
+    wanted = 0.0
+    for logits in (half, narrow):
+        p, q = (x.div(2).softmax(1) for x in (wide, logits))
+        kl = (p * (p.log() - q.log())).sum(1).mean()
+        wanted += 0.7 * 4 * kl + 0.2 * torch.nn.functional.cross_entropy(logits, labels)
+    torch.testing.assert_close(found, torch.as_tensor(wanted))
+    wide.requires_grad_()
+    half.requires_grad_()
+    in_place_loss([wide, half, narrow], labels, how).backward()
+    assert wide.grad is None and half.grad is not None
+
+
+def test_many_widths_are_sampled_between_the_widest_and_the_narrowest() -> None:
+    names = tuple("abcdef")
+    assert sandwich(names[:4], 4, 0, 0) == names[:4]
+    drawn = [sandwich(names, 4, 0, step) for step in range(300)]
+    assert drawn == [sandwich(names, 4, 0, step) for step in range(300)]
+    assert drawn != [sandwich(names, 4, 1, step) for step in range(300)]
+    assert all(d[0] == "a" and d[-1] == "f" and list(d) == sorted(set(d)) for d in drawn)
+    counts = Counter(name for d in drawn for name in d[1:-1])
+    assert set(counts) == set("bcde") and min(counts.values()) > 100
+    assert sandwich(names, 2, 0, 7) == ("a", "f")
+
+
+@pytest.mark.parametrize("at_once", [2, 4])
+def test_a_stopped_run_goes_on_bit_by_bit(data, tmp_path, at_once) -> None:
+    unbroken, teaching = slim_net()
+    how = InPlace(at_once=at_once)
+    history = finetune(unbroken, data, QUICK, teaching=teaching, in_place=how)
+    for step in (3, PER_EPOCH, 12):
+        path = tmp_path / f"{step}"
+        model, _ = slim_net()
+        with pytest.raises(Interrupted, match=f"step {step} of 15"):
+            finetune(
+                model, data, QUICK, teaching=teaching, in_place=how, checkpoint=path,
+                report=stop_at(step),
+            )  # fmt: skip
+        model, _ = slim_net()
+        for parameter in model.parameters():
+            parameter.data.add_(1.0)  # all comes from the checkpoint
+        found = finetune(
+            model, data, QUICK, teaching=teaching, in_place=how, checkpoint=path, resume=True
+        )
+        assert found == history
+        assert same(model, unbroken)
+        for name in model.names:
+            assert same(model.alone(name), unbroken.alone(name))
+    with pytest.raises(InputError, match="another in_place"):
+        finetune(
+            slim_net()[0], data, QUICK, teaching=teaching,
+            in_place=InPlace(soft=0.5, at_once=at_once), checkpoint=path, resume=True,
+        )  # fmt: skip
+
+
+def test_what_cannot_be_trained_so_is_refused(data) -> None:
+    slim, _ = slim_net()
+    for options in ({"sync_norms": True}, {"compile": True}):
+        with pytest.raises(InputError, match=r"several widths cannot be trained with --"):
+            finetune(slim, data, replace(QUICK, **options))
+    for how in (
+        InPlace(soft=-1.0),
+        InPlace(hard=math.nan),
+        InPlace(temperature=0.0),
+        InPlace(at_once=1),
+    ):
+        with pytest.raises(InputError, match=r"InPlace\.\w+ .*, got "):
+            finetune(slim, data, QUICK, in_place=how)
+    with pytest.raises(InputError, match="leave it out"):
+        finetune(Net(), data, QUICK, in_place=InPlace())
+
+
+def trained(batch_size: int) -> dict[str, Any]:
+    slim, teaching = slim_net()
+    losses: list[float] = []
+    finetune(
+        slim,
+        tiny_data(),
+        replace(ALONE, batch_size=batch_size),
+        teaching=teaching,
+        report=lambda step, of, loss, top1: losses.append(loss),
+    )
+    return {"losses": losses, "state": copy.deepcopy(slim.state_dict())}
+
+
+def test_two_processes_train_as_one(tmp_path) -> None:
+    torch.manual_seed(0)
+    wanted = trained(8)
+    told = finish(start(2, str(Path(__file__)), str(tmp_path)))
+    assert (tmp_path / "0").exists(), told
+    one, other = (torch.load(tmp_path / rank) for rank in ("0", "1"))
+    assert one["losses"] == pytest.approx(wanted["losses"], rel=1e-3)
+    for key, tensor in wanted["state"].items():
+        assert torch.equal(one["state"][key], other["state"][key])
+        torch.testing.assert_close(one["state"][key], tensor, rtol=1e-3, atol=1e-4)
+
+
+def main() -> None:
+    import os
+
+    from hwprune import processes
+
+    processes.join()
+    torch.save(trained(4), Path(sys.argv[1]) / os.environ["RANK"])
+    processes.leave()
+
+
+if __name__ == "__main__":
+    main()
