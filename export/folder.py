@@ -14,12 +14,12 @@ from rich.console import Console
 
 from hwprune.errors import InputError
 from hwprune.files import write_atomically, write_text
-from hwprune.fill import fill
 from hwprune.graph import ChannelGraph
+from hwprune.latency.fill import fill
+from hwprune.latency.sampling import all_widths
+from hwprune.pages.show import profile_progress, profile_summary
 from hwprune.plain import restore
 from hwprune.recipe import Recipe
-from hwprune.sampling import all_widths
-from hwprune.show import profile_progress, profile_summary
 from hwprune.table import LatencyTable
 from hwprune.targets import load_target, need_files
 

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from hwprune.budget import ERROR, Budget
 from hwprune.errors import HwpruneError, InputError, LatencyMiss, NotMeasured
-from hwprune.measure import Measurement, quietest
+from hwprune.latency.measure import Measurement, quietest
 from hwprune.targets import Loadable, Target, load_target, need_files
 
 

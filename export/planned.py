@@ -11,13 +11,13 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from hwprune.fill import Networks
 from hwprune.graph import Branch, ChannelGraph
+from hwprune.latency.fill import Networks
 from hwprune.modes import evaluating
-from hwprune.oracle import output_tensors, relative_difference
 from hwprune.plan import Plan
 from hwprune.prune import prune
 from hwprune.targets import Form, TorchNetwork
+from hwprune.tracing.oracle import output_tensors, relative_difference
 
 from .resize import keep_first, resize
 from .run import outputs_of, session_of

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hwprune.budget import Budget
 from hwprune.errors import AccuracyMiss, HwpruneError, OutputMismatch
 from hwprune.evaluate import Accuracy, accuracy, predictions
-from hwprune.measure import Measurement
+from hwprune.latency.measure import Measurement
 from hwprune.precision import precision_of
 from hwprune.targets import Loadable, Target, TorchNetwork
 

@@ -1,6 +1,6 @@
 """hwprune: channel pruning to a latency that was measured on the device.
 
-Where PyTorch is not installed, only measuring works: ``hwprune.fill``, the targets, latency tables.
+Where PyTorch is not installed, only measuring works: ``hwprune.latency``, targets, latency tables.
 """
 
 from importlib.util import find_spec
@@ -14,23 +14,23 @@ from hwprune.table import LatencyTable
 if find_spec("torch") is not None:
     from hwprune.budget import Budget, fit_budget
     from hwprune.checkpoint import load, save
-    from hwprune.deadline import Deadline
-    from hwprune.distill import Distillation
     from hwprune.explain import explain
-    from hwprune.in_place import InPlace
+    from hwprune.importance.reconstruct import features
     from hwprune.job import Job
-    from hwprune.nested import NestedPlan, Wanted, nested
     from hwprune.prepare import prepare
     from hwprune.profile import profile
     from hwprune.prune import prune
-    from hwprune.reconstruct import features
     from hwprune.score import score, score_branches
-    from hwprune.slim import SlimNetwork, make_slim
-    from hwprune.slim_file import load_slim, save_slim
+    from hwprune.slimming.deadline import Deadline
+    from hwprune.slimming.in_place import InPlace
+    from hwprune.slimming.nested import NestedPlan, Wanted, nested
+    from hwprune.slimming.slim import SlimNetwork, make_slim
+    from hwprune.slimming.slim_file import load_slim, save_slim
     from hwprune.solve import cheapest, pareto, solve
     from hwprune.steps import run
     from hwprune.trace import trace
     from hwprune.train import Teaching, Training, finetune
+    from hwprune.training.distill import Distillation
 
 __version__ = "0.1.0"
 

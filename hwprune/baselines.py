@@ -17,11 +17,11 @@ from typing_extensions import Unpack
 
 from hwprune.errors import BudgetError
 from hwprune.graph import ChannelGraph
-from hwprune.offered import Offered, width_options
+from hwprune.knapsack.offered import Offered, width_options
+from hwprune.knapsack.ties import leaders
+from hwprune.knapsack.worth import Worth, best_channels, values_of
 from hwprune.plan import Plan
 from hwprune.table import LatencyTable
-from hwprune.ties import leaders
-from hwprune.worth import Worth, best_channels, values_of
 
 if TYPE_CHECKING:
     from torch import Tensor

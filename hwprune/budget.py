@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 from typing_extensions import Unpack
 
 from hwprune.errors import BudgetError, InputError
-from hwprune.fill import Networks, batch_of
 from hwprune.graph import ChannelGraph
-from hwprune.measure import MOST_NOISE, Measurement, interleave, quietest, ratio_error
-from hwprune.offered import Offered
+from hwprune.knapsack.offered import Offered
+from hwprune.latency.fill import Networks, batch_of
+from hwprune.latency.measure import MOST_NOISE, Measurement, interleave, quietest, ratio_error
 from hwprune.plan import Plan
 from hwprune.solve import solve
 from hwprune.table import LatencyTable, Network

@@ -9,15 +9,15 @@ from typing import Any
 from torch import Tensor, nn
 
 from hwprune.budget import AIM, FittedPlan, Round, fit_budget, plan_budget
-from hwprune.compensate import Compensation, compensate
 from hwprune.graph import ChannelGraph
+from hwprune.importance.compensate import Compensation, compensate
+from hwprune.importance.reconstruct import features
+from hwprune.importance.rounds import Partial, ScoresOf, in_rounds
 from hwprune.job import Job
+from hwprune.pages.show import progress_bar
 from hwprune.plan import Plan
 from hwprune.prepare import OnStage, loss_before_training, prepare
-from hwprune.reconstruct import features
-from hwprune.rounds import Partial, ScoresOf, in_rounds
 from hwprune.score import score
-from hwprune.show import progress_bar
 from hwprune.solve import solve
 from hwprune.trace import trace
 

@@ -95,13 +95,13 @@ def trace_command(
     MODEL is short for --model MODEL.
     """
     from hwprune.job import Job
-    from hwprune.show import graph_facts, groups_table
+    from hwprune.pages.show import graph_facts, groups_table
 
     options["model"] = model_name or options["model"]
     job = Job(recipe_of_folder(options), Console(quiet=as_json))
     graph = job.graph
     if picture is not None:
-        from hwprune.picture import draw_graph
+        from hwprune.pages.picture import draw_graph
 
         draw_graph(graph, picture)
     if as_json:
@@ -116,7 +116,7 @@ def trace_command(
 def finetune_command(resume: bool, **options: Any) -> None:
     """Distil the dense network into the pruned one, or into all widths of a slim one."""
     from hwprune import processes
-    from hwprune.slim_steps import is_slim, train_slim
+    from hwprune.slimming.slim_steps import is_slim, train_slim
     from hwprune.train_steps import finetune_step
 
     job = job_of_all(options)
@@ -149,9 +149,9 @@ def slim_command(
 
     Each is measured to meet its own budget, exported and verified alone.
     """
-    from hwprune.in_place import InPlace
-    from hwprune.slim_run import Asked, slim_run
-    from hwprune.slim_steps import ASKED, run_slim
+    from hwprune.slimming.in_place import InPlace
+    from hwprune.slimming.slim_run import Asked, slim_run
+    from hwprune.slimming.slim_steps import ASKED, run_slim
 
     given = {key: value for key, value in options.items() if value is not None}
     if recipe_file is None and resume and "out" in given:
@@ -250,8 +250,8 @@ def table_commands() -> None:
 @table_commands.command("list")
 def list_command() -> None:
     """The tables that ship with hwprune, and where they are."""
+    from hwprune.latency.table_tools import shipped_tables
     from hwprune.table import LatencyTable
-    from hwprune.table_tools import shipped_tables
 
     for path in shipped_tables():
         table = LatencyTable.load(path)
@@ -262,8 +262,8 @@ def list_command() -> None:
 @click.argument("path", type=click.Path(path_type=Path))
 def show_command(path: Path) -> None:
     """What a table was made under, what it holds, and how wrong it is."""
+    from hwprune.latency.table_tools import show_table
     from hwprune.table import LatencyTable
-    from hwprune.table_tools import show_table
 
     Console().print(show_table(LatencyTable.load(path)))
 
@@ -273,8 +273,8 @@ def show_command(path: Path) -> None:
 @click.argument("paths", type=click.Path(path_type=Path), nargs=-1, required=True)
 def merge_command(merged: Path, paths: tuple[Path, ...]) -> None:
     """Lay tables of one device into the new file MERGED."""
+    from hwprune.latency.table_tools import merge_tables, show_table
     from hwprune.table import LatencyTable
-    from hwprune.table_tools import merge_tables, show_table
 
     if merged.exists():
         raise InputError(f"{merged} is there already. Give the merged table a new name.")
@@ -288,8 +288,8 @@ def merge_command(merged: Path, paths: tuple[Path, ...]) -> None:
 @click.argument("second", type=click.Path(path_type=Path))
 def diff_command(first: Path, second: Path) -> None:
     """How much longer the kernels of SECOND take than those of FIRST, and what differs else."""
+    from hwprune.latency.table_tools import show_difference
     from hwprune.table import LatencyTable
-    from hwprune.table_tools import show_difference
 
     Console().print(show_difference(LatencyTable.load(first), LatencyTable.load(second)))
 

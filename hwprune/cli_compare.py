@@ -35,7 +35,7 @@ def compare_command(
     """
     from hwprune import contenders
     from hwprune.compare import Comparison, compare, laid_together
-    from hwprune.compare_show import draw, show
+    from hwprune.pages.compare_show import draw, show
     from hwprune.targets import load_target
 
     sizes = [part.strip() for part in batches.split(",") if part.strip()]

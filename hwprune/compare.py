@@ -11,7 +11,7 @@ from hwprune.budget import ERROR
 from hwprune.contenders import Contender
 from hwprune.errors import InputError
 from hwprune.files import write_text
-from hwprune.measure import Measurement, interleave
+from hwprune.latency.measure import Measurement, interleave
 from hwprune.plain import restore
 from hwprune.targets import Target
 

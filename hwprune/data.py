@@ -12,20 +12,27 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import v2  # type: ignore[import-untyped,unused-ignore]
 
-from hwprune.augment import IMAGENET_MEAN, IMAGENET_STD, PLAIN, Augmentation, Transform, photographs
-from hwprune.augment import crop_and_flip as crop_and_flip
-from hwprune.chance import chances_of
 from hwprune.errors import InputError
-from hwprune.hf import read_hf
-from hwprune.image_folder import Cache as Cache
-from hwprune.image_folder import FilePixels as FilePixels
-from hwprune.image_folder import read_folder
-from hwprune.image_folder import read_image as read_image
-from hwprune.indices import balanced_indices as balanced_indices
-from hwprune.indices import hold_out as hold_out
-from hwprune.indices import sixty_twenty_twenty
+from hwprune.images.hf import read_hf
+from hwprune.images.image_folder import Cache as Cache
+from hwprune.images.image_folder import FilePixels as FilePixels
+from hwprune.images.image_folder import read_folder
+from hwprune.images.image_folder import read_image as read_image
+from hwprune.images.indices import balanced_indices as balanced_indices
+from hwprune.images.indices import hold_out as hold_out
+from hwprune.images.indices import sixty_twenty_twenty
+from hwprune.images.shards import read_shards
 from hwprune.models import call_with, import_callable, takes
-from hwprune.shards import read_shards
+from hwprune.training.augment import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    PLAIN,
+    Augmentation,
+    Transform,
+    photographs,
+)
+from hwprune.training.augment import crop_and_flip as crop_and_flip
+from hwprune.training.chance import chances_of
 
 Sample = tuple[Tensor, int]  # float image [C, H, W], class
 
@@ -252,7 +259,7 @@ def _call(source: str, options: dict[str, object], augmentation: Augmentation) -
     if augmentation != PLAIN and not takes(function, "augmentation"):
         raise InputError(
             f"{source} takes no augmentation: leave --augment and --erase out, or let it take "
-            "augmentation, a hwprune.augment.Augmentation."
+            "augmentation, a hwprune.training.augment.Augmentation."
         )
     data = call_with(source, function, {**options, "augmentation": augmentation})
     if not isinstance(data, Data):

@@ -13,11 +13,11 @@ from rich.table import Table
 from typing_extensions import Unpack
 
 from hwprune.graph import ChannelGraph
-from hwprune.offered import Offered, width_options
+from hwprune.knapsack.offered import Offered, width_options
+from hwprune.knapsack.ties import merged
+from hwprune.knapsack.worth import Worth
 from hwprune.plan import Plan
 from hwprune.table import LatencyTable
-from hwprune.ties import merged
-from hwprune.worth import Worth
 
 if TYPE_CHECKING:
     from torch import Tensor

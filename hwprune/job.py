@@ -14,7 +14,6 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from hwprune import processes
-from hwprune.augment import Augmentation
 from hwprune.budget import Budget, Limits
 from hwprune.checkpoint import load
 from hwprune.data import Data, balanced_indices, batches, load_data
@@ -22,20 +21,21 @@ from hwprune.errors import InputError, NotHere
 from hwprune.export.planned import planned_networks
 from hwprune.export.to_onnx import to_onnx
 from hwprune.files import write_text
-from hwprune.fill import Networks
 from hwprune.graph import ChannelGraph
+from hwprune.importance.reconstruct import Features, features
+from hwprune.knapsack.offered import Offered
+from hwprune.knapsack.ties import find_ties
+from hwprune.latency.fill import Networks
 from hwprune.models import LoadedModel, load_model
-from hwprune.offered import Offered
 from hwprune.plan import Plan
 from hwprune.precision import in_precision
 from hwprune.recipe import Recipe
-from hwprune.reconstruct import Features, features
 from hwprune.score import score, score_branches
 from hwprune.table import LatencyTable
 from hwprune.targets import Target, file_precision, load_target, symmetric
 from hwprune.tensorrt_precision import for_tensorrt
-from hwprune.ties import find_ties
 from hwprune.trace import trace
+from hwprune.training.augment import Augmentation
 
 STEP_NAMES = ("trace", "dense", "profile", "prune", "finetune", "export", "verify", "report")
 

@@ -7,13 +7,13 @@ from typing import TypeAlias
 
 from torch import Tensor, nn
 
-from hwprune.compensate import LossOf
 from hwprune.errors import InputError
 from hwprune.evaluate import evaluate, reestimate_norms
 from hwprune.graph import ChannelGraph
+from hwprune.importance.compensate import LossOf
+from hwprune.importance.reconstruct import Features, reconstruct
 from hwprune.plan import Plan
 from hwprune.prune import prune
-from hwprune.reconstruct import Features, reconstruct
 
 Batches: TypeAlias = Sequence[tuple[Tensor, Tensor]]
 OnStage: TypeAlias = Callable[[str, nn.Module], None]  # its name, and the student as it then is

@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from hwprune.export.planned import planned_networks
-from hwprune.fill import Progress, fill
 from hwprune.graph import ChannelGraph
+from hwprune.latency.fill import Progress, fill
 from hwprune.table import LatencyTable
 from hwprune.targets import Target, load_target
 from hwprune.trace import trace

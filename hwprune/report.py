@@ -16,8 +16,16 @@ from rich.table import Table
 
 from hwprune.errors import InputError
 from hwprune.files import write_text
+from hwprune.pages.report_page import (
+    Facts,
+    Run,
+    change,
+    milliseconds,
+    not_run,
+    page,
+    standard_error,
+)
 from hwprune.recipe import Recipe
-from hwprune.report_page import Facts, Run, change, milliseconds, not_run, page, standard_error
 
 REPORT_VERSION = 1
 

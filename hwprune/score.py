@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from hwprune import processes
 from hwprune.errors import InputError
 from hwprune.graph import ChannelGraph, Group
+from hwprune.importance.reconstruct import Features, features
+from hwprune.importance.surgeon import surgeon
 from hwprune.modes import evaluating
-from hwprune.reconstruct import Features, features
-from hwprune.surgeon import surgeon
 
 Role: TypeAlias = Literal["layer", "norm", "reader"]
 

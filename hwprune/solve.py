@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import Unpack
 
-from hwprune.cost import Cost, latency_cost
 from hwprune.errors import BudgetError, InputError
 from hwprune.graph import ChannelGraph
-from hwprune.limits import Budgets, Limit, Widths, limits_of, peak_limit
-from hwprune.offered import Offered, to_choose, width_options
-from hwprune.optimum import Found, best_widths
+from hwprune.knapsack.cost import Cost, latency_cost
+from hwprune.knapsack.limits import Budgets, Limit, Widths, limits_of, peak_limit
+from hwprune.knapsack.offered import Offered, to_choose, width_options
+from hwprune.knapsack.optimum import Found, best_widths
+from hwprune.knapsack.worth import Worth, best_channels, check_scores, worth_of
 from hwprune.plan import Plan
 from hwprune.table import LatencyTable
-from hwprune.worth import Worth, best_channels, check_scores, worth_of
 
 if TYPE_CHECKING:
     from torch import Tensor

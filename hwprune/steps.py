@@ -21,11 +21,11 @@ from hwprune.errors import HwpruneError, InputError, NotMeasured
 from hwprune.evaluate import Accuracy, evaluate
 from hwprune.files import write_atomically
 from hwprune.job import Job
-from hwprune.measure import Measurement
+from hwprune.latency.measure import Measurement
+from hwprune.pages.show import STAGES, graph_facts, profile_progress, profile_summary
 from hwprune.plan import Plan
 from hwprune.profile import profile
 from hwprune.report import comparison_table
-from hwprune.show import STAGES, graph_facts, profile_progress, profile_summary
 from hwprune.train_steps import finetune_step, train_dense_step
 
 

@@ -22,7 +22,7 @@ from scipy.optimize import nnls
 from hwprune.errors import HwpruneError, TableError
 from hwprune.files import write_text
 from hwprune.graph import ChannelGraph
-from hwprune.kernels import Kernel
+from hwprune.latency.kernels import Kernel
 from hwprune.plain import restore
 
 TABLE_VERSION = 1

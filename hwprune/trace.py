@@ -14,13 +14,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from hwprune.activations import with_activations
-from hwprune.branches import find_branches
-from hwprune.capture import batch_of_two, capture, repeats
-from hwprune.gather import doubtful_groups, gather, pin_group
 from hwprune.graph import ChannelGraph
-from hwprune.prove import make_bench, prove, prove_branches
-from hwprune.walk import LabelWalk
+from hwprune.tracing.activations import with_activations
+from hwprune.tracing.branches import find_branches
+from hwprune.tracing.capture import batch_of_two, capture, repeats
+from hwprune.tracing.gather import doubtful_groups, gather, pin_group
+from hwprune.tracing.prove import make_bench, prove, prove_branches
+from hwprune.tracing.walk import LabelWalk
 
 
 def trace(

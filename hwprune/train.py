@@ -18,25 +18,25 @@ from torch.utils.data import DataLoader
 
 from hwprune import processes
 from hwprune.data import Data
-from hwprune.epochs import EpochBatches, generator, steps_per_epoch
 from hwprune.errors import InputError
 from hwprune.evaluate import Accuracy, evaluate_together
 from hwprune.files import remove_parts
-from hwprune.in_place import InPlace, networks_together
 from hwprune.interrupt import Interrupted, whole_steps
-from hwprune.mix import Mix
-from hwprune.norms import fix_statistics, share_statistics, synchronised
-from hwprune.optimizer import make_average, make_optimizer
-from hwprune.schedule import SCHEDULES, learning_rate
-from hwprune.snapshot import (
+from hwprune.slimming.in_place import InPlace, networks_together
+from hwprune.training.epochs import EpochBatches, generator, steps_per_epoch
+from hwprune.training.mix import Mix
+from hwprune.training.norms import fix_statistics, share_statistics, synchronised
+from hwprune.training.optimizer import make_average, make_optimizer
+from hwprune.training.schedule import SCHEDULES, learning_rate
+from hwprune.training.snapshot import (
     is_there,
     random_states,
     read_snapshot,
     set_random_states,
     write_snapshot,
 )
-from hwprune.teaching import Lesson
-from hwprune.teaching import Teaching as Teaching
+from hwprune.training.teaching import Lesson
+from hwprune.training.teaching import Teaching as Teaching
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,14 @@ from safetensors.torch import save_file
 
 from hwprune import processes
 from hwprune.checkpoint import save
-from hwprune.distill import Distillation
 from hwprune.evaluate import evaluate
 from hwprune.files import write_atomically
-from hwprune.in_place import InPlace
 from hwprune.job import Job
-from hwprune.show import progress_bar
-from hwprune.track import tracked
+from hwprune.pages.show import progress_bar
+from hwprune.slimming.in_place import InPlace
 from hwprune.train import Epoch, Teaching, Training, finetune
+from hwprune.training.distill import Distillation
+from hwprune.training.track import tracked
 
 DENSE_EPOCHS_FOR_A_NEW_HEAD = 6
 

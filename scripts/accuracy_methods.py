@@ -21,17 +21,17 @@ from torch import Tensor, nn
 from hwprune import baselines
 from hwprune.budget import Budget
 from hwprune.choose import before_last_round, choose, scores_of, student_of
-from hwprune.distill import Distillation
 from hwprune.errors import BudgetError
+from hwprune.importance.rounds import Partial, ScoresOf
 from hwprune.job import Job
-from hwprune.measure import quietest
-from hwprune.offered import width_options
+from hwprune.knapsack.offered import width_options
+from hwprune.knapsack.worth import best_channels
+from hwprune.latency.measure import quietest
 from hwprune.plan import Plan
 from hwprune.prepare import prepare
-from hwprune.rounds import Partial, ScoresOf
 from hwprune.score import score
 from hwprune.solve import solve
-from hwprune.worth import best_channels
+from hwprune.training.distill import Distillation
 
 LEAST = 0.98  # of the budget, as measured: the search stops above this, or at its last probe
 AIM = 0.99  # of the budget

@@ -24,7 +24,6 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from hwprune.distill import Distillation
 from hwprune.errors import HwpruneError
 from hwprune.evaluate import evaluate
 from hwprune.job import Job
@@ -33,6 +32,7 @@ from hwprune.recipe import Recipe
 from hwprune.steps import STEPS
 from hwprune.train import Teaching, Training, finetune
 from hwprune.train_steps import finetune_step, train_dense_step
+from hwprune.training.distill import Distillation
 
 
 def main() -> None:

@@ -24,9 +24,9 @@ from rich.table import Table
 
 import hwprune
 from hwprune.data import ArrayPixels, Data, make_data
-from hwprune.distill import Distillation
 from hwprune.models import build_model
 from hwprune.train import Run, Teaching, Training
+from hwprune.training.distill import Distillation
 
 KINDS = {
     "plain": None,

@@ -26,9 +26,9 @@ from rich.console import Console
 from rich.table import Table
 
 import hwprune
-from hwprune.measure import interleave
+from hwprune.latency.measure import interleave
+from hwprune.latency.sampling import held_out_widths
 from hwprune.models import build_model
-from hwprune.sampling import held_out_widths
 from hwprune.targets import load_target
 
 NETWORKS = {

@@ -29,15 +29,15 @@ from rich.console import Console
 from hwprune import baselines
 from hwprune.budget import FittedPlan
 from hwprune.errors import BudgetError, HwpruneError
-from hwprune.in_place import InPlace
 from hwprune.job import Job
-from hwprune.nested import NestedPlan
 from hwprune.plan import Plan
 from hwprune.profile import profile
 from hwprune.recipe import Recipe
 from hwprune.score import score
-from hwprune.slim_run import Asked, SlimRun, slim_run
-from hwprune.slim_steps import FACTS, make_pruned, run_slim
+from hwprune.slimming.in_place import InPlace
+from hwprune.slimming.nested import NestedPlan
+from hwprune.slimming.slim_run import Asked, SlimRun, slim_run
+from hwprune.slimming.slim_steps import FACTS, make_pruned, run_slim
 from hwprune.steps import profile_step, run, trace_step
 from hwprune.train_steps import train_dense_step
 

@@ -19,8 +19,8 @@ from rich.console import Console
 from rich.table import Table
 
 import hwprune
-from hwprune.capture import capture
 from hwprune.models import build_model
+from hwprune.tracing.capture import capture
 
 NETWORKS = (
     "resnet18", "resnet34", "resnet50", "resnet101", "resnet152",

@@ -40,7 +40,7 @@ import hwprune
 from hwprune.errors import HwpruneError, TraceError
 from hwprune.graph import ChannelGraph
 from hwprune.models import build_model
-from hwprune.oracle import oracle_error, output_tensors, relative_difference
+from hwprune.tracing.oracle import oracle_error, output_tensors, relative_difference
 
 TOLERANCE = 1e-4
 MOST_PARAMETERS = 100e6  # larger networks add minutes, not operators
@@ -65,7 +65,7 @@ OWN = [
 
 LOAD = """
 import sys, torch, hwprune
-from hwprune.oracle import output_tensors, relative_difference
+from hwprune.tracing.oracle import output_tensors, relative_difference
 folder = sys.argv[1]
 x, wanted = torch.load(f"{folder}/example.pt", weights_only=True)
 with torch.no_grad():

@@ -18,8 +18,8 @@ from hwprune.graph import (
     Layer,
     ParameterShape,
 )
-from hwprune.kernels import Kernel
-from hwprune.offered import width_options
+from hwprune.knapsack.offered import width_options
+from hwprune.latency.kernels import Kernel
 from hwprune.table import LatencyTable, Network, Sample
 
 STEP = 4

@@ -13,9 +13,9 @@ from torch.fx import Interpreter, Node
 from torch.utils._pytree import tree_leaves
 
 import hwprune
-from hwprune.capture import capture
 from hwprune.models import build_model
 from hwprune.plan import Plan
+from hwprune.tracing.capture import capture
 
 ELEMENTWISE = (
     *("add", "sub", "mul", "div", "pow", "neg", "clamp", "batch_norm", "dropout", "prelu", "relu"),

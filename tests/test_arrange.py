@@ -12,10 +12,10 @@ from torch import nn
 from torchvision import models
 
 import hwprune
-from hwprune.arrange import arrange, find_arrangement, importance_order
 from hwprune.errors import InputError
 from hwprune.graph import ChannelGraph, Group, Slice
-from hwprune.oracle import output_tensors, relative_difference
+from hwprune.slimming.arrange import arrange, find_arrangement, importance_order
+from hwprune.tracing.oracle import output_tensors, relative_difference
 
 SMALL = (
     "plain",

@@ -11,7 +11,7 @@ from instances import instance
 
 from hwprune.baselines import BASELINES, _knapsack
 from hwprune.errors import BudgetError
-from hwprune.offered import width_options
+from hwprune.knapsack.offered import width_options
 
 
 @pytest.mark.parametrize("name", BASELINES)

@@ -19,10 +19,10 @@ from torch import nn
 import hwprune
 from hwprune.errors import HwpruneError, InputError
 from hwprune.models import build_model
-from hwprune.oracle import oracle_error, relative_difference
 from hwprune.plan import Plan
 from hwprune.profile import profile
 from hwprune.targets.fake import FakeTarget
+from hwprune.tracing.oracle import oracle_error, relative_difference
 
 IMAGE = torch.zeros(1, 3, 16, 16)
 

@@ -18,11 +18,11 @@ from test_targets import EXAMPLE, Small
 
 from hwprune.cli import main
 from hwprune.compare import Comparison, compare, laid_together
-from hwprune.compare_show import draw
 from hwprune.contenders import Contender, of_paths, references
 from hwprune.demo import digits_resnet
 from hwprune.errors import InputError
 from hwprune.graph import ChannelGraph
+from hwprune.pages.compare_show import draw
 from hwprune.targets import TorchNetwork
 from hwprune.targets.fake import FakeTarget
 from hwprune.trace import trace

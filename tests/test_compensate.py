@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from hwprune.compensate import Compensation, compensate
 from hwprune.errors import InputError
+from hwprune.importance.compensate import Compensation, compensate
 
 SCORES = {"a": torch.tensor([1.0, 2.0, 3.0]), "b": torch.tensor([1.0, 1.0]), "c": torch.rand(4)}
 

@@ -7,8 +7,8 @@ import itertools
 import numpy as np
 import pytest
 
-from hwprune.cost import Cost, WidthOptions
 from hwprune.graph import Channels
+from hwprune.knapsack.cost import Cost, WidthOptions
 from hwprune.table import Surface
 
 OPTIONS = {"g": [8, 16], "h": [4, 8, 12]}

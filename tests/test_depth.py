@@ -15,7 +15,7 @@ from instances import (
 )
 
 from hwprune.errors import InputError
-from hwprune.offered import width_options
+from hwprune.knapsack.offered import width_options
 from hwprune.solve import solve
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hwprune.eliminate import Elimination
+from hwprune.knapsack.eliminate import Elimination
 
 
 @st.composite

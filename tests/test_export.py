@@ -34,9 +34,9 @@ from hwprune.errors import (
     OutputMismatch,
     TraceError,
 )
-from hwprune.kernels import describe
-from hwprune.oracle import relative_difference
+from hwprune.latency.kernels import describe
 from hwprune.targets import load_target
+from hwprune.tracing.oracle import relative_difference
 
 NETS = {
     "resnet18": (lambda: torchvision.models.resnet18(num_classes=10), (1, 3, 64, 64)),

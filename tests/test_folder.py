@@ -18,7 +18,7 @@ from torch import nn
 
 from hwprune.cli import main
 from hwprune.errors import InputError, TableError
-from hwprune.fill import fill
+from hwprune.latency.fill import fill
 from hwprune.profile import profile
 from hwprune.table import LatencyTable
 from hwprune.targets.fake import FakeTarget

@@ -16,11 +16,11 @@ from launch import finish, start
 from test_slim import nested_plans
 from test_train import PER_EPOCH, QUICK, Net, same, stop_at, tiny_data
 
-from hwprune.arrange import find_arrangement, importance_order
 from hwprune.errors import InputError
 from hwprune.evaluate import evaluate
-from hwprune.in_place import InPlace, in_place_loss, sandwich
-from hwprune.slim import SlimNetwork, make_slim
+from hwprune.slimming.arrange import find_arrangement, importance_order
+from hwprune.slimming.in_place import InPlace, in_place_loss, sandwich
+from hwprune.slimming.slim import SlimNetwork, make_slim
 from hwprune.trace import trace
 from hwprune.train import Interrupted, Teaching, Training, finetune
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import nn
 
-from hwprune.chain import probe_model
-from hwprune.measure import Measurement, Probe, interleave, quietest, ratio_error
-from hwprune.sampling import calibration_widths, crossed_widths, held_out_widths
+from hwprune.latency.chain import probe_model
+from hwprune.latency.measure import Measurement, Probe, interleave, quietest, ratio_error
+from hwprune.latency.sampling import calibration_widths, crossed_widths, held_out_widths
 from hwprune.table import anchors
 from hwprune.targets.fake import FakeTarget
 from hwprune.trace import trace

@@ -11,8 +11,8 @@ from test_budget import EXAMPLE, Bench, Chain
 
 from hwprune.budget import LEAST, Budget, Limits
 from hwprune.errors import BudgetError, InputError
-from hwprune.nested import Wanted, nested
 from hwprune.profile import profile
+from hwprune.slimming.nested import Wanted, nested
 from hwprune.targets.fake import FakeTarget
 
 BUDGETS = ("0.5x", "0.9x", "0.7x")

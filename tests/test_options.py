@@ -13,16 +13,16 @@ import torch.nn.functional as F
 from test_train import Net, same, stop_at, tiny_data
 from torch import nn
 
-from hwprune.augment import Augmentation, crop_and_flip, photographs
-from hwprune.chance import chances_of
 from hwprune.data import ArrayPixels, Augmented, load_data, make_data
-from hwprune.distill import Distillation
 from hwprune.errors import InputError
-from hwprune.mix import Mix
 from hwprune.plan import Plan
-from hwprune.schedule import SCHEDULES, learning_rate
 from hwprune.trace import trace
 from hwprune.train import Interrupted, Teaching, Training, finetune
+from hwprune.training.augment import Augmentation, crop_and_flip, photographs
+from hwprune.training.chance import chances_of
+from hwprune.training.distill import Distillation
+from hwprune.training.mix import Mix
+from hwprune.training.schedule import SCHEDULES, learning_rate
 
 QUICK = Training(epochs=2, batch_size=8, lr=1e-2)
 

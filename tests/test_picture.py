@@ -12,7 +12,7 @@ from nets import CASES
 import hwprune
 from hwprune.errors import InputError
 from hwprune.graph import ChannelGraph
-from hwprune.picture import dot, draw_graph, group_colours
+from hwprune.pages.picture import dot, draw_graph, group_colours
 
 
 def graph_of(name: str) -> ChannelGraph:

@@ -15,7 +15,7 @@ from test_targets import EXAMPLE, Small
 
 from hwprune.budget import Budget
 from hwprune.errors import AccuracyMiss, InputError, NotHere, OutputMismatch
-from hwprune.kernels import describe
+from hwprune.latency.kernels import describe
 from hwprune.precision import in_precision, precision_of
 from hwprune.targets import file_precision, load_target
 from hwprune.trace import trace

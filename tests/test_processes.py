@@ -19,12 +19,12 @@ from torch import nn
 
 from hwprune import processes
 from hwprune.errors import InputError
-from hwprune.norms import synchronised
 from hwprune.plan import Plan
 from hwprune.prune import prune
 from hwprune.score import score
 from hwprune.trace import trace
 from hwprune.train import Interrupted, Teaching, Training, finetune
+from hwprune.training.norms import synchronised
 
 TWICE = Training(epochs=4, batch_size=4, lr=1e-2, freeze_norms=True, workers=0)
 STEPS = 4 * 5

@@ -13,11 +13,11 @@ from hwprune.export.to_onnx import to_onnx
 from torch import nn
 
 from hwprune.errors import TableError
-from hwprune.fill import batch_of, calibration_run, only_writer
-from hwprune.measure import MOST_NOISE, noise
+from hwprune.latency.fill import batch_of, calibration_run, only_writer
+from hwprune.latency.measure import MOST_NOISE, noise
+from hwprune.latency.step import find_step
+from hwprune.pages.show import profile_summary
 from hwprune.profile import profile
-from hwprune.show import profile_summary
-from hwprune.step import find_step
 from hwprune.table import LatencyTable, append
 from hwprune.targets.fake import FakeTarget
 from hwprune.trace import trace

@@ -16,7 +16,7 @@ from torchvision import models
 
 import hwprune
 from hwprune.errors import InputError
-from hwprune.oracle import oracle_error, relative_difference
+from hwprune.tracing.oracle import oracle_error, relative_difference
 
 ZOO = ("resnet18", "mobilenet_v2", "mobilenet_v3_small", "squeezenet1_1", "convnext_tiny")
 

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torchvision.models.convnext import LayerNorm2d
 
 import hwprune
-from hwprune.oracle import oracle_error
+from hwprune.tracing.oracle import oracle_error
 
 SIZE = 8  # pixels of the input
 

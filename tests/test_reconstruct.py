@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 import hwprune
-from hwprune.reconstruct import features, reconstruct
+from hwprune.importance.reconstruct import features, reconstruct
 
 
 class Chain(nn.Module):

@@ -14,9 +14,9 @@ import pytest
 from rich.console import Console
 
 from hwprune.errors import HwpruneError, InputError
+from hwprune.pages.report_page import SECTIONS, change, milliseconds, standard_error
 from hwprune.recipe import Recipe
 from hwprune.report import SHAPES, summary_table, write_report
-from hwprune.report_page import SECTIONS, change, milliseconds, standard_error
 
 CHROMIUM = shutil.which("chromium")
 

@@ -14,14 +14,14 @@ from torch import nn
 from torchvision import models
 
 import hwprune
-from hwprune.arrange import find_arrangement, importance_order
-from hwprune.cut import part_of, runs_of
 from hwprune.errors import InputError
 from hwprune.evaluate import reestimate_norms
 from hwprune.graph import ChannelGraph
-from hwprune.oracle import output_tensors, relative_difference
 from hwprune.plan import Plan
-from hwprune.slim import SlimNetwork, estimate_norms, make_slim
+from hwprune.slimming.arrange import find_arrangement, importance_order
+from hwprune.slimming.cut import part_of, runs_of
+from hwprune.slimming.slim import SlimNetwork, estimate_norms, make_slim
+from hwprune.tracing.oracle import output_tensors, relative_difference
 
 
 def nested_plans(graph: ChannelGraph, scores: dict[str, torch.Tensor]) -> dict[str, Plan]:

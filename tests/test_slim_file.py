@@ -16,12 +16,12 @@ from test_trace import shaken
 from torch import nn
 
 import hwprune
-from hwprune.arrange import find_arrangement, importance_order
 from hwprune.checkpoint import save
 from hwprune.demo import digits_resnet
 from hwprune.errors import InputError
-from hwprune.slim import make_slim
-from hwprune.slim_file import bytes_alone, bytes_together, load_slim, save_slim
+from hwprune.slimming.arrange import find_arrangement, importance_order
+from hwprune.slimming.slim import make_slim
+from hwprune.slimming.slim_file import bytes_alone, bytes_together, load_slim, save_slim
 
 
 @pytest.mark.parametrize(

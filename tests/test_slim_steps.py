@@ -16,8 +16,8 @@ from test_cli import status_of
 
 import hwprune
 from hwprune.cli import main
-from hwprune.oracle import relative_difference
-from hwprune.slim_run import Asked
+from hwprune.slimming.slim_run import Asked
+from hwprune.tracing.oracle import relative_difference
 
 NET = """
 from torch import nn

@@ -23,7 +23,10 @@ from instances import (
 )
 from rich.console import Console
 
-from hwprune.cost import (
+from hwprune.errors import BudgetError, InputError
+from hwprune.explain import explain, explanation
+from hwprune.graph import ChannelGraph, Group, Layer
+from hwprune.knapsack.cost import (
     Cost,
     WidthOptions,
     activation_cost,
@@ -31,11 +34,8 @@ from hwprune.cost import (
     macs_cost,
     params_cost,
 )
-from hwprune.errors import BudgetError, InputError
-from hwprune.explain import explain, explanation
-from hwprune.graph import ChannelGraph, Group, Layer
-from hwprune.offered import width_options
-from hwprune.program import Program
+from hwprune.knapsack.offered import width_options
+from hwprune.knapsack.program import Program
 from hwprune.solve import cheapest, pareto, solve
 
 

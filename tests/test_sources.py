@@ -17,8 +17,8 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from hwprune.data import load_data
-from hwprune.epochs import EpochBatches
 from hwprune.errors import InputError
+from hwprune.training.epochs import EpochBatches
 
 COUNTS = {"train": 20, "validation": 4, "test": 6}
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import hwprune
-from hwprune.reconstruct import features
+from hwprune.importance.reconstruct import features
 from hwprune.score import score
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from hwprune.errors import HwpruneError, TableError
 from hwprune.graph import ChannelGraph, Channels, Group, Layer, ParameterShape
-from hwprune.kernels import Kernel
+from hwprune.latency.kernels import Kernel
 from hwprune.table import LatencyTable, Network, Sample, Surface, anchors, append, typical_ms
 
 G = Channels(0, (("g", 1),))

@@ -11,9 +11,9 @@ import torch
 from hwprune.budget import Budget, plan_budget
 from hwprune.cli import main
 from hwprune.errors import TableError
+from hwprune.latency.table_tools import kernel_ratios, merge_tables, shipped_tables
 from hwprune.models import build_model
 from hwprune.table import LatencyTable, Network, Sample
-from hwprune.table_tools import kernel_ratios, merge_tables, shipped_tables
 from hwprune.trace import trace
 
 CONV = [Sample("Conv", 8, width, (0.1 * width, 9.0), "n/0") for width in (8, 16, 24)]

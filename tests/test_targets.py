@@ -8,9 +8,9 @@ import torch
 from hwprune.export.to_onnx import to_onnx
 from torch import nn
 
-from hwprune.chain import probe_model
 from hwprune.errors import HwpruneError, InputError, NotHere
-from hwprune.kernels import describe
+from hwprune.latency.chain import probe_model
+from hwprune.latency.kernels import describe
 from hwprune.targets import load_target
 from hwprune.targets.apart import Apart
 from hwprune.targets.fake import FakeTarget

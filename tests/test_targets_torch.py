@@ -17,11 +17,11 @@ from torch import nn
 
 import hwprune
 from hwprune.budget import Budget
-from hwprune.chain import chain
 from hwprune.errors import InputError, NotHere
-from hwprune.fill import batch_of
 from hwprune.graph import Channels
-from hwprune.kernels import describe
+from hwprune.latency.chain import chain
+from hwprune.latency.fill import batch_of
+from hwprune.latency.kernels import describe
 from hwprune.targets import TorchNetwork, load_target, need_files
 from hwprune.targets.torch_cuda import CudaClock
 from hwprune.trace import trace

@@ -21,11 +21,11 @@ from hwprune.export.to_tensorrt import build_engine
 from test_engines import has_gpu, has_rtx, no_gpu, rtx
 from test_targets import EXAMPLE, Small
 
-from hwprune.chain import probe_model
 from hwprune.errors import EngineError, HwpruneError, InputError, NotHere
-from hwprune.fill import fill
 from hwprune.graph import ChannelGraph
-from hwprune.kernels import describe
+from hwprune.latency.chain import probe_model
+from hwprune.latency.fill import fill
+from hwprune.latency.kernels import describe
 from hwprune.targets import KernelTime, file_precision, load_target, symmetric
 from hwprune.targets.cuda import first_gpu
 from hwprune.targets.fake import FakeNetwork, FakeTarget

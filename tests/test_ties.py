@@ -18,10 +18,10 @@ import hwprune
 from hwprune.baselines import BASELINES
 from hwprune.errors import BudgetError, InputError
 from hwprune.explain import explain
+from hwprune.knapsack.offered import to_choose, width_options
+from hwprune.knapsack.ties import find_ties, merged
 from hwprune.models import build_model
-from hwprune.offered import to_choose, width_options
 from hwprune.solve import cheapest, solve
-from hwprune.ties import find_ties, merged
 
 
 def random_ties(made, draw: random.Random) -> list[tuple[str, ...]]:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from hwprune import track
 from hwprune.cli import main
 from hwprune.errors import InputError
-from hwprune.track import tracked
+from hwprune.training import track
+from hwprune.training.track import tracked
 
 DEMO = ["--model", "hwprune.demo:digits_resnet", "--data", "digits", "--image-size", "8",
         "--batch-size", "128", "--dense-epochs", "2", "--dense-lr", "0.01"]  # fmt: skip

@@ -20,14 +20,14 @@ import torch
 from torch import nn
 
 from hwprune.data import ArrayPixels, make_data
-from hwprune.distill import Distillation
-from hwprune.epochs import EpochBatches
 from hwprune.errors import InputError
 from hwprune.plan import Plan
 from hwprune.prune import prune
-from hwprune.schedule import learning_rate
 from hwprune.trace import trace
 from hwprune.train import Interrupted, Teaching, Training, finetune
+from hwprune.training.distill import Distillation
+from hwprune.training.epochs import EpochBatches
+from hwprune.training.schedule import learning_rate
 
 QUICK = Training(epochs=3, batch_size=8, lr=1e-2)
 PER_EPOCH = 5

@@ -25,7 +25,7 @@ from test_targets import EXAMPLE, Small
 from hwprune.budget import Budget
 from hwprune.cli import main
 from hwprune.errors import AccuracyMiss, InputError, LatencyMiss, OutputMismatch
-from hwprune.measure import Measurement
+from hwprune.latency.measure import Measurement
 from hwprune.targets.tensorrt_engine import Engine
 from hwprune.tensorrt_precision import for_tensorrt
 

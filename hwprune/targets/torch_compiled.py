@@ -15,11 +15,11 @@ from torch._inductor.scheduler import ExternKernelSchedulerNode, NopKernelSchedu
 from torch._inductor.virtualized import V
 from torch.profiler import ProfilerActivity
 
-from hwprune.capture import capture
 from hwprune.errors import HwpruneError
 from hwprune.targets import KernelTime, TorchNetwork
 from hwprune.targets.aten import convolution, places, settings_words
 from hwprune.targets.torch_eager import WARM_RUNS, Clock, run_ms
+from hwprune.tracing.capture import capture
 
 _CALL = "## Call CompiledFxGraph"  # what Inductor's kernels run in, in PyTorch's profile
 _OWN = ("cpp_fused", "triton_")  # in names of kernels that Inductor has written

@@ -14,9 +14,9 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
-from hwprune.capture import capture
 from hwprune.targets import KernelTime, TorchNetwork
 from hwprune.targets.aten import kind, tensors
+from hwprune.tracing.capture import capture
 
 WARM_RUNS = 2
 

@@ -23,7 +23,7 @@ from hwprune.export.to_onnx import save_onnx, to_onnx
 from hwprune.export.to_tensorrt import build_engine, save_engine
 from hwprune.export.verify_engine import verify_engines
 
-from hwprune.chain import probe_model
+from hwprune.latency.chain import probe_model
 from hwprune.models import build_model
 from hwprune.precision import precision_of
 from hwprune.targets.cuda import first_gpu

@@ -1,0 +1,1 @@
+"""Where images come from: folders, shards, data sets of Hugging Face."""

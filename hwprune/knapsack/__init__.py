@@ -1,0 +1,1 @@
+"""The choice of widths: costs, bounds, exact elimination, and what is left to HiGHS."""

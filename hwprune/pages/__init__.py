@@ -1,0 +1,1 @@
+"""What people look at: charts, the report's page, pictures of groups, progress."""

@@ -1,0 +1,415 @@
+"""The page of a run: one HTML file that needs no network, no script and no other file."""
+
+from __future__ import annotations
+
+import math
+import re
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+from hwprune.pages import charts
+from hwprune.pages.show import STAGES
+
+Facts = Mapping[str, Any]
+Rows = Sequence[Sequence[str]]
+
+KERNELS_SHOWN = 15
+LONG = 24  # rows; longer tables are folded
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is known of a run.
+
+    Attributes:
+        folder: of the run.
+        recipe: option -> value; empty where there is no recipe.
+        steps: step -> its facts, for the steps that have run.
+        summary: dense against pruned, in numbers.
+        rows: the same as text: quantity, dense, pruned, change.
+        verdict: ``met``, ``missed`` or ``open``, then one sentence.
+        reasons: what is broken, or is to be known about the verdict.
+    """
+
+    folder: Path
+    recipe: Facts
+    steps: Mapping[str, Facts]
+    summary: Facts
+    rows: Rows
+    verdict: tuple[str, str]
+    reasons: Sequence[str]
+
+
+def page(run: Run) -> str:
+    """The whole page."""
+    title = escape(f"hwprune: {run.recipe.get('model') or run.folder.name}")
+    contents = " ".join(f'<a href="#{_anchor(name)}">{escape(name)}</a>' for name, _, _ in SECTIONS)
+    sections = "\n".join(_section(run, *section) for section in SECTIONS)
+    return (
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{title}</title><style>{charts.STYLE}</style></head>\n<body><main>\n"
+        f"<header><h1>{title}</h1>{_setting(run)}</header>\n{_banner(run)}\n"
+        f"<nav>{contents}</nav>\n{sections}\n</main></body></html>\n"
+    )
+
+
+def not_run(step: str, folder: Path) -> str:
+    """What stands where a step has left no facts."""
+    return f"not run yet: `hwprune {step} --out {folder}`"
+
+
+def milliseconds(value_ms: float, like_ms: float | None = None) -> str:
+    """A latency with three or four digits; with ``like_ms`` as many decimals as that has."""
+    size = value_ms if like_ms is None else like_ms
+    digits = next((d for limit, d in ((0.1, 4), (10, 3), (100, 2)) if size < limit), 1)
+    return f"{value_ms:.{digits}f}"
+
+
+def change(after: float, before: float) -> str:
+    """How ``after`` compares with ``before``, as a fraction and in percent."""
+    if not before:
+        return "dense is 0"
+    ratio = after / before
+    return f"{ratio:.3f} of dense ({ratio - 1:+.1%})".replace("-", "−")
+
+
+def standard_error(accuracy: Facts) -> float:
+    """Of ``top1``, by the binomial distribution."""
+    top1, count = accuracy["top1"], accuracy["count"]
+    return float((top1 * (1 - top1) / count) ** 0.5) if count else float("nan")
+
+
+def _setting(run: Run) -> str:
+    environment = run.summary["environment"]
+    facts = {"target": run.summary["target"], "data": run.recipe.get("data"), **environment}
+    shown = (f"<span>{escape(k)} <b>{escape(str(v))}</b></span>" for k, v in facts.items() if v)
+    return f'<p class="setting">{" ".join(shown)}</p>'
+
+
+def _banner(run: Run) -> str:
+    state, sentence = run.verdict
+    reasons = "".join(f"<li>{escape(reason)}</li>" for reason in run.reasons)
+    listed = f"<ul>{reasons}</ul>" if reasons else ""
+    return f'<div class="banner {state}"><strong>{escape(sentence)}</strong>{listed}</div>'
+
+
+def _section(run: Run, name: str, step: str, body: Callable[[Run], str]) -> str:
+    missing = step and step not in run.steps
+    content = _missing(run, step) if missing else body(run)
+    return f'<section id="{_anchor(name)}"><h2>{escape(name)}</h2>\n{content}</section>'
+
+
+def _summary(run: Run) -> str:
+    table = _table(("", "dense", "pruned", "change"), run.rows)
+    return table + _note(
+        "Accuracy ± one standard error over the images (binomial). Latency is the fastest "
+        "tenth of samples of the two networks taken in turn; IQR is the distance between quartiles."
+    )
+
+
+def _accuracy(run: Run) -> str:
+    dense, before = run.steps.get("dense", {}), run.steps.get("prune", {}).get("stages", {})
+    stages = (
+        ("dense", "dense", dense.get("accuracy")),
+        *(
+            (words, "prune", before.get(stage))
+            for stage, words in STAGES.items()
+            if stage in before or stage != "refitted"
+        ),
+        ("after distillation", "finetune", run.steps.get("finetune", {}).get("accuracy")),
+        ("of the exported file", "verify", run.steps.get("verify", {}).get("accuracy")),
+    )
+    rows, known = [], []
+    for label, step, facts in stages:
+        if facts is None:
+            rows.append((label, not_run(step, run.folder), "", "", ""))
+            continue
+        error = standard_error(facts)
+        known.append((label, facts["top1"], error))
+        rows.append(
+            (label, f"{facts['top1']:.2%}", f"± {error:.2%}", f"{facts['loss']:.3f}",
+             str(facts["count"]))
+        )  # fmt: skip
+    head = ("stage", "top-1", "standard error", "loss", f"{run.summary['split']} images".strip())
+    table = _table(head, rows)
+    if not known:
+        return table
+    labels, top1, errors = zip(*known, strict=True)
+    title = "Top-1 accuracy at each stage, with one standard error"
+    return table + _figure(charts.stages("stages", title, labels, top1, errors), title)
+
+
+def _widths(run: Run) -> str:
+    widths = run.steps["prune"]["widths"]
+    rows = [(g, str(b), str(a), str(b - a), f"{_share(a, b)}") for g, (b, a) in widths.items()]
+    before, after = (sum(pair[side] for pair in widths.values()) for side in (0, 1))
+    whole = sum(b == a for b, a in widths.values())
+    gone = sum(a == 0 for _, a in widths.values())
+    text = _paragraph(
+        f"{before} prunable channels in {len(widths)} groups became {after} "
+        f"({_share(after, before)}). Kept whole: {whole}."
+        + (f" In branches that are left out: {gone}." if gone else "")
+    )
+    if not widths:
+        return text
+    title = "Channels of every group before and after"
+    dense, pruned = zip(*widths.values(), strict=True)
+    chart = charts.paired_bars("widths", title, list(widths), dense, pruned, "channels")
+    tall = len(widths) > 40
+    return (
+        text
+        + _figure(chart, f"{title} (scroll for all {len(widths)})" if tall else title, tall=tall)
+        + _table(
+            ("group", "before", "after", "removed", "kept"), rows, fold="All groups in numbers"
+        )
+    )
+
+
+def _rounds(run: Run) -> str:
+    facts = run.steps["prune"]
+    if not facts.get("pruned"):
+        return _paragraph(f"Budget: {facts['budget']}; {facts.get('remark') or 'not measured'}.")
+    chosen = facts["pruned"]["latency_ms"]
+    rows = []
+    for number, turn in enumerate(facts["rounds"], 1):
+        predicted, measured, dense = turn["predicted_ms"], turn["measured_ms"], turn["dense_ms"]
+        budget_ms = _budget_ms(facts["budget"], dense)
+        number = turn.get("number", number)
+        label = f"{number}\u00a0(taken)" if measured == chosen else str(number)
+        times = map(milliseconds, (turn["budget_ms"], predicted, measured))
+        share = _share(measured, budget_ms) if budget_ms else ""
+        off = _signed(predicted, measured)
+        rows.append((label, *times, off, milliseconds(dense), f"{turn['ratio']:.3f}", share))
+    head = "round, asked of the solver (ms), predicted (ms), measured (ms), prediction off by, "
+    head += "dense beside it (ms), measured / dense, of the budget"
+    text = (
+        f"Budget: {facts['budget']}. Each round builds networks that lie next to each other, "
+        "measures them beside the dense one, and corrects what is asked of the solver next. "
+        "Weights play no part."
+    )
+    gap = facts.get("gap")
+    proof = (
+        ""
+        if gap is None
+        else _note(f"The solver proved its plan within {100 * gap:.2g}% of the best.")
+    )
+    return _paragraph(text) + _table(head.split(", "), rows) + proof
+
+
+def _budget_ms(budget: str, dense_ms: float) -> float:
+    """The budget, such as ``0.5x`` or ``12ms``, in milliseconds; 0 where it is neither."""
+    found = re.fullmatch(r"\s*([0-9.e-]+)\s*(x|ms)\s*", budget)
+    try:
+        return float(found[1]) * (dense_ms if found[2] == "x" else 1.0) if found else 0.0
+    except ValueError:
+        return 0.0
+
+
+def _predictions(run: Run) -> str:
+    facts = run.steps["profile"]
+    pairs = {"held out": facts["held_out"], "fitted": facts["fitted"]}
+    errors = [abs(p - m) / m for p, m in facts["held_out"] if m]
+    text = (
+        f"{facts['samples']} kernel samples, in steps of {facts['step']} channels. Whole "
+        f"networks: {len(facts['fitted'])} used to fit the table, {len(facts['held_out'])} held "
+        "out."
+    )
+    if errors:
+        text += (
+            f" Error on the held-out ones: median {statistics.median(errors):.1%}, "
+            f"worst {max(errors):.1%}."
+        )
+    if not any(pairs.values()):
+        return _paragraph(text)
+    title = "Latency of whole networks, predicted by the table and measured"
+    shown = {"fitted": pairs["fitted"], "held out": pairs["held out"]}
+    rows = [
+        (kind, milliseconds(p), milliseconds(m), _signed(p, m))
+        for kind, points in pairs.items()
+        for p, m in points
+    ]
+    table = _table(("network", "predicted, ms", "measured, ms", "prediction off by"), rows,
+                   fold="All networks in numbers")  # fmt: skip
+    chart = charts.predictions("predictions", title, shown)
+    return _paragraph(text) + _figure(chart, title) + table
+
+
+def _kernels(run: Run) -> str:
+    facts = run.steps["prune"]
+    kernels = sorted(facts["kernels"], key=lambda k: -float(k["ms"]["dense"]))
+    totals = {side: sum(k["ms"][side] for k in kernels) for side in ("dense", "pruned")}
+    told = (
+        f"Predicted by the latency table, kernel by kernel: {milliseconds(totals['dense'])} ms in "
+        f"the dense network, {milliseconds(totals['pruned'])} ms in the pruned one."
+    )
+    if facts.get("pruned"):
+        told += (
+            f" Measured as a whole they took {milliseconds(facts['dense']['latency_ms'])} and "
+            f"{milliseconds(facts['pruned']['latency_ms'])} ms; what no kernel explains is what a "
+            "run costs besides (start, memory traffic) and the error of the table."
+        )
+    text = _paragraph(told)
+    if not kernels:
+        return text
+    rows = [
+        (k["name"], k["kind"], milliseconds(k["ms"]["dense"]), milliseconds(k["ms"]["pruned"]),
+         milliseconds(k["ms"]["dense"] - k["ms"]["pruned"]),
+         _share(k["ms"]["dense"], totals["dense"]))
+        for k in kernels
+    ]  # fmt: skip
+    top = kernels[:KERNELS_SHOWN]
+    title = f"The {len(top)} most expensive of {len(kernels)} kernels, predicted"
+    chart = charts.paired_bars(
+        "kernels", title, [_kernel(k) for k in top], [k["ms"]["dense"] for k in top],
+        [k["ms"]["pruned"] for k in top], "predicted, ms",
+    )  # fmt: skip
+    head = ("kernel", "kind", "dense, ms", "pruned, ms", "saved, ms", "share of dense")
+    return text + _figure(chart, title) + _table(head, rows, texts=2, fold="All kernels in numbers")
+
+
+def _kernel(kernel: Facts) -> str:
+    kind = kernel["kind"].split()
+    return (
+        f"{charts.short(kernel['name'], 30)} ({' '.join(dict.fromkeys([*kind[:2], *kind[-1:]]))})"
+    )
+
+
+def _exported(run: Run) -> str:
+    facts = run.steps["verify"]
+    rows, warnings, times = [], "", {}
+    for name in ("dense", "pruned") if facts.get("pruned") else ():
+        measured = facts[name]
+        times[name] = measured["times_ms"]
+        ends = (min(times[name], default=math.nan), max(times[name], default=math.nan))
+        latency = measured["latency_ms"]
+        values = (latency, measured["median_ms"], measured["iqr_ms"], *ends)
+        spread = (milliseconds(v, latency) for v in values)
+        rows.append((name, *spread, str(len(times[name])), f"{measured['quiet_share']:.0%}"))
+        if measured.get("warning"):
+            warnings += f'<p class="missing">{escape(name)}: {escape(measured["warning"])}</p>\n'
+    text = _paragraph(
+        f"Read back from disk. Outputs differ from PyTorch's by at most "
+        f"{facts['relative_error']:.1e} of the largest; the same class on "
+        f"{facts['agreement']:.2%} of {facts['accuracy']['count']} images."
+    )
+    head = (
+        "file", "latency, ms", "median, ms", "IQR, ms", "least, ms", "most, ms", "samples", "quiet"
+    )  # fmt: skip
+    if not rows:
+        return text + _paragraph(" ".join(facts["misses"]))
+    note = _note(
+        "The latency is the fastest tenth of the samples, taken in turn; quiet samples lie within "
+        "a tenth of it."
+    )
+    title = "Latency samples of the exported files"
+    latency = {name: facts[name]["latency_ms"] for name in times}
+    chart = charts.samples("samples", title, times, latency) if all(times.values()) else ""
+    drawn = _figure(chart, title) if chart else ""
+    return text + _table(head, rows) + warnings + note + drawn
+
+
+def _training(run: Run) -> str:
+    parts = []
+    for step, name in (("dense", "Dense network"), ("finetune", "Distillation")):
+        parts.append(f"<h3>{name}</h3>")
+        if step not in run.steps:
+            parts.append(_missing(run, step))
+        elif not run.steps[step]["history"]:
+            parts.append(_paragraph("Not trained in this run: the weights are those given."))
+        else:
+            parts.append(_curves(step, name, run.steps[step]["history"]))
+    return "\n".join(parts)
+
+
+def _curves(step: str, name: str, history: Sequence[Facts]) -> str:
+    rows = [
+        (str(e["epoch"] + 1), f"{e['loss']:.3f}", f"{e['train_top1']:.2%}",
+         f"{e['validation']['top1']:.2%}", f"± {standard_error(e['validation']):.2%}",
+         f"{e['validation']['loss']:.3f}")
+        for e in history
+    ]  # fmt: skip
+    head = ("epoch", "training loss", "training top-1", "validation top-1", "standard error",
+            "validation loss")  # fmt: skip
+    title = f"{name}: loss and accuracy over the epochs"
+    table = _table(head, rows, fold="All epochs in numbers")
+    return _figure(charts.training(f"training-{step}", title, history), title) + table
+
+
+def _unprunable(run: Run) -> str:
+    reasons = run.steps["trace"]["unprunable"]
+    if not reasons:
+        return _paragraph("Every channel of the network belongs to a prunable group.")
+    fold = f"{len(reasons)} layers" if len(reasons) > LONG else ""
+    return _table(("layer", "reason"), list(reasons.items()), texts=2, fold=fold)
+
+
+def _recipe(run: Run) -> str:
+    if not run.recipe:
+        return _paragraph(f"{run.folder / 'recipe.toml'} is not there.")
+    rows = [(name, "" if value == "" else str(value)) for name, value in run.recipe.items()]
+    columns = -(-len(rows) // 2)
+    pairs = zip_longest(rows[:columns], rows[columns:], fillvalue=("", ""))
+    joined = [(*left, *right) for left, right in pairs]
+    return _table(("option", "value", "option", "value"), joined, texts=4)
+
+
+SECTIONS: tuple[tuple[str, str, Callable[[Run], str]], ...] = (
+    ("Summary", "", _summary),
+    ("Accuracy at each stage", "", _accuracy),
+    ("Widths", "prune", _widths),
+    ("Closed loop", "prune", _rounds),
+    ("Latency table", "profile", _predictions),
+    ("Where the time goes", "prune", _kernels),
+    ("The exported file", "verify", _exported),
+    ("Training", "", _training),
+    ("What was not pruned", "trace", _unprunable),
+    ("Recipe", "", _recipe),
+)
+
+
+def _table(head: Iterable[str], rows: Rows, *, texts: int = 1, fold: str = "") -> str:
+    """A table whose first ``texts`` columns are words; with ``fold`` it opens on a click."""
+
+    def cells(tag: str, row: Iterable[str]) -> str:
+        kinds = (' class="text"' if i < texts else "" for i in range(100))
+        return "".join(f"<{tag}{k}>{escape(c)}</{tag}>" for c, k in zip(row, kinds, strict=False))
+
+    body = "".join(f"<tr>{cells('td', row)}</tr>\n" for row in rows)
+    table = f"<table><thead><tr>{cells('th', head)}</tr></thead>\n<tbody>{body}</tbody></table>"
+    table = f'<div class="scroll">{table}</div>\n'
+    return f"<details><summary>{escape(fold)}</summary>{table}</details>\n" if fold else table
+
+
+def _figure(svg: str, title: str, *, tall: bool = False) -> str:
+    kind = ' class="tall"' if tall else ""
+    return f"<figure{kind}><figcaption>{escape(title)}</figcaption>{svg}</figure>\n"
+
+
+def _paragraph(text: str) -> str:
+    return f"<p>{escape(text)}</p>\n"
+
+
+def _note(text: str) -> str:
+    return f'<p class="note">{escape(text)}</p>\n'
+
+
+def _missing(run: Run, step: str) -> str:
+    return f'<p class="missing">{escape(not_run(step, run.folder))}</p>\n'
+
+
+def _signed(value: float, truth: float) -> str:
+    return f"{value / truth - 1:+.1%}".replace("-", "−") if truth else ""
+
+
+def _share(part: float, whole: float) -> str:
+    return f"{part / whole:.1%}" if whole else "none"
+
+
+def _anchor(name: str) -> str:
+    return name.lower().replace(" ", "-")

@@ -1,0 +1,1 @@
+"""One network of several widths: nested plans, sorted channels, shared weights."""
