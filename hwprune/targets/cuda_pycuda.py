@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pycuda.autoprimaryctx
 import pycuda.driver
 from numpy.typing import NDArray
-
-from hwprune.targets.cuda import Run
 
 _CUDA: Any = pycuda.driver
 
@@ -53,6 +52,6 @@ class PyCudaGpu:
         """Until the stream is done."""
         self._stream.synchronize()
 
-    def captured(self, run: Run) -> Run | None:
+    def captured(self, run: Callable[[], object]) -> Callable[[], object] | None:
         """Nothing: pycuda cannot capture."""
         return None

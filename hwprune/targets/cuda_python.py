@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,6 @@ from cuda.bindings import runtime as cudart
 from numpy.typing import NDArray
 
 from hwprune.errors import NotHere
-from hwprune.targets.cuda import Run
 
 _CUDART: Any = cudart
 
@@ -68,7 +68,7 @@ class CudaPythonGpu:
         """Until the stream is done."""
         _done(_CUDART.cudaStreamSynchronize(self._stream))
 
-    def captured(self, run: Run) -> Run | None:
+    def captured(self, run: Callable[[], object]) -> Callable[[], object] | None:
         """A CUDA graph."""
         mode = _CUDART.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         _done(_CUDART.cudaStreamBeginCapture(self._stream, mode))

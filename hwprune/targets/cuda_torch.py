@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-
-from hwprune.targets.cuda import Run
 
 _CUDA: Any = torch.cuda  # much of it has no types
 
@@ -60,7 +59,7 @@ class TorchGpu:
         """Until the stream is done."""
         self._stream.synchronize()
 
-    def captured(self, run: Run) -> Run | None:
+    def captured(self, run: Callable[[], object]) -> Callable[[], object] | None:
         """A CUDA graph, on the same stream."""
         graph = _CUDA.CUDAGraph()
         with _CUDA.graph(graph, stream=self._stream):
