@@ -94,6 +94,13 @@ class Round:
     error: float = 0.0
     number: int = 1
 
+    def __str__(self) -> str:
+        """What is told of it while the loop runs."""
+        return (
+            f"predicted {self.predicted_ms:.3f} ms, measured {self.measured_ms:.3f} ms: "
+            f"{self.ratio:.3f} of dense ({self.dense_ms:.3f} ms in the same run)"
+        )
+
     @property
     def ratio(self) -> float:
         """Measured latency as a fraction of the dense one of the same interleaved run."""

@@ -132,10 +132,7 @@ def choose(job: Job, scores: Mapping[str, Tensor]) -> FittedPlan:
     """The most important plan that was measured to meet the budget, or predicted to, elsewhere."""
 
     def tell(turn: Round) -> None:
-        job.console.print(
-            f"  predicted {turn.predicted_ms:.3f} ms, measured {turn.measured_ms:.3f} ms: "
-            f"{turn.ratio:.3f} of dense ({turn.dense_ms:.3f} ms in the same run)"
-        )
+        job.console.print(f"  {turn}")
 
     if job.elsewhere:
         return plan_budget(job.graph, scores, job.table, job.budget, **job.limits)

@@ -65,7 +65,7 @@ class Unreachable(Exception):
     """No network of the method was measured within the budget."""
 
 
-def _nearest(job: Job, budget: float, build: Callable[[float], Any], load: Callable[[Any], Any],
+def nearest(job: Job, budget: float, build: Callable[[float], Any], load: Callable[[Any], Any],
              ) -> tuple[Any, float]:  # fmt: skip
     """Where the measured latency crosses the budget: what was built nearest below, and its ratio.
 
@@ -105,7 +105,7 @@ def _by_plan(plan_at: Callable[[Job, float], Plan], how: Distillation = PLAIN) -
     """A method that chooses widths; the network is cut and its statistics estimated again."""
 
     def method(job: Job, budget: float) -> Pruned:
-        plan, ratio = _nearest(
+        plan, ratio = nearest(
             job,
             budget,
             lambda share: plan_at(job, share),
@@ -219,7 +219,7 @@ def _torch_pruning(importance_name: str, everywhere: bool) -> Method:
         return model
 
     def method(job: Job, budget: float) -> Pruned:
-        student, ratio = _nearest(
+        student, ratio = nearest(
             job,
             budget,
             lambda share: build(job, share),

@@ -15,7 +15,6 @@ ResNet-20 and -56 need the files of tests/cifar_resnet.py, MobileNetV2 --clothin
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -27,7 +26,9 @@ from typing import Any
 import torch
 from accuracy_methods import ABLATIONS, METHODS, OFFERED, OURS, PEERS, Pruned, Unreachable
 from accuracy_table import tables
+from results_file import append_row, read_rows
 from rich.console import Console
+from trained_networks import of_recipe
 
 from hwprune.evaluate import evaluate
 from hwprune.job import Job
@@ -39,7 +40,6 @@ from hwprune.train import Teaching, Training, finetune
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE, MARK = ROOT / "docs" / "accuracy.md", "<!-- drawn by scripts/bench_accuracy.py --draw -->"
-CIFAR = ROOT / "tests" / "cifar_resnet.py"
 SETS = {
     "all": list(METHODS),
     "peers": [*OURS, *PEERS],
@@ -74,7 +74,7 @@ def main() -> None:
     given = parser.parse_args()
     if not given.draw:
         _fill(given)
-    drawn = tables(_read(given.results), [*OURS, *PEERS], list(ABLATIONS))
+    drawn = tables(read_rows(given.results), [*OURS, *PEERS], list(ABLATIONS))
     print(drawn)
     if given.draw:
         above = PAGE.read_text(encoding="utf-8").partition(MARK)[0]
@@ -84,7 +84,7 @@ def main() -> None:
 def _fill(given: argparse.Namespace) -> None:
     methods = [m for name in given.methods for m in SETS.get(name, [name])]
     for network in given.networks:
-        done = {tuple(row[k] for k in Cell.__annotations__) for row in _read(given.results)}
+        done = {tuple(row[k] for k in Cell.__annotations__) for row in read_rows(given.results)}
         cells = [
             Cell(network, method, budget, seed)
             for seed in given.seeds
@@ -98,26 +98,10 @@ def _fill(given: argparse.Namespace) -> None:
 
 
 def _recipe(given: argparse.Namespace, network: str, seed: int) -> Recipe:
-    if network == "mobilenet_v2":
-        own: dict[str, Any] = {
-            "model": "torchvision:mobilenet_v2",
-            "weights": str(given.weights / "imagenet_mobilenet_v2.safetensors"),
-            "data": f"imagefolder:{given.clothing}",
-            "image_size": 96,
-            "dense_epochs": 4,
-        }
-    else:
-        own = {
-            "model": f"{CIFAR}:{network}",
-            "weights": str(given.weights / f"cifar10_{network}.safetensors"),
-            "data": f"{CIFAR}:jpeg_data",
-            "image_size": 32,
-            "dense_epochs": 4,
-        }
     out = given.out / network
     return Recipe.of(
         "the benchmark",
-        **own,
+        **of_recipe(network, given.clothing, given.weights),
         **OFFERED,
         out=str(out),
         table=str(out / "table.jsonl"),
@@ -152,7 +136,7 @@ def _chosen(
             try:
                 pruned = METHODS[cell.method](jobs[cell.seed], cell.budget)
             except Unreachable as reason:
-                _write(given.results, {**asdict(cell), "unreachable": str(reason)})
+                append_row(given.results, {**asdict(cell), "unreachable": str(reason)})
                 print(f"{cell}: {reason}", flush=True)
                 continue
             torch.save((pruned, time.monotonic() - begun), path)
@@ -169,7 +153,7 @@ def _train_all(given: argparse.Namespace, dense: Job, chosen: list[tuple[Cell, P
         for each in as_completed(running):
             cell = running[each]
             row = {**asdict(cell), "epochs": given.epochs, **each.result()}
-            _write(given.results, {**row, "environment": dense.target.environment()})
+            append_row(given.results, {**row, "environment": dense.target.environment()})
             print(f"{cell}: {row['top1']:.2%}", flush=True)
 
 
@@ -217,18 +201,6 @@ def _macs(model: torch.nn.Module, job: Job) -> int:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model.eval()(job.example)
     return counter.get_total_flops() // 2
-
-
-def _read(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def _write(path: Path, row: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
 
 
 if __name__ == "__main__":

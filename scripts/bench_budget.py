@@ -11,7 +11,6 @@ budget is a line of RESULTS, written when it is done and skipped when it is ther
 from __future__ import annotations
 
 import argparse
-import json
 import time
 import warnings
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 
 import torch
 from hwprune.export.planned import planned_networks
+from results_file import append_row, read_rows
 from rich.console import Console
 from rich.table import Table
 
@@ -50,9 +50,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path("runs/budget.jsonl"))
     given = parser.parse_args()
     warnings.simplefilter("ignore")
-    rows = []
-    if given.results.exists():
-        rows = [json.loads(line) for line in given.results.read_text("utf-8").splitlines()]
+    rows = read_rows(given.results)
     for name in given.networks:
         budgets = given.budgets or NETWORKS.get(name, BUDGETS)
         done = _done(rows, given.target, given.batch)
@@ -97,9 +95,7 @@ def _fit_network(
             row["error"] = str(error)
         row["seconds"] = time.monotonic() - begun
         rows.append(row)
-        given.results.parent.mkdir(parents=True, exist_ok=True)
-        with given.results.open("a", encoding="utf-8") as file_:
-            file_.write(json.dumps(row) + "\n")
+        append_row(given.results, row)
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:

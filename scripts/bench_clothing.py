@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from results_file import append_row, read_rows
 from rich.console import Console
 
 from hwprune.errors import HwpruneError
@@ -59,7 +60,7 @@ def main() -> None:
         key, _, text = pair.partition("=")
         fixed[key] = type(getattr(Recipe(), key))(text)
     console = Console()
-    done = _read(given.results)
+    done = read_rows(given.results)
     wanted = [(budget, seed) for budget in given.budgets for seed in given.seeds]
     recipes = {
         (budget, seed): Recipe.of(
@@ -79,9 +80,7 @@ def main() -> None:
         row = {"budget": budget, "seed": seed, "set": sorted(given.set)}
         row |= _finish(Job(recipe, console))
         done.append(row)
-        given.results.parent.mkdir(parents=True, exist_ok=True)
-        with given.results.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        append_row(given.results, row)
     control = given.out / "control.json"
     if given.control and not control.exists():
         control.write_text(json.dumps(_control(given, fixed)) + "\n", encoding="utf-8")
@@ -185,12 +184,6 @@ def _print(rows: list[dict[str, Any]], console: Console) -> None:
             f"({max(r['ratio'] for r in of):.3f} at most) | "
             f"{statistics.mean(r['macs'] for r in of):.2f} |"
         )
-
-
-def _read(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 if __name__ == "__main__":

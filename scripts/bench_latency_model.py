@@ -13,7 +13,6 @@ is there.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 import warnings
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from hwprune.export.planned import planned_networks
+from results_file import append_row, read_rows
 from rich.console import Console
 from rich.table import Table
 
@@ -55,14 +55,12 @@ def main() -> None:
     given = parser.parse_args()
     warnings.simplefilter("ignore")
     target = load_target(given.target)
-    rows = _read(given.results)
+    rows = read_rows(given.results)
     for name in given.networks:
         if any(row["target"] == target.name and row["network"] == name for row in rows):
             continue
         rows.append(_compare(name, target, given))
-        given.results.parent.mkdir(parents=True, exist_ok=True)
-        with given.results.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(rows[-1]) + "\n")
+        append_row(given.results, rows[-1])
     Console(width=150).print(_table([row for row in rows if row["target"] == target.name]))
 
 
@@ -98,12 +96,6 @@ def _compare(name: str, target: Any, given: argparse.Namespace) -> dict[str, Any
         "predicted": [table.predict_ms(graph, w) / dense_predicted for w in others],
         "macs": [graph.macs(w) / graph.macs() for w in others],
     }
-
-
-def _read(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:

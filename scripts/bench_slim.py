@@ -23,8 +23,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from accuracy_methods import _nearest as nearest
+from accuracy_methods import OFFERED, nearest
+from results_file import append_row, read_rows
 from rich.console import Console
+from trained_networks import of_recipe
 
 from hwprune import baselines
 from hwprune.budget import FittedPlan
@@ -42,13 +44,20 @@ from hwprune.steps import profile_step, run, trace_step
 from hwprune.train_steps import train_dense_step
 
 ROOT = Path(__file__).resolve().parents[1]
-CIFAR = ROOT / "tests" / "cifar_resnet.py"
 BUDGETS = {
     "mobilenet_v2": (0.35, 0.5, 0.65, 0.8),
     "resnet56": (0.75, 0.8, 0.87, 0.94),  # its first stage is one step of the device wide
     "digits": (0.35, 0.5, 0.65, 0.8),
 }
-OFFERED: dict[str, Any] = {"min_fraction": 0.125}
+DIGITS: dict[str, Any] = {  # to try the script out: nothing to download, a device in software
+    "model": "hwprune.demo:digits_resnet",
+    "data": "digits",
+    "image_size": 16,
+    "dense_epochs": 4,
+    "target": "fake:step=16",
+    "criterion": "taylor",
+    "calibration_images": 64,
+}
 Row = dict[str, Any]
 
 
@@ -73,7 +82,7 @@ def main() -> None:
             for seed in given.seeds:
                 for method in given.methods:
                     _fill(given, network, method, seed)
-    rows = _read(given.results)
+    rows = read_rows(given.results)
     print(table(rows))
     draw(rows, given.picture)
 
@@ -81,7 +90,7 @@ def main() -> None:
 def _fill(given: argparse.Namespace, network: str, method: str, seed: int) -> None:
     budgets = given.budgets or BUDGETS[network]
     key = {"network": network, "method": method, "seed": seed, "epochs": given.epochs}
-    done = [row["budget"] for row in _read(given.results) if key.items() <= row.items()]
+    done = [row["budget"] for row in read_rows(given.results) if key.items() <= row.items()]
     left = [budget for budget in budgets if budget not in done]
     if not left:
         return
@@ -101,37 +110,13 @@ def _fill(given: argparse.Namespace, network: str, method: str, seed: int) -> No
         rows = [{"budget": budget, "unreachable": str(reason)} for budget in left]
     for row in rows:
         if row["budget"] not in done:
-            _write(given.results, {**key, **row})
+            append_row(given.results, {**key, **row})
 
 
 def _dense(given: argparse.Namespace, network: str) -> Job:
     """The dense network, trained on the data, with its latency table."""
     out = given.out / network
-    own: dict[str, Any] = {
-        "mobilenet_v2": {
-            "model": "torchvision:mobilenet_v2",
-            "weights": str(given.weights / "imagenet_mobilenet_v2.safetensors"),
-            "data": f"imagefolder:{given.clothing}",
-            "image_size": 96,
-            "dense_epochs": 4,
-        },
-        "resnet56": {
-            "model": f"{CIFAR}:resnet56",
-            "weights": str(given.weights / "cifar10_resnet56.safetensors"),
-            "data": f"{CIFAR}:jpeg_data",
-            "image_size": 32,
-            "dense_epochs": 4,
-        },
-        "digits": {  # to try the script out: nothing to download, and a device in software
-            "model": "hwprune.demo:digits_resnet",
-            "data": "digits",
-            "image_size": 16,
-            "dense_epochs": 4,
-            "target": "fake:step=16",
-            "criterion": "taylor",
-            "calibration_images": 64,
-        },
-    }[network]
+    own = DIGITS if network == "digits" else of_recipe(network, given.clothing, given.weights)
     recipe = Recipe.of(
         "the benchmark", **own, **OFFERED, out=str(out), table=str(out / "table.jsonl")
     )
@@ -333,18 +318,6 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         panel.legend(frameon=False)
         panel.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
-
-
-def _read(path: Path) -> list[Row]:
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def _write(path: Path, row: Row) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
 
 
 if __name__ == "__main__":

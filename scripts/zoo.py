@@ -15,7 +15,6 @@ done and skipped when there.
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import random
 import subprocess
@@ -32,6 +31,7 @@ import torch
 import torchvision
 from hwprune.export.run import onnx_runner
 from hwprune.export.to_onnx import to_onnx
+from results_file import append_row, read_rows
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -88,12 +88,10 @@ def main() -> None:
     parser.add_argument("--markdown", type=Path, help="write the table as Markdown too")
     given = parser.parse_args()
     sources = given.only or _sources(given.suite, given.count, given.seed)
-    given.results.parent.mkdir(parents=True, exist_ok=True)
-    done = {row["source"]: row for row in _read(given.results)}
+    done = {row["source"]: row for row in read_rows(given.results)}
     for row in _run([s for s in sources if s not in done], given):
         done[row["source"]] = row
-        with given.results.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        append_row(given.results, row)
         print(f"{row['source']}: {row['status']} {row['why']} ({row['seconds']:.0f} s)", flush=True)
     _print([done[source] for source in sources])
     if given.markdown:
@@ -335,12 +333,6 @@ def _loaded_difference(folder: str) -> float:
     if done.returncode:
         raise HwpruneError((done.stderr.strip().splitlines() or ["no output"])[-1])
     return float(done.stdout.split()[-1])
-
-
-def _read(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def _summary(rows: list[dict[str, Any]]) -> list[str]:

@@ -144,10 +144,7 @@ def _rescoring(run: SlimRun) -> Rescore:
 
 
 def _teller(console: Console) -> Callable[[str, Any], None]:
-    return lambda name, turn: console.print(
-        f"  {name}: predicted {turn.predicted_ms:.3f} ms, measured {turn.measured_ms:.3f} ms: "
-        f"{turn.ratio:.3f} of dense ({turn.dense_ms:.3f} ms in the same run)"
-    )
+    return lambda name, turn: console.print(f"  {name}: {turn}")
 
 
 def _note_choice(run: SlimRun, found: Sequence[NestedPlan], slim: SlimNetwork) -> None:
