@@ -4,7 +4,8 @@
 Every network is first trained on the data as it is; that is the dense baseline and the teacher of
 all rows. Every cell of the grid (network, method, budget, seed) is a line of RESULTS, written when
 it is done and skipped when it is there, so the grid fills over many runs and machines. Networks
-are chosen and measured one after the other; training then runs in PROCESSES at once.
+are chosen and measured one after the other, once for all seeds, which differ in the order and the
+augmentation of the training images; training then runs in PROCESSES at once.
 
     python scripts/bench_accuracy.py --networks resnet20 --methods all --budgets 0.7 0.5 0.35
     python scripts/bench_accuracy.py --draw
@@ -123,25 +124,33 @@ def _chosen(
     given: argparse.Namespace, dense: Job, cells: list[Cell]
 ) -> Iterator[tuple[Cell, Path]]:
     """Every cell with the file of its network, which is within the budget and not trained yet."""
-    jobs = {}
-    for seed in dict.fromkeys(cell.seed for cell in cells):
-        jobs[seed] = Job(_recipe(given, cells[0].network, seed), Console())
-        for name in ("target", "loaded", "dense", "example", "graph", "networks", "table"):
-            vars(jobs[seed])[name] = getattr(dense, name)
+    paths: dict[tuple[str, float], Path | None] = {}
     for cell in cells:
-        words = f"{cell.method} {cell.budget} {cell.seed}".replace(",", "").replace(" ", "-")
-        path = dense.folder / f"{words}.pt"
-        if not path.exists():
-            begun = time.monotonic()
-            try:
-                pruned = METHODS[cell.method](jobs[cell.seed], cell.budget)
-            except Unreachable as reason:
-                append_row(given.results, {**asdict(cell), "unreachable": str(reason)})
-                print(f"{cell}: {reason}", flush=True)
-                continue
-            torch.save((pruned, time.monotonic() - begun), path)
-            print(f"{cell}: {pruned.ratio:.3f} in {time.monotonic() - begun:.0f} s", flush=True)
-        yield cell, path
+        key = cell.method, cell.budget
+        if key not in paths:
+            paths[key] = _choose(dense, *key)
+        path = paths[key]
+        if path is None:
+            append_row(given.results, {**asdict(cell), "unreachable": True})
+        else:
+            yield cell, path
+
+
+def _choose(dense: Job, method: str, budget: float) -> Path | None:
+    """The file of a method's network, made now where it is not there; None where none meets it."""
+    words = f"{method} {budget}".replace(",", "").replace(" ", "-")
+    path = dense.folder / f"{words}.pt"
+    if not path.exists():
+        begun = time.monotonic()
+        try:
+            pruned = METHODS[method](dense, budget)
+        except Unreachable as reason:
+            print(f"{method} {budget}: {reason}", flush=True)
+            return None
+        seconds = time.monotonic() - begun
+        torch.save((pruned, seconds), path)
+        print(f"{method} {budget}: {pruned.ratio:.3f} in {seconds:.0f} s", flush=True)
+    return path
 
 
 def _train_all(given: argparse.Namespace, dense: Job, chosen: list[tuple[Cell, Path]]) -> None:

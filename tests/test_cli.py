@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-import shlex
 import shutil
 import signal
 import subprocess
@@ -23,17 +21,14 @@ from hwprune.export.run import onnx_runner
 from safetensors.torch import save_file
 from test_engines import has_rtx
 
-from hwprune.budget_profile import apply_profile
 from hwprune.cli import commands, main
 from hwprune.compare import Comparison
 from hwprune.demo import digits_resnet
 from hwprune.plan import Plan
-from hwprune.recipe import Recipe
 from hwprune.score import score
 from hwprune.table import LatencyTable
 from hwprune.targets.fake import FakeTarget
 
-README = Path(__file__).resolve().parents[1] / "README.md"
 DEMO = ["--model", "hwprune.demo:digits_resnet", "--data", "digits", "--image-size", "16"]
 QUICK = ["--target", "fake:step=16", "--dense-epochs", "1", "--epochs", "1", "--budget", "0.5x",
          "--criterion", "taylor", "--no-reconstruct"]  # fmt: skip
@@ -252,38 +247,6 @@ def test_trace_takes_the_model_alone_and_draws_it(
     status = status_of(["trace", "hwprune.demo:digits_resnet", "--data", "digits", "--keep", "no"])
     assert status == 2
     assert "No layer is called 'no'" in capsys.readouterr().err
-
-
-def test_the_commands_of_the_readme_exist() -> None:
-    blocks = re.findall(r"```bash\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    lines = "".join(blocks).replace("\\\n", " ").splitlines()
-    typed = [shlex.split(line) for line in lines if line.startswith("hwprune ")]
-    assert len(typed) >= 3
-    for words in typed:
-        command = commands.commands[words[1]]
-        known = {option for parameter in command.params for option in parameter.opts}
-        assert {word for word in words if word.startswith("--")} <= known, words
-    for script in ("scripts/demo", "scripts/test"):
-        assert script in "".join(blocks)
-        assert (README.parent / script).stat().st_mode & 0o100
-
-
-def test_the_recipe_of_the_readme_is_one(tmp_path: Path) -> None:
-    text = README.read_text(encoding="utf-8")
-    recipe, profile = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
-    (tmp_path / "recipe.toml").write_text(recipe)
-    (tmp_path / "edge-cpu.toml").write_text(profile)
-    loaded = Recipe.load(tmp_path / "recipe.toml")
-    assert loaded.budget == "0.5x"
-    made = apply_profile(loaded, tmp_path / "edge-cpu.toml")
-    assert (made.budget, made.target) == ("12ms", "openvino-cpu:precision=fp32,threads=1")
-
-
-def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (block,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    monkeypatch.chdir(tmp_path)
-    exec(compile(block.replace("epochs=3", "epochs=1"), "README.md", "exec"), {})
-    assert (tmp_path / "runs" / "small" / "plan.json").exists()
 
 
 def test_help_explains_every_option() -> None:
