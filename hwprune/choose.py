@@ -45,7 +45,7 @@ def before_last_round(job: Job, of: ScoresOf) -> Partial:
         job.graph,
         lambda model: trace(model, job.example, keep=job.kept_whole),
         of,
-        lambda scores, share: _predicted_plan(job, scores, share),
+        lambda scores, share: predicted_plan(job, scores, share),
         job.calibration(),
         share=_share(job),
         rounds=job.recipe.rounds,
@@ -70,7 +70,7 @@ def _share(job: Job) -> float:
     return job.budget.ratio_to(job.table.predict_ms(job.graph, job.graph.widths))
 
 
-def _predicted_plan(job: Job, scores: Mapping[str, Tensor], share: float) -> Plan:
+def predicted_plan(job: Job, scores: Mapping[str, Tensor], share: float) -> Plan:
     """The most important plan that is predicted to take this share of the dense latency."""
     dense_ms = job.table.predict_ms(job.graph, job.graph.widths)
     return solve(job.graph, scores, job.table, budget_ms=AIM * share * dense_ms, **job.limits)
@@ -85,7 +85,7 @@ def _searched(job: Job) -> Compensation:
     loss_of = loss_before_training(
         job.dense,
         job.graph,
-        lambda scores: _predicted_plan(job, scores, share),
+        lambda scores: predicted_plan(job, scores, share),
         job.calibration(),
         known=job.features,
     )

@@ -174,7 +174,8 @@ def _ordered(job: Job, share: float) -> Plan:
 
 def _ours_by_macs(job: Job, share: float) -> Plan:
     """Ours with the same importance, but MACs as the knapsack's weights."""
-    return solve(job.graph, job.scores, job.table, max_macs=share * job.graph.macs(), **job.limits)
+    limits: dict[str, Any] = {**job.limits, "max_macs": share * job.graph.macs()}
+    return solve(job.graph, job.scores, job.table, **limits)
 
 
 def _ours_frozen(job: Job, share: float) -> Plan:
@@ -310,6 +311,8 @@ ABLATIONS: dict[str, Method] = {
     "hwprune, no refitting": _ours(reconstruct=False),
     "hwprune, with compensation": _ours(compensate=100),
     "hwprune, with depth": _ours(depth=True),
+    "hwprune, with depth, no inner distillation": _ours(PLAIN, depth=True),
+    "hwprune, with depth, no refitting": _ours(depth=True, reconstruct=False),
     "hwprune, in three rounds": _ours(rounds=3),
     "hwprune, Taylor": _ours(criterion="taylor"),
     "hwprune, gate Taylor": _ours(criterion="gate_taylor"),

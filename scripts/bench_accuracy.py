@@ -71,6 +71,7 @@ def main() -> None:
     parser.add_argument("--out", default="runs/accuracy", type=Path)
     parser.add_argument("--results", default=ROOT / "docs" / "accuracy.jsonl", type=Path)
     parser.add_argument("--processes", default=2, type=int, help="networks trained at once")
+    parser.add_argument("--choose", action="store_true", help="measure and choose, train nothing")
     parser.add_argument("--draw", action="store_true", help=f"write {PAGE.name}, train nothing")
     given = parser.parse_args()
     if not given.draw:
@@ -95,7 +96,9 @@ def _fill(given: argparse.Namespace) -> None:
         cells = [cell for cell in cells if tuple(asdict(cell).values()) not in done]
         if cells:
             dense = _dense(given, network)
-            _train_all(given, dense, list(_chosen(given, dense, cells)))
+            chosen = list(_chosen(given, dense, cells))
+            if not given.choose:
+                _train_all(given, dense, chosen)
 
 
 def _recipe(given: argparse.Namespace, network: str, seed: int) -> Recipe:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -19,9 +18,7 @@ from torch import Tensor, nn
 from hwprune.errors import InputError
 from hwprune.slimming.slim import SlimNetwork
 from hwprune.training.distill import soft_loss
-
-if TYPE_CHECKING:
-    from hwprune.train import Training
+from hwprune.training.settings import Training
 
 
 @dataclass(frozen=True)
