@@ -16,9 +16,9 @@ SCORES = {"a": torch.tensor([1.0, 2.0, 3.0]), "b": torch.tensor([1.0, 1.0]), "c"
 
 
 def test_a_compensation_by_hand() -> None:
-    scores = {"a": torch.tensor([1.0, 5.0]), "b": torch.tensor([2.0, 4.0])}  # mean 3
-    got = Compensation({"a": 2.0, "b": 1.0}, {"a": -1.0, "b": 0.5}).apply(scores)
-    torch.testing.assert_close(got["a"], torch.tensor([1e-6, 7.0]))
+    scores = {"a": torch.tensor([1.0, 5.0]), "b": torch.tensor([4.0, 8.0])}  # means 3 and 6
+    got = Compensation({"a": 2.0, "b": 0.5}, {"a": -1.0, "b": 0.5}).apply(scores)
+    torch.testing.assert_close(got["a"], torch.tensor([1e-6, 4.0]))
     torch.testing.assert_close(got["b"], torch.tensor([3.5, 5.5]))
 
 

@@ -16,18 +16,19 @@ from hwprune.errors import InputError
 
 _POPULATION = 16
 _CONTESTANTS = 4  # of the population, of whom the best has a child
-_SPREAD = 0.7  # of the logarithm of a scale in a mutation, and of an offset in units of the mean
-_SHARE = 0.2  # of the groups that a mutation changes
+_BEST = 0.5  # of the children are the best one's of all, dead or not
+_SPREADS = (0.1, 1.0)  # of a mutation: of a scale's logarithm, and of an offset
+_SHARES = (0.1, 0.2, 0.5)  # of the groups that a mutation changes
 
 
 @dataclass(frozen=True)
 class Compensation:
-    """A line through the scores of each group: ``scale * score + offset * mean``, positive.
+    """A line through the scores of each group: ``scale * (score + offset * mean)``, positive.
 
     Chin et al. 2018, "Layer-compensated Pruning for Resource-constrained Convolutional Neural
     Networks", has the offsets; Chin et al. 2020, "Towards Efficient Model Compression via Learned
-    Global Ranking", the scales as well. ``mean`` is that of all scores of all groups, so that
-    numbers mean the same for every criterion.
+    Global Ranking", the scales as well. ``mean`` is that of the group's own scores, so that
+    numbers mean the same for every criterion and group.
     """
 
     scale: dict[str, float]
@@ -35,9 +36,8 @@ class Compensation:
 
     def apply(self, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The compensated scores; at least a millionth of what they were, so that order stays."""
-        mean = _mean(scores)
         return {
-            name: (self.scale[name] * s + self.offset[name] * mean).maximum(1e-6 * s)
+            name: (self.scale[name] * (s + self.offset[name] * s.mean())).maximum(1e-6 * s)
             for name, s in scores.items()
         }
 
@@ -59,9 +59,11 @@ def compensate(
 ) -> Compensation:
     """The compensation whose plans lose least, by regularised evolution.
 
-    Real et al. 2019, "Regularized Evolution for Image Classifier Architecture Search": the best of
-    a few of the population has a mutated child, and the oldest dies. The first candidate changes
-    nothing, so the result is never worse on ``loss_of`` than no compensation.
+    After Real et al. 2019, "Regularized Evolution for Image Classifier Architecture Search": the
+    best of a few of the population has a mutated child, and the oldest dies. Every second child is
+    of the best of all, and mutations are of all sizes: a good criterion is a good place to start,
+    and from there large steps alone find nothing. The first candidate changes nothing, so the
+    result is never worse on ``loss_of`` than no compensation.
 
     Args:
         scores: group -> importance of each channel, [width].
@@ -99,24 +101,20 @@ def _candidate(
     same = Compensation(dict.fromkeys(groups, 1.0), dict.fromkeys(groups, 0.0))
     if not tried:
         return same
-    alive = tried[-_POPULATION:]
     if len(tried) < _POPULATION:
-        return _mutated(same, groups, draw, share=1.0)
-    best = min(draw.sample(list(alive), _CONTESTANTS), key=lambda each: each[1])[0]
-    return _mutated(best, groups, draw, share=_SHARE)
+        return _mutated(same, groups, draw)
+    contestants = draw.sample(list(tried[-_POPULATION:]), _CONTESTANTS)
+    if draw.random() < _BEST:
+        contestants = list(tried)
+    return _mutated(min(contestants, key=lambda each: each[1])[0], groups, draw)
 
 
-def _mutated(
-    parent: Compensation, groups: list[str], draw: random.Random, share: float
-) -> Compensation:
-    changed = draw.sample(groups, max(1, round(share * len(groups))))
-    scale = {g: parent.scale[g] * math.exp(draw.gauss(0.0, _SPREAD)) for g in changed}
-    offset = {g: parent.offset[g] + draw.gauss(0.0, _SPREAD) for g in changed}
+def _mutated(parent: Compensation, groups: list[str], draw: random.Random) -> Compensation:
+    spread = math.exp(draw.uniform(*map(math.log, _SPREADS)))
+    changed = draw.sample(groups, max(1, round(draw.choice(_SHARES) * len(groups))))
+    scale = {g: parent.scale[g] * math.exp(draw.gauss(0.0, spread)) for g in changed}
+    offset = {g: parent.offset[g] + draw.gauss(0.0, spread) for g in changed}
     return Compensation({**parent.scale, **scale}, {**parent.offset, **offset})
-
-
-def _mean(scores: Mapping[str, Tensor]) -> float:
-    return sum(float(s.sum()) for s in scores.values()) / sum(len(s) for s in scores.values())
 
 
 def _append(path: Path, entry: dict[str, Any]) -> None:
