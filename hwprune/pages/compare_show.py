@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from hwprune.compare import Comparison, Entry
@@ -24,9 +26,9 @@ def show(comparison: Comparison, console: Console) -> None:
             table.add_row(*_row(entry))
         console.print(table)
     for name, reason in (comparison.missing or {}).items():
-        console.print(f"[yellow]not measured: {name}: {reason}")
+        console.print(f"[yellow]not measured: {escape(f'{name}: {reason}')}")
     for warning in comparison.warnings:
-        console.print(f"[yellow]{warning}")
+        console.print(f"[yellow]{escape(warning)}")
 
 
 def _row(entry: Entry) -> list[Any]:
@@ -35,7 +37,7 @@ def _row(entry: Entry) -> list[Any]:
         str(entry.image[-1]),
         f"{entry.latency_ms:.3f}",
         f"{entry.images_per_second:.1f}",
-        f"{entry.macs / 1e6:.0f}",
+        "-" if math.isnan(entry.macs) else f"{entry.macs / 1e6:.0f}",
         f"{entry.params / 1e6:.2f}",
         "-" if entry.top1 is None else f"{entry.top1:.1%}",
         entry.top1_of or "not known",
