@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import onnx
 import pytest
@@ -16,7 +17,7 @@ from hwprune.export.engine_file import EngineFacts, facts_path, read_engine, sav
 from hwprune.export.engine_options import EngineOptions
 from hwprune.export.run import onnx_runner
 from hwprune.export.to_onnx import save_onnx, to_onnx
-from hwprune.export.to_tensorrt import build_engine, save_engine
+from hwprune.export.to_tensorrt import _readable, build_engine, save_engine
 from test_targets import EXAMPLE, Small
 
 from hwprune.cli import main
@@ -24,7 +25,7 @@ from hwprune.errors import EngineError, HwpruneError, InputError, NotHere
 from hwprune.plan import Plan
 from hwprune.precision import precision_of
 from hwprune.targets.driver import gpu_here
-from hwprune.targets.tensorrt_flavour import load_flavour
+from hwprune.targets.tensorrt_flavour import Flavour, load_flavour
 from hwprune.tensorrt_precision import for_tensorrt
 from hwprune.trace import trace
 
@@ -233,8 +234,9 @@ def test_an_engine_runs_where_its_facts_allow(
 
 
 def test_an_engine_of_another_onnx_file_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "model.onnx").write_bytes(b"model")
-    replace(FACTS, onnx_sha256=sha256(b"model")).check_onnx(tmp_path / "model.onnx")
+    content = onnx.ModelProto(producer_name="other").SerializeToString()
+    (tmp_path / "model.onnx").write_bytes(content)
+    replace(FACTS, onnx_sha256=sha256(content)).check_onnx(tmp_path / "model.onnx")
     with pytest.raises(EngineError, match="built from an ONNX file of sha256 0000"):
         FACTS.check_onnx(tmp_path / "model.onnx")
 
@@ -305,6 +307,13 @@ def test_files_become_engines_without_pytorch(file: Path) -> None:
         (["--engine", "tensorrt-rtx:precision=int8", "--for", "sm89"], "Export it from the run"),
         (["--engine", "tensorrt-rtx", "--for", "sm89", "--batches", "1,8,32"], "fixes its batch"),
         (["--engine", "tensorrt-rtx", "--for", "sm89", "--batches", "8,1,32"], "such as --batches"),
+        (
+            ["--engine", "tensorrt-rtx", "--for", "sm89", "--batches", "1,x,8,32"],
+            "such as --batches",
+        ),
+        (["--engine", "tensorrt-rtx:precision=fp16", "--for", "sm42"], "not for sm42"),
+        (["--engine", "tensorrt-rtx", "--for", "sm89", "--out", "x"], "--out: these are of a run"),
+        (["--level", "3"], "Say which engine to build"),
         (["--engine", "tensorrt-rtx:speed=1"], "one of fp32, tf32, fp16, bf16, int8"),
         (["--engine", "onnxruntime"], "expected one of tensorrt, tensorrt-rtx"),
         (["--for", "sm89"], "Say which engine to build"),
@@ -315,7 +324,7 @@ def test_requests_that_cannot_be_met(
 ) -> None:
     assert status_of("export", str(file), *arguments) == 2
     assert words in capsys.readouterr().err
-    assert not list(file.parent.glob("*.engine"))
+    assert [path.name for path in file.parent.iterdir()] == ["model.onnx"]
 
 
 def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -328,3 +337,41 @@ def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> 
                 load_flavour(name)
     finally:
         load_flavour.cache_clear()
+
+
+@rtx
+def test_weights_in_a_file_of_their_own_are_built_in_and_hashed(
+    dense: onnx.ModelProto, tmp_path: Path
+) -> None:
+    """As ``torch.onnx.export`` leaves them by default."""
+    whole, split = tmp_path / "whole.onnx", tmp_path / "split.onnx"
+    onnx.save(dense, str(whole))
+    outside = {"save_as_external_data": True, "location": "weights", "size_threshold": 0}
+    onnx.save(onnx.load(str(whole)), str(split), **outside)
+    facts = save_engine(split, tmp_path / "split.engine", SM89)
+    assert facts.engine_bytes == save_engine(whole, tmp_path / "whole.engine", SM89).engine_bytes
+    facts.check_onnx(split)
+    content = bytearray((tmp_path / "weights").read_bytes())
+    content[0] ^= 1
+    (tmp_path / "weights").write_bytes(content)
+    with pytest.raises(EngineError, match="built from an ONNX file of sha256"):
+        facts.check_onnx(split)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_tensorrt_before_10_is_given_what_it_reads_rightly(
+    dense: onnx.ModelProto, images: torch.Tensor, precision: str
+) -> None:
+    """It overlooks axes that are inputs, and reduces all of them."""
+    own = for_tensorrt(dense, precision)
+    content = own.SerializeToString()
+    for name, version, kept in (("tensorrt", "10.3.0", True), ("tensorrt-rtx", "1.7.1", True),
+                                ("tensorrt", "8.6.0", False)):  # fmt: skip
+        flavour = Flavour(name, SimpleNamespace(__version__=version))
+        read = _readable(own, content, flavour)
+        assert (read == content) is kept
+    older = onnx.load_model_from_string(read)
+    assert max(o.version for o in older.opset_import if not o.domain) == 17
+    assert all(len(n.input) == 1 for n in older.graph.node if n.op_type == "ReduceMean")
+    assert {n.name for n in own.graph.node} == {n.name for n in older.graph.node}
+    assert torch.allclose(onnx_runner(older)(images), onnx_runner(own)(images), atol=1e-6)

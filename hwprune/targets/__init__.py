@@ -202,6 +202,7 @@ def load_target(name: str) -> Target:
     try:
         return TARGETS[kind](**{key: value for key, _, value in pairs})
     except (TypeError, ValueError) as error:
+        example = {"fake": "step=16", "openvino-cpu": "threads=1"}.get(kind, "precision=fp32")
         raise InputError(
-            f"Target {name!r}: {error}. Options are written as `{kind}:threads=1`."
+            f"Target {name!r}: {error}. Options are written as `{kind}:{example}`."
         ) from error
