@@ -14,6 +14,7 @@ from hwprune.errors import InputError
 from hwprune.targets.tensorrt_engine import Engine
 
 from .depart import Departure, Outputs, first_departure, relative_error
+from .session import session_of
 from .tolerance import TOLERANCES
 
 
@@ -122,8 +123,6 @@ def _cosine(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
 
 def _by_onnxruntime(model: onnx.ModelProto) -> Callable[[Mapping[str, NDArray[Any]]], Outputs]:
     """What runs a model on the CPU, from inputs to outputs by name."""
-    import onnxruntime as ort
-
-    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = session_of(model, threads=0)
     names = [output.name for output in session.get_outputs()]
     return lambda feed: dict(zip(names, session.run(None, dict(feed)), strict=True))

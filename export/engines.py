@@ -19,7 +19,7 @@ from hwprune.files import write_atomically
 from hwprune.precision import precision_of
 from hwprune.targets.driver import gpu_here
 from hwprune.targets.tensorrt_flavour import load_flavour
-from hwprune.tensorrt_precision import PRECISIONS, for_tensorrt
+from hwprune.tensorrt_precision import CALIBRATED, PRECISIONS, for_tensorrt
 
 from .engine_options import EngineOptions, batches_of, capabilities_of
 from .latency import read_onnx
@@ -106,7 +106,7 @@ def engine_of_file(
     check_batches(model, request.options.batches)
     own = precision_of(model)
     if not request.fits(own):
-        if own != "fp32" or request.precision == "int8":
+        if own != "fp32" or request.precision in CALIBRATED:
             raise InputError(
                 f"{path} is in {own} and cannot become {request.precision} by itself. Export it "
                 f"from the run: `hwprune export --out RUN --engine "

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.command("export")
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--engine", default="", help="tensorrt-rtx or tensorrt, such as "
-              "tensorrt-rtx:precision=fp16; fp32, tf32, fp16, bf16, int8")  # fmt: skip
+              "tensorrt-rtx:precision=fp16; fp32, tf32, fp16, bf16, int8, fp8")  # fmt: skip
 @click.option("--for", "built_for", default="", help="sm86,sm89 or any; none: the GPU that is here")
 @click.option("--batches", default="", help="least, usual and most images at once, such as 1,8,32")
 @click.option("--level", type=click.IntRange(0, 5), help="how hard the engine's builder tries")
@@ -69,8 +69,7 @@ def export_command(
         return
     from hwprune.engine_step import engine_step
 
-    job = _export_step(options)
-    engine_step(job, request)
+    engine_step(_exported(options), request)
 
 
 def _refuse(options: Mapping[str, Any], but: Collection[str], why: str) -> None:
@@ -80,6 +79,15 @@ def _refuse(options: Mapping[str, Any], but: Collection[str], why: str) -> None:
     ]
     if given:
         raise InputError(f"{', '.join(given)}: these are of a run; {why}. Leave them out.")
+
+
+def _exported(options: dict[str, Any]) -> Any:
+    """The job of a run whose ONNX files are there: written now if they are not, or with options."""
+    job = job_of_all(options)
+    changed = any(v is not None for name, v in options.items() if name != "out")
+    if changed or not (job.folder / "export.json").exists():
+        return _export_step(options)
+    return job  # what verify has found of the files stays true
 
 
 def _export_step(options: dict[str, Any]) -> Any:

@@ -69,7 +69,7 @@ def images() -> torch.Tensor:
     return torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("precision", ["fp32", "tf32", "fp16", "bf16", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "fp16", "bf16", "int8", "fp8"])
 def test_files_in_every_precision_are_valid(dense: onnx.ModelProto, precision: str) -> None:
     own = for_tensorrt(dense, precision)
     onnx.checker.check_model(own, full_check=True)
@@ -99,18 +99,18 @@ def test_symmetric_int8_is_signed_around_zero_with_biases_in_fp32(
 
 
 @rtx
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8", "fp8"])
 def test_an_engine_has_the_precision_of_its_file(
     dense: onnx.ModelProto, tmp_path: Path, precision: str
 ) -> None:
     path = tmp_path / "model.onnx"
     save_onnx(for_tensorrt(dense, precision), path)
-    facts = save_engine(path, tmp_path / "model.engine", replace(SM89, built_for=("sm86", "sm89")))
+    facts = save_engine(path, tmp_path / "model.engine", replace(SM89, built_for=("sm89", "sm120")))
     content, read = read_engine(tmp_path / "model.engine")
     assert read == facts and facts.precision == precision
     assert (facts.engine_bytes, facts.engine_sha256) == (len(content), sha256(content))
     assert facts.onnx_sha256 == sha256(path.read_bytes())
-    assert (facts.built_for, facts.device) == (("sm86", "sm89"), "")
+    assert (facts.built_for, facts.device) == (("sm89", "sm120"), "")
     assert facts.flavour_version == load_flavour("tensorrt-rtx").version
     assert (tmp_path / "model.engine.log").read_text().startswith("INFO")
     assert not list(tmp_path.glob(".*.part"))
@@ -375,3 +375,32 @@ def test_tensorrt_before_10_is_given_what_it_reads_rightly(
     assert all(len(n.input) == 1 for n in older.graph.node if n.op_type == "ReduceMean")
     assert {n.name for n in own.graph.node} == {n.name for n in older.graph.node}
     assert torch.allclose(onnx_runner(older)(images), onnx_runner(own)(images), atol=1e-6)
+
+
+def test_fp8_has_int8_s_ranges_and_one_sign(dense: onnx.ModelProto, images: torch.Tensor) -> None:
+    """E4M3 ends at 448; ONNX Runtime tells how near the numbers are."""
+    given = [image[None].numpy() for image in images]
+    own, other = (for_tensorrt(dense, precision, given) for precision in ("fp8", "int8"))
+    scales = [
+        {
+            n.input[0]: onnx.numpy_helper.to_array(held[n.input[1]]).max()
+            for n in model.graph.node
+            if n.op_type == "QuantizeLinear"
+        }
+        for model in (own, other)
+        for held in [{i.name: i for i in model.graph.initializer}]
+    ]
+    assert scales[0].keys() == scales[1].keys()
+    for name, scale in scales[0].items():
+        assert 448 * scale == pytest.approx(127 * scales[1][name], rel=1e-5)
+    wanted = onnx_runner(dense)(images)
+    error = float((onnx_runner(own)(images) - wanted).abs().max() / wanted.abs().max())
+    assert 0 < error < 0.1
+    assert for_tensorrt(own, "fp8") is own
+
+
+@rtx
+def test_fp8_is_refused_for_gpus_that_lack_it(dense: onnx.ModelProto) -> None:
+    content = for_tensorrt(dense, "fp8").SerializeToString()
+    with pytest.raises(EngineError, match=r"built no engine: .*fp8"):
+        build_engine(content, replace(SM89, built_for=("sm86",)))

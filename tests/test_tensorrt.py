@@ -87,7 +87,7 @@ def test_an_engine_s_layers_become_the_network_s_kernels(
     assert layers == [(layer.inputs, layer.outputs) for layer in graph.layers]
 
 
-@pytest.mark.parametrize("precision", ["fp16", "bf16", "int8"])
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "int8", "fp8"])
 def test_quantisers_and_casts_hide_no_weights(
     dense: onnx.ModelProto, graph: ChannelGraph, precision: str
 ) -> None:
@@ -234,6 +234,7 @@ def test_tables_are_filled_with_cheap_builds_and_checked_with_full_ones(
 def test_the_files_of_a_tensorrt_target(kind: str) -> None:
     assert file_precision(f"{kind}:precision=fp16") == "fp16"
     assert file_precision(f"{kind}:precision=int8,level=5") == "int8"
+    assert file_precision(f"{kind}:precision=fp8") == "fp8"
     assert file_precision(f"{kind}:precision=bf16") == "fp32"  # which ONNX Runtime cannot run
     assert symmetric(f"{kind}:precision=int8") and not symmetric("openvino-cpu:precision=int8")
 
@@ -243,8 +244,8 @@ def test_the_files_of_a_tensorrt_target(kind: str) -> None:
 def test_without_a_driver_the_target_is_elsewhere() -> None:
     with pytest.raises(NotHere, match="needs an NVIDIA GPU with its driver"):
         load_target("tensorrt-rtx:precision=fp16")
-    with pytest.raises(InputError, match="one of fp32, tf32, fp16, bf16, int8, got fp8"):
-        load_target("tensorrt-rtx:precision=fp8")
+    with pytest.raises(InputError, match="one of fp32, tf32, fp16, bf16, int8, fp8, got fp4"):
+        load_target("tensorrt-rtx:precision=fp4")
     with pytest.raises(NotHere, match="NVIDIA GPU with its driver"):
         first_gpu()
 
