@@ -110,13 +110,18 @@ def build_engine(content: bytes, options: EngineOptions, journal: Journal | None
 
 
 def check_place(options: EngineOptions) -> None:
-    """Refuse GPUs that the flavour cannot build for from here.
+    """Refuse GPUs, and ways to serve several, that the flavour cannot build for from here.
 
     Raises:
         InputError: it builds for others.
         NotHere: the package, or the GPU that is needed, is not here.
     """
     flavour = load_flavour(options.flavour)
+    if flavour.builds_elsewhere and (options.version_compatible or options.hardware_compatible):
+        raise InputError(
+            f"{flavour.name} has neither --version-compatible nor --hardware-compatible; it builds "
+            "for several GPUs at once. Give --for sm86,sm89 or --for any instead."
+        )
     if not options.built_for:
         gpu_here()
     elif not flavour.builds_elsewhere:

@@ -147,6 +147,8 @@ def verify_files(
             f"A budget is held against the dense engine, and {files.dense_beside} is not there. "
             "Build it with `hwprune export dense.onnx --engine ...`, or give it with --dense."
         )
+    for _, each in read.values():
+        _check_batch(each, batch)
     flavour = _flavour_of([each for _, each in read.values()])
     engines = {name: _loaded(*each, flavour, batch) for name, each in read.items()}
     _check_sizes(engines)
@@ -237,10 +239,19 @@ def _flavour_of(engines: list[EngineFacts]) -> Flavour:
 
 
 def _loaded(content: bytes, facts: EngineFacts, flavour: Flavour, batch: int | None) -> Engine:
-    if facts.batches is None and batch is not None:
-        raise InputError("The engine fixes its batch: leave out --batch.")
     size = batch or (facts.batches[1] if facts.batches else None)
     return Engine(content, flavour, first_gpu(), batch=size, host_code=facts.version_compatible)
+
+
+def _check_batch(facts: EngineFacts, batch: int | None) -> None:
+    """Refuse a number of images that an engine does not take."""
+    if batch is not None and facts.batches is None:
+        raise InputError("The engine fixes its batch: leave out --batch.")
+    if batch is not None and facts.batches and not facts.batches[0] <= batch <= facts.batches[2]:
+        raise InputError(
+            f"--batch {batch}: the engine takes {facts.batches[0]} to {facts.batches[2]} images at "
+            "once. Give another number, or build it with other --batches."
+        )
 
 
 def _check_sizes(engines: Mapping[str, Engine]) -> None:

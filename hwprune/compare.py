@@ -57,7 +57,7 @@ class Comparison:
         target, environment: where.
         entries: by batch, in the order that the networks were given.
         missing: what was not measured, ``{name at batch: reason}``.
-        warnings: what to mistrust.
+        warnings: what to mistrust, ``name at batch: why``.
     """
 
     target: str
@@ -147,10 +147,9 @@ def compare(
         )
     measured = interleave([run for _, run in ready], seconds=seconds, error=ERROR)
     entries = [_entry(c, batch, m) for (c, _), m in zip(ready, measured, strict=True)]
-    doubts = [f"{e.name}: {m.warning}" for e, m in zip(entries, measured, strict=True) if m.warning]
-    return Comparison(
-        target.name, target.environment(), tuple(entries), missing, tuple(dict.fromkeys(doubts))
-    )
+    pairs = zip(entries, measured, strict=True)
+    doubts = [f"{e.name} at {batch}: {m.warning}" for e, m in pairs if m.warning]
+    return Comparison(target.name, target.environment(), tuple(entries), missing, tuple(doubts))
 
 
 def _entry(contender: Contender, batch: int, measured: Measurement) -> Entry:
@@ -178,9 +177,10 @@ def laid_together(first: Comparison, second: Comparison) -> Comparison:
     kept = [entry for entry in first.entries if entry.batch not in second.batches]
     suffixes = tuple(f" at {batch}" for batch in second.batches)
     reasons = {k: v for k, v in (first.missing or {}).items() if not k.endswith(suffixes)}
+    doubts = [w for w in first.warnings if not w.partition(": ")[0].endswith(suffixes)]
     return replace(
         second,
         entries=(*kept, *second.entries),
         missing=reasons | (second.missing or {}),
-        warnings=tuple(dict.fromkeys((*first.warnings, *second.warnings))),
+        warnings=(*doubts, *second.warnings),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from dataclasses import replace
@@ -14,6 +15,7 @@ from hwprune.export.batch import batch_in, with_batch
 from hwprune.export.run import onnx_runner
 from hwprune.export.size import size_of
 from hwprune.export.to_onnx import save_onnx, to_onnx
+from rich.console import Console
 from test_engines import status_of
 from test_targets import EXAMPLE, Small
 
@@ -23,7 +25,7 @@ from hwprune.contenders import PUBLISHED, Contender, _published, of_paths, refer
 from hwprune.demo import digits_resnet
 from hwprune.errors import EngineError, InputError
 from hwprune.graph import ChannelGraph
-from hwprune.pages.compare_show import draw
+from hwprune.pages.compare_show import draw, show
 from hwprune.precision import in_precision
 from hwprune.targets import TorchNetwork
 from hwprune.targets.fake import FakeTarget
@@ -105,6 +107,8 @@ def test_a_comparison_is_kept_and_grows(small: Contender, tmp_path: Path) -> Non
     both = laid_together(Comparison.load(path), four)
     assert both.batches == [1, 4]
     assert laid_together(both, one).entries == (*four.entries, *one.entries)
+    doubtful = replace(both, warnings=("small at 1: busy", "small at 4: busy"))
+    assert laid_together(doubtful, one).warnings == ("small at 4: busy",)
     with pytest.raises(InputError, match="Give another --out"):
         laid_together(one, compare([small], FakeTarget(16), 1, seconds=0))
     path.write_text("{}")
@@ -147,6 +151,19 @@ def test_the_command(small: Contender, tmp_path: Path, capsys: pytest.CaptureFix
     assert (tmp_path / "compare.svg").exists()
     assert status_of(*given, "--batches", "many") == 2
     assert "such as 1,32,256" in capsys.readouterr().err
+
+
+def test_tables_of_eighty_columns_say_which_accuracies_are_measured(small: Contender) -> None:
+    named = [replace(small, name="a_rather_long_run dense"), small,
+             replace(small, name="other", top1_of="published by nobody"),
+             replace(small, name="unknown", top1=None, top1_of="")]  # fmt: skip
+    console = Console(width=80, record=True, quiet=False, file=io.StringIO())
+    show(compare(named, FakeTarget(8), 1, seconds=0), console)
+    text = console.export_text()
+    rows = {line.split()[0]: line.strip() for line in text.splitlines() if line.strip()}
+    assert rows["small"].endswith("75.0% (a)") and rows["other"].endswith("75.0% (b)")
+    assert rows["(a)"] == "(a) measured on nothing" and rows["(b)"] == "(b) published by nobody"
+    assert rows["unknown"].endswith("not known") and "…" not in text
 
 
 def test_a_path_that_is_no_network(tmp_path: Path) -> None:

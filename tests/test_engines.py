@@ -314,6 +314,10 @@ def test_files_become_engines_without_pytorch(file: Path) -> None:
         (["--engine", "tensorrt-rtx:precision=fp16", "--for", "sm42"], "not for sm42"),
         (["--engine", "tensorrt-rtx", "--for", "sm89", "--out", "x"], "--out: these are of a run"),
         (["--level", "3"], "Say which engine to build"),
+        (
+            ["--engine", "tensorrt-rtx", "--for", "sm89", "--version-compatible"],
+            "--for any instead",
+        ),
         (["--engine", "tensorrt-rtx:speed=1"], "one of fp32, tf32, fp16, bf16, int8"),
         (["--engine", "onnxruntime"], "expected one of tensorrt, tensorrt-rtx"),
         (["--for", "sm89"], "Say which engine to build"),

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -276,3 +277,15 @@ def test_engines_of_two_sizes_are_not_compared(dense: onnx.ModelProto) -> None:
     }
     with pytest.raises(InputError, match=r"takes \[\(4, 3, 8, 8\)\], the dense one \[\(1, 3, 8"):
         _check_sizes(engines)
+
+
+def test_numbers_of_images_that_an_engine_does_not_take(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine = folder / "model.engine"
+    status, words = status_and_words(capsys, str(engine), "--batch", "4")
+    assert status == 2 and "fixes its batch: leave out --batch" in words
+    facts = replace(facts_of(folder, flavour="tensorrt-rtx", version="0.1"), batches=(1, 8, 32))
+    save_facts(facts, engine)
+    status, words = status_and_words(capsys, str(engine), "--batch", "64")
+    assert status == 2 and "takes 1 to 32 images" in words
