@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import onnx
+
 from hwprune.errors import EngineError, InputError
 from hwprune.files import write_text
 from hwprune.plain import restore
@@ -56,7 +58,7 @@ class EngineFacts:
         Raises:
             EngineError: says both hashes.
         """
-        found = sha256(path.read_bytes())
+        found = onnx_sha256(path)
         if found != self.onnx_sha256:
             raise EngineError(
                 f"The engine was built from an ONNX file of sha256 {self.onnx_sha256[:16]}..., "
@@ -106,6 +108,15 @@ class EngineFacts:
 def sha256(content: bytes) -> str:
     """The hash as 64 hexadecimal digits."""
     return hashlib.sha256(content).hexdigest()
+
+
+def onnx_sha256(path: Path) -> str:
+    """The hash of an ONNX file, and of the files beside it where those hold its weights."""
+    parts = [path.read_bytes()]
+    held = onnx.load_model_from_string(parts[0]).graph.initializer
+    places = {entry.value for i in held for entry in i.external_data if entry.key == "location"}
+    parts += [(path.parent / place).read_bytes() for place in sorted(places)]
+    return sha256(b"".join(parts))
 
 
 def facts_path(engine: Path) -> Path:

@@ -51,7 +51,7 @@ def batches_of(text: str) -> Batches | None:
     """
     if not text:
         return None
-    found = [int(part) for part in _parts(text) if part.isdigit()]
+    found = [int(part) if part.isdecimal() else 0 for part in _parts(text)]
     if len(found) != 3 or not 0 < found[0] <= found[1] <= found[2]:
         raise InputError(
             f"--batches {text!r}: expected least, usual and most images, such as --batches 1,8,32."

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,11 @@ from hwprune.files import write_atomically
 from hwprune.precision import precision_of
 from hwprune.targets.driver import gpu_here
 from hwprune.targets.tensorrt_flavour import load_flavour
-from hwprune.tensorrt_precision import PRECISIONS, for_tensorrt
+from hwprune.tensorrt_precision import CALIBRATED, PRECISIONS, for_tensorrt
 
 from .engine_options import EngineOptions, batches_of, capabilities_of
 from .latency import read_onnx
-from .to_tensorrt import save_engine
+from .to_tensorrt import check_batches, check_place, save_engine
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class EngineRequest:
 
         Raises:
             InputError: one that is none.
-            NotHere: the flavour's package is not installed.
+            NotHere: the flavour's package, or the GPU that is needed, is not here.
         """
         kind, _, rest = engine.partition(":")
         name, _, precision = rest.partition("=")
@@ -71,6 +72,7 @@ class EngineRequest:
             timing_cache=timing_cache or timing_cache_path(kind),
             **more,
         )
+        check_place(options)  # now, not when a run has been exported
         return cls(options, precision or None)
 
     def fits(self, precision: str) -> bool:
@@ -86,7 +88,7 @@ def timing_cache_path(flavour: str) -> Path | None:
     except NotHere:
         return None
     caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    name = f"{flavour}-{load_flavour(flavour).version}-{device}".replace(" ", "-")
+    name = re.sub(r"[^\w.-]", "-", f"{flavour}-{load_flavour(flavour).version}-{device}")
     return caches / "hwprune" / f"{name}.timing"
 
 
@@ -101,9 +103,10 @@ def engine_of_file(
         NotHere, EngineError: as ``save_engine``.
     """
     model = read_onnx(path)
+    check_batches(model, request.options.batches)
     own = precision_of(model)
     if not request.fits(own):
-        if own != "fp32" or request.precision == "int8":
+        if own != "fp32" or request.precision in CALIBRATED:
             raise InputError(
                 f"{path} is in {own} and cannot become {request.precision} by itself. Export it "
                 f"from the run: `hwprune export --out RUN --engine "
@@ -129,18 +132,8 @@ def in_other_precision(
 
 def build(path: Path, request: EngineRequest, console: Console, plan: Path | None = None) -> Path:
     """Build the engine of a file whose precision is right, and say what came of it."""
-    model_is_open = any(
-        not entry.type.tensor_type.shape.dim[0].dim_value
-        for entry in onnx.load(str(path), load_external_data=False).graph.input
-    )
-    options = request.options if model_is_open else replace(request.options, batches=None)
-    if request.options.batches and not model_is_open:
-        raise InputError(
-            f"{path} fixes its batch: leave out --batches, or export the run with an open one: "
-            "`hwprune export --out RUN --engine ... --batches 1,8,32`."
-        )
     engine = path.with_suffix(".engine")
-    facts = save_engine(path, engine, options, plan)
+    facts = save_engine(path, engine, request.options, plan)
     console.print(
         f"{engine}: {facts.engine_bytes / 1e6:.2f} MB, {facts.flavour} {facts.flavour_version}, "
         f"{facts.precision}, for {', '.join(facts.built_for)}"

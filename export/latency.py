@@ -13,6 +13,8 @@ from hwprune.errors import HwpruneError, InputError, LatencyMiss, NotMeasured
 from hwprune.latency.measure import Measurement, quietest
 from hwprune.targets import Loadable, Target, load_target, need_files
 
+from .batch import batch_in
+
 
 def measure_files(
     dense: Path, pruned: Path, target: str, budget: str, console: Console
@@ -25,7 +27,7 @@ def measure_files(
     """
     need_files(target)
     wanted, device = Budget.parse(budget), load_target(target)
-    first, second = side_by_side(read_onnx(dense), read_onnx(pruned), device)
+    first, second = side_by_side(_fixed(dense), _fixed(pruned), device)
     ratio = wanted.ratio_to(first.latency_ms)
     console.print(
         f"{device.name}: dense {first.latency_ms:.3f} ms, pruned {second.latency_ms:.3f} ms, "
@@ -37,6 +39,16 @@ def measure_files(
     for miss in latency_misses(first, second, ratio):
         raise miss
     return first, second
+
+
+def _fixed(path: Path) -> onnx.ModelProto:
+    model = read_onnx(path)
+    if batch_in(model) is None:
+        raise InputError(
+            f"{path} leaves open how many images it takes at once. Measure it with `hwprune "
+            f"compare {path} --batches 1 --references ''`, or export it with a fixed batch."
+        )
+    return model
 
 
 def side_by_side(

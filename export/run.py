@@ -3,28 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import torch
 from torch import Tensor
 
-Session: TypeAlias = Any  # an ort.InferenceSession, which has no types
-
-_SILENT = 4  # of ONNX Runtime's levels of logging
-
-
-def session_of(model: onnx.ModelProto, *, silent: bool = False) -> Session:
-    """The model in ONNX Runtime, on one thread: waiting threads spin."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    if silent:
-        options.log_severity_level = _SILENT
-    return ort.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+from .session import Session
+from .session import session_of as session_of
 
 
 def outputs_of(session: Session, inputs: Sequence[Tensor]) -> list[Tensor]:

@@ -10,6 +10,7 @@ import onnx
 from onnx import TensorProto, shape_inference
 
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
+_QUANTISERS = ("QuantizeLinear", "DequantizeLinear")
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,11 @@ class Size:
 
 
 def size_of(model: onnx.ModelProto) -> Size:
-    """Count convolutions and matrix products; the file must fix its batch."""
+    """Count convolutions and matrix products; the file must fix its batch.
+
+    Where the sizes of a layer's inputs or outputs cannot be told from the file, its work is not a
+    number (NaN), and so is the sum.
+    """
     graph = shape_inference.infer_shapes(model).graph
     shapes = {
         value.name: [d.dim_value for d in value.type.tensor_type.shape.dim]
@@ -29,22 +34,22 @@ def size_of(model: onnx.ModelProto) -> Size:
     } | {i.name: list(i.dims) for i in graph.initializer}
     batch = shapes[graph.input[0].name][0]
     macs = sum(_macs(node, shapes) for node in graph.node) / batch
-    held = [i for i in graph.initializer if i.data_type in _FLOATS and len(i.dims)]
-    return Size(macs, sum(math.prod(i.dims) for i in held))
+    quantisers = [node for node in graph.node if node.op_type in _QUANTISERS]
+    scales = {name for node in quantisers for name in node.input[1:]}
+    whole = {node.input[0] for node in quantisers}  # numbers that are held as integers
+    held = [i for i in graph.initializer if i.data_type in _FLOATS or i.name in whole]
+    return Size(macs, sum(math.prod(i.dims) for i in held if len(i.dims) and i.name not in scales))
 
 
 def _macs(node: Any, shapes: dict[str, list[int]]) -> float:
+    if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
+        return 0.0
+    first, weight, result = (shapes.get(n) for n in (*node.input[:2], node.output[0]))
+    if first is None or weight is None or result is None:
+        return math.nan
     if node.op_type == "Conv":
-        return float(math.prod(shapes[node.output[0]]) * math.prod(shapes[node.input[1]][1:]))
+        return float(math.prod(result) * math.prod(weight[1:]))
     if node.op_type == "ConvTranspose":
-        return float(math.prod(shapes[node.input[0]]) * math.prod(shapes[node.input[1]][1:]))
-    if node.op_type == "Gemm":
-        return float(math.prod(shapes[node.output[0]]) * _depth(node, shapes))
-    if node.op_type == "MatMul":
-        return float(math.prod(shapes[node.output[0]]) * shapes[node.input[0]][-1])
-    return 0.0
-
-
-def _depth(node: Any, shapes: dict[str, list[int]]) -> int:
+        return float(math.prod(first) * math.prod(weight[1:]))
     turned = any(a.name == "transA" and a.i for a in node.attribute)
-    return shapes[node.input[0]][0 if turned else -1]
+    return float(math.prod(result) * first[0 if turned else -1])

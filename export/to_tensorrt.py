@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+from onnx import version_converter
 
 from hwprune.errors import EngineError, InputError
 from hwprune.files import write_atomically, write_text
@@ -26,10 +27,12 @@ from hwprune.targets.tensorrt_flavour import (
     without_crash,
 )
 
-from .engine_file import EngineFacts, facts_path, save_facts, sha256
+from .engine_file import EngineFacts, facts_path, onnx_sha256, save_facts, sha256
 from .engine_options import ANY, Batches, EngineOptions
 
 _GIB = 2**30
+_OLD_OPSET = 17  # the newest that TensorRT before 10 reads rightly: it overlooks axes as inputs
+_PRECISION_FLAGS = {"fp16": "FP16", "bf16": "BF16", "int8": "INT8"}
 
 
 def save_engine(
@@ -51,34 +54,39 @@ def save_engine(
         NotHere: the package, or the GPU that is needed, is not here.
         EngineError: TensorRT refuses the network.
     """
-    content = _read(onnx_path)
-    journal = Journal()
+    from .latency import read_onnx
+
+    model = read_onnx(onnx_path)
+    journal, log = Journal(), path.with_name(f"{path.name}.log")
     try:
-        engine = build_engine(content, options, journal)
-    finally:
-        if journal.lines:
-            write_text(path.with_name(f"{path.name}.log"), "\n".join(journal.lines) + "\n")
+        engine = build_engine(model.SerializeToString(), options, journal)
+    except EngineError:
+        write_text(log, journal.text())
+        raise
+    write_text(log, journal.text())
     facts_path(path).unlink(missing_ok=True)  # before the engine that they do not describe
     write_atomically(path, lambda temporary: temporary.write_bytes(engine))
-    facts = _facts(content, engine, options, plan)
+    facts = _facts(onnx_path, precision_of(model), engine, options, plan)
     save_facts(facts, path)
     return facts
 
 
 def build_engine(content: bytes, options: EngineOptions, journal: Journal | None = None) -> bytes:
-    """An engine from the bytes of an ONNX file.
+    """An engine from the bytes of an ONNX file that holds its weights.
 
     Raises:
         InputError, NotHere, EngineError: as ``save_engine``.
     """
     journal = journal or Journal()
     flavour = load_flavour(options.flavour)
-    _check_place(flavour, options)
+    check_place(options)
+    model = onnx.load_model_from_string(content)
+    check_batches(model, options.batches)
     trt, logger = flavour.api, logger_of(flavour, journal)
     builder = without_crash("builder", journal, lambda: trt.Builder(logger))
     network = builder.create_network(_network_flags(trt))
     parser = trt.OnnxParser(network, logger)
-    if not parser.parse(content):
+    if not parser.parse(_readable(model, content, flavour)):
         said = [_complaint(parser.get_error(i)) for i in range(parser.num_errors)]
         raise EngineError(
             f"{options.flavour} {flavour.version} does not take this network: "
@@ -86,7 +94,7 @@ def build_engine(content: bytes, options: EngineOptions, journal: Journal | None
             "quantisers around every layer; otherwise try fp32, and report the network."
         )
     config = builder.create_builder_config()
-    _configure(trt, config, options, precision_of(onnx.load_model_from_string(content)))
+    _configure(trt, config, options, precision_of(model))
     _set_batches(builder, network, config, options.batches)
     keeps_times = flavour.name == "tensorrt"  # RTX measures nothing when it builds
     cache = options.timing_cache if keeps_times else None
@@ -101,32 +109,21 @@ def build_engine(content: bytes, options: EngineOptions, journal: Journal | None
     return bytes(built)
 
 
-def _complaint(error: Any) -> str:
-    """What the parser says, with the node that it says it of where it tells."""
-    parts = (getattr(error, name, None) for name in ("node_operator", "node_name", "desc"))
-    return " ".join(str(part()) for part in parts if part is not None)
+def check_place(options: EngineOptions) -> None:
+    """Refuse GPUs, and ways to serve several, that the flavour cannot build for from here.
 
-
-def _read(path: Path) -> bytes:
-    from .latency import read_onnx
-
-    read_onnx(path)  # says what is wrong with it
-    return path.read_bytes()
-
-
-def _check_place(flavour: Flavour, options: EngineOptions) -> None:
-    """Refuse GPUs that the flavour cannot build for from here."""
+    Raises:
+        InputError: it builds for others.
+        NotHere: the package, or the GPU that is needed, is not here.
+    """
+    flavour = load_flavour(options.flavour)
+    if flavour.builds_elsewhere and (options.version_compatible or options.hardware_compatible):
+        raise InputError(
+            f"{flavour.name} has neither --version-compatible nor --hardware-compatible; it builds "
+            "for several GPUs at once. Give --for sm86,sm89 or --for any instead."
+        )
     if not options.built_for:
         gpu_here()
-    elif flavour.builds_elsewhere and options.built_for != ANY:
-        known = flavour.api.ComputeCapability.__members__
-        for capability in options.built_for:
-            if capability.upper() not in known or not capability.startswith("sm"):
-                names = [name.lower() for name in known if name.startswith("SM")]
-                raise InputError(
-                    f"{flavour.name} {flavour.version} builds for {', '.join(sorted(names))}, not "
-                    f"for {capability}. Give some of these, --for sm86,sm89, or --for any."
-                )
     elif not flavour.builds_elsewhere:
         _, here = gpu_here()
         if options.built_for != (here,):
@@ -135,6 +132,65 @@ def _check_place(flavour: Flavour, options: EngineOptions) -> None:
                 f"{', '.join(options.built_for)}. Leave out --for and run this where the engine "
                 "will run, or use --engine tensorrt-rtx."
             )
+    elif options.built_for != ANY:
+        known = flavour.api.ComputeCapability.__members__
+        names = sorted(name.lower() for name in known if name.startswith("SM"))
+        for capability in options.built_for:
+            if capability not in names:
+                raise InputError(
+                    f"{flavour.name} {flavour.version} builds for {', '.join(names)}, not for "
+                    f"{capability}. Give some of these, --for sm86,sm89, or --for any."
+                )
+
+
+def check_batches(model: onnx.ModelProto, batches: Batches | None) -> None:
+    """Refuse numbers of images for a file that fixes its batch, and the lack of them otherwise.
+
+    Raises:
+        InputError: says which.
+    """
+    held = {i.name for i in model.graph.initializer}
+    shapes = [x.type.tensor_type.shape.dim for x in model.graph.input if x.name not in held]
+    opened = any(not size.dim_value for shape in shapes for size in shape[:1])
+    if opened and batches is None:
+        raise InputError(
+            "This ONNX file leaves its batch open: say how many images, --batches 1,8,32."
+        )
+    if batches is not None and not opened:
+        raise InputError(
+            "This ONNX file fixes its batch: leave out --batches, or export the run with an open "
+            "one: `hwprune export --out RUN --engine ... --batches 1,8,32`."
+        )
+
+
+def _complaint(error: Any) -> str:
+    """What the parser says, with the node that it says it of where it tells."""
+    parts = (getattr(error, name, None) for name in ("node_operator", "node_name", "desc"))
+    return " ".join(str(part()) for part in parts if part is not None)
+
+
+def _readable(model: onnx.ModelProto, content: bytes, flavour: Flavour) -> bytes:
+    """The file as this version reads it rightly.
+
+    Raises:
+        InputError: it cannot be said in what this version knows.
+    """
+    own = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
+    old = flavour.name == "tensorrt" and int(flavour.version.partition(".")[0]) < 10
+    if not old or own <= _OLD_OPSET:
+        return content
+    try:
+        older = version_converter.convert_version(model, _OLD_OPSET)
+    except Exception as error:  # the converter raises kinds of its own
+        raise InputError(
+            f"TensorRT {flavour.version} reads ONNX files up to opset {_OLD_OPSET}; this one has "
+            f"{own} and cannot be converted ({error}). Install TensorRT 10 or newer."
+        ) from error
+    for node in older.graph.node:  # the converter leaves what is of opset 18
+        kept = [a for a in node.attribute if a.name != "noop_with_empty_axes"]
+        del node.attribute[:]
+        node.attribute.extend(kept)
+    return bytes(older.SerializeToString())
 
 
 def _network_flags(trt: Any) -> int:
@@ -150,10 +206,9 @@ def _configure(trt: Any, config: Any, options: EngineOptions, precision: str) ->
     flags = trt.BuilderFlag
     if not options.tf32 and hasattr(flags, "TF32"):
         config.clear_flag(flags.TF32)
-    if not hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED"):
-        wanted = {"fp16": "FP16", "bf16": "BF16", "int8": "INT8"}.get(precision)
-        if wanted is not None:
-            config.set_flag(_part(flags, wanted, precision))
+    typed = hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
+    if not typed and precision in _PRECISION_FLAGS:
+        config.set_flag(_part(flags, _PRECISION_FLAGS[precision], precision))
     if options.version_compatible:
         config.set_flag(_part(flags, "VERSION_COMPATIBLE", "--version-compatible"))
     if options.hardware_compatible:
@@ -187,14 +242,7 @@ def _set_batches(builder: Any, network: Any, config: Any, batches: Batches | Non
     """A profile for the inputs that leave their batch open."""
     inputs = [network.get_input(i) for i in range(network.num_inputs)]
     opened = [x for x in inputs if -1 in tuple(x.shape)]
-    if bool(opened) != bool(batches):
-        raise InputError(
-            "This ONNX file leaves its batch open: say how many images, --batches 1,8,32."
-            if opened
-            else "This ONNX file fixes its batch: leave out --batches, or export one with an open "
-            "batch, `hwprune.export.to_onnx.to_onnx(model, inputs, dynamic_batch=True)`."
-        )
-    if batches is None:
+    if batches is None or not opened:
         return
     profile = builder.create_optimization_profile()
     for entry in opened:
@@ -224,12 +272,13 @@ def _keep_cache(config: Any, path: Path | None) -> None:
         write_atomically(path, lambda temporary: temporary.write_bytes(content))
 
 
-def _facts(content: bytes, engine: bytes, options: EngineOptions, plan: Path | None) -> EngineFacts:
+def _facts(
+    onnx_path: Path, precision: str, engine: bytes, options: EngineOptions, plan: Path | None
+) -> EngineFacts:
     flavour = load_flavour(options.flavour)
-    precision = precision_of(onnx.load_model_from_string(content))
     device, here = ("", "") if options.built_for and flavour.builds_elsewhere else gpu_here()
     return EngineFacts(
-        onnx_sha256=sha256(content),
+        onnx_sha256=onnx_sha256(onnx_path),
         engine_sha256=sha256(engine),
         engine_bytes=len(engine),
         flavour=flavour.name,

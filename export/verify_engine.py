@@ -9,13 +9,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 from numpy.typing import NDArray
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from hwprune.budget import Budget
@@ -33,16 +32,16 @@ from hwprune.targets.driver import gpu_here
 from hwprune.targets.nvidia import gpu_state
 from hwprune.targets.tensorrt_engine import Engine
 from hwprune.targets.tensorrt_flavour import Flavour, load_flavour
+from hwprune.tensorrt_precision import for_tensorrt
 
 from .depart import Departure
+from .engine_beside import EngineFiles, images_of, model_of
 from .engine_file import EngineFacts, read_engine
-from .engine_numbers import agreement, numbers
+from .engine_numbers import Numbers, classes, numbers, right_classes
 from .engine_options import EngineOptions
-from .latency import read_onnx
 from .to_tensorrt import build_engine
 from .tolerance import TOLERANCES
 
-IMAGES = "images.npy"  # some of a run's test images, for machines that have no data
 TIMES = ("run_ms", "transfers_ms", "enqueue_ms")  # methods of an engine; the last is wall time
 LAUNCHES = 50
 
@@ -52,10 +51,11 @@ class EngineReport:
     """What was measured of an engine.
 
     Attributes:
-        relative_error: of its outputs against ONNX Runtime's, of the largest; None where its ONNX
-            file is not here.
+        numbers: of its outputs against ONNX Runtime's; None where its ONNX file is not here.
         agreement: share of the given images of which it and ONNX Runtime say the same class; None
             without images.
+        top1: share of the given images of which it says the right class; None without their
+            classes.
         precision: of the engine.
         departure: the first layer that departs, where outputs differ by more than the tolerance.
         times: of the engine, and where there is one of the dense one (``dense``), from the same
@@ -66,8 +66,9 @@ class EngineReport:
         state: the GPU's clocks, power and temperature before and after; never set.
     """
 
-    relative_error: float | None
+    numbers: Numbers | None
     agreement: float | None
+    top1: float | None
     precision: str
     departure: Departure | None
     times: Mapping[str, Mapping[str, Measurement]]
@@ -94,13 +95,14 @@ class EngineReport:
                     f"the images, less than {least:.0%} in {self.precision}. Do not deploy it."
                 )
             )
-        if self.relative_error is not None and not self.relative_error <= most:
+        if self.numbers is not None and not self.numbers.relative_error <= most:
             where = self.departure or "No layer alone departs: suspect what is fused."
             found.append(
                 OutputMismatch(
-                    f"The engine's outputs differ from ONNX Runtime's by {self.relative_error:.1e} "
-                    f"of the largest, more than {most:.0e} in {self.precision}. {where} Do not "
-                    "deploy it; build it again, or with --engine ...:precision=fp32."
+                    f"The engine's outputs differ from ONNX Runtime's by "
+                    f"{self.numbers.relative_error:.1e} of the largest, more than {most:.0e} in "
+                    f"{self.precision}. {where} Do not deploy it; build it again, or with --engine "
+                    "...:precision=fp32."
                 )
             )
         if self.ratio is not None and self.budget_ratio and self.ratio > self.budget_ratio:
@@ -115,22 +117,12 @@ class EngineReport:
 
 
 def verify_files(
-    engine: Path,
-    dense: Path | None,
-    onnx_path: Path | None,
-    images: Path | None,
-    budget: str,
-    batch: int | None,
-    seconds: float,
-    console: Console,
+    given: EngineFiles, *, budget: str, batch: int | None, seconds: float, console: Console
 ) -> EngineReport:
     """Verify an engine, print what was found, and leave it in ``NAME.engine.verify.json``.
 
     Args:
-        engine, dense: the engines; without ``dense``, ``dense.engine`` beside it if that is there.
-        onnx_path: what the engine was built from; None: of its name beside it, if that is there.
-        images: real ones, [n, C, H, W] as ``numpy.save`` writes them; None: ``images.npy`` beside
-            the engine, if that is there.
+        given: the engine, and what to hold it against.
         budget: such as ``0.5x``; empty: none.
         batch: images at once, where the engine leaves that open.
         seconds: to take times, at most.
@@ -142,44 +134,47 @@ def verify_files(
         NotHere: no package, no driver, no GPU.
         OutputMismatch, AccuracyMiss, LatencyMiss: a promise that the engine does not keep.
     """
-    beside = engine.with_name(f"dense{engine.name.removeprefix('model')}")
-    dense = dense or (beside if beside.exists() and beside != engine else None)
-    content, facts = read_engine(engine)
-    other = read_engine(dense) if dense is not None else None
-    model = _model_of(engine, onnx_path, facts, console)
-    real = _images_of(engine, images)
+    files = given.found()
+    content, facts = read_engine(files.engine)
+    read = {"model": (content, facts)}
+    if files.dense is not None:
+        read["dense"] = read_engine(files.dense)
+    model = model_of(files, facts, console)
+    images, labels = images_of(files)
     wanted = Budget.parse(budget) if budget else None
-    if wanted is not None and other is None:
+    if wanted is not None and files.dense is None:
         raise InputError(
-            f"A budget is held against the dense engine, and {beside} is not there. Build it with "
-            "`hwprune export dense.onnx --engine ...`, or give it with --dense."
+            f"A budget is held against the dense engine, and {files.dense_beside} is not there. "
+            "Build it with `hwprune export dense.onnx --engine ...`, or give it with --dense."
         )
-    flavour = load_flavour(facts.flavour)
-    pairs = [facts, other[1]] if other else [facts]
-    for each in pairs:
-        each.check_version(flavour.name, flavour.version)
-    _, capability = gpu_here()
-    for each in pairs:
-        each.check_device(capability)
-    engines = {"model": _loaded(content, facts, flavour, batch)}
-    if other is not None:
-        engines["dense"] = _loaded(*other, flavour, batch)
-    rebuilt = _rebuilder(facts, flavour, batch)
-    report = verify_engines(engines, facts.precision, model, real, wanted, rebuilt, seconds)
-    _leave(engine, facts, report, console)
-    for miss in report.misses():
-        raise miss
+    for _, each in read.values():
+        _check_batch(each, batch)
+    flavour = _flavour_of([each for _, each in read.values()])
+    engines = {name: _loaded(*each, flavour, batch) for name, each in read.items()}
+    _check_sizes(engines)
+    report = verify_engines(
+        engines, facts.precision, model=model, images=images, labels=labels, budget=wanted,
+        rebuilt=_rebuilder(facts, flavour, batch), seconds=seconds,
+    )  # fmt: skip
+    _leave(files, {name: each for name, (_, each) in read.items()}, report, console)
+    misses = report.misses()
+    for miss in misses[1:]:
+        console.print(f"[red]{escape(str(miss))}")
+    if misses:
+        raise misses[0]
     return report
 
 
 def verify_engines(
     engines: Mapping[str, Engine],
     precision: str,
+    *,
     model: onnx.ModelProto | None,
-    images: NDArray[Any] | None,
-    budget: Budget | None,
     rebuilt: Callable[[onnx.ModelProto], Engine],
     seconds: float,
+    images: NDArray[Any] | None = None,
+    labels: NDArray[Any] | None = None,
+    budget: Budget | None = None,
 ) -> EngineReport:
     """Hold an engine's numbers against ONNX Runtime's, and time it.
 
@@ -187,24 +182,28 @@ def verify_engines(
         engines: ``model`` and perhaps ``dense``.
         precision: of ``model``.
         model: that it was built from, in a precision that ONNX Runtime runs; None: no numbers.
-        images: real ones, [n, C, H, W]; None: no classes are compared.
-        budget: as a fraction of the dense engine, or in milliseconds.
         rebuilt: an engine of a network with marked outputs, to find where numbers depart.
         seconds: to take times, at most.
+        images: real ones, [n, C, H, W]; None: no classes are compared.
+        labels: their classes, [n].
+        budget: as a fraction of the dense engine, or in milliseconds.
     """
     before, own = gpu_state(), engines["model"]
-    error, departure, agreeing = None, None, None
+    found, departure, agreement, top1 = None, None, None, None
     if model is not None:
-        error, departure = numbers(own, model, precision, rebuilt)
-    if model is not None and images is not None:
-        agreeing = agreement(own, model, images)
-    times = _times(engines, seconds)
-    ratio = None
+        found, departure = numbers(own, model, precision, rebuilt)
+    said = classes(own, images) if images is not None else None
+    if said is not None and images is not None and model is not None:
+        agreement = float((said == right_classes(own, images, model)).mean())
+    if said is not None and labels is not None:
+        top1 = float((said == labels).mean())
+    times, ratio = _times(engines, seconds), None
     if budget is not None and "dense" in times:
         ratio = budget.ratio_to(times["dense"]["run_ms"].latency_ms)
     return EngineReport(
-        error, agreeing, precision, departure, times, own.graph, ratio, (before, gpu_state())
-    )
+        found, agreement, top1, precision, departure, times, own.graph, ratio,
+        (before, gpu_state()),
+    )  # fmt: skip
 
 
 def _times(engines: Mapping[str, Engine], seconds: float) -> dict[str, dict[str, Measurement]]:
@@ -228,43 +227,41 @@ class _Part:
         self.run_ms: Callable[[], float] = getattr(engine, what)
 
 
-def _model_of(
-    engine: Path, given: Path | None, facts: EngineFacts, console: Console
-) -> onnx.ModelProto | None:
-    """The ONNX model to hold numbers against; in bf16 the one in fp32, which is another file."""
-    path = given or engine.with_suffix(".onnx")
-    if not path.exists() and given is None:
-        console.print(f"[yellow]{path} is not here: the outputs are not checked.")
-        return None
-    model = read_onnx(path)
-    facts.check_onnx(path)
-    if facts.precision != "bf16":
-        return model
-    plain = Path(str(path).replace(".bf16.", "."))
-    if plain == path or not plain.exists():
-        console.print("[yellow]ONNX Runtime has no bf16 on the CPU: the outputs are not checked.")
-        return None
-    return read_onnx(plain)
-
-
-def _images_of(engine: Path, given: Path | None) -> NDArray[Any] | None:
-    path = given or engine.with_name(IMAGES)
-    if not path.exists() and given is None:
-        return None
-    try:
-        images: NDArray[Any] = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{path} holds no images ({error}). Save them with numpy.save, [n, C, H, W]."
-        ) from error
-    return images
+def _flavour_of(engines: list[EngineFacts]) -> Flavour:
+    """The TensorRT that is here, if all of the engines can run on it and on this GPU."""
+    flavour = load_flavour(engines[0].flavour)
+    for each in engines:
+        each.check_version(flavour.name, flavour.version)
+    _, capability = gpu_here()
+    for each in engines:
+        each.check_device(capability)
+    return flavour
 
 
 def _loaded(content: bytes, facts: EngineFacts, flavour: Flavour, batch: int | None) -> Engine:
-    if facts.batches is None and batch is not None:
-        raise InputError("The engine fixes its batch: leave out --batch.")
     size = batch or (facts.batches[1] if facts.batches else None)
     return Engine(content, flavour, first_gpu(), batch=size, host_code=facts.version_compatible)
+
+
+def _check_batch(facts: EngineFacts, batch: int | None) -> None:
+    """Refuse a number of images that an engine does not take."""
+    if batch is not None and facts.batches is None:
+        raise InputError("The engine fixes its batch: leave out --batch.")
+    if batch is not None and facts.batches and not facts.batches[0] <= batch <= facts.batches[2]:
+        raise InputError(
+            f"--batch {batch}: the engine takes {facts.batches[0]} to {facts.batches[2]} images at "
+            "once. Give another number, or build it with other --batches."
+        )
+
+
+def _check_sizes(engines: Mapping[str, Engine]) -> None:
+    """Refuse to hold an engine's latency against that of one which takes other inputs."""
+    sizes = {name: [place.here.shape for place in e.inputs] for name, e in engines.items()}
+    if "dense" in sizes and sizes["dense"] != sizes["model"]:
+        raise InputError(
+            f"The engine takes {sizes['model']}, the dense one {sizes['dense']}: their latencies "
+            "cannot be compared. Build both of files of one size and with the same --batches."
+        )
 
 
 def _rebuilder(
@@ -278,24 +275,37 @@ def _rebuilder(
     )
 
     def rebuilt(model: onnx.ModelProto) -> Engine:
-        return _loaded(build_engine(model.SerializeToString(), options), facts, flavour, batch)
+        brain = facts.precision == "bf16"  # which numbers are held against fp32 for
+        own = for_tensorrt(model, "bf16") if brain else model
+        return _loaded(build_engine(own.SerializeToString(), options), facts, flavour, batch)
 
     return rebuilt
 
 
-def _leave(engine: Path, facts: EngineFacts, report: EngineReport, console: Console) -> None:
+def _leave(
+    files: EngineFiles, facts: Mapping[str, EngineFacts], report: EngineReport, console: Console
+) -> None:
     """Print a table, and write everything beside the engine."""
-    table = Table("engine", "GPU, ms", "with transfers", "to launch")
+    table = Table("engine", "GPU, ms", "with transfers", "to launch", "MB")
     for name, times in report.times.items():
-        table.add_row(name, *(f"{times[what].latency_ms:.3f}" for what in TIMES))
+        size = f"{facts[name].engine_bytes / 1e6:.2f}"
+        table.add_row(name, *(f"{times[what].latency_ms:.3f}" for what in TIMES), size)
     console.print(table)
-    error = report.relative_error
+    own, found = facts["model"], report.numbers
+    outputs = "outputs not checked"
+    if found is not None:
+        outputs = (
+            f"outputs within {found.relative_error:.1e} ({found.max_abs_error:.1e} at most, cosine "
+            f"{found.cosine:.6f})"
+        )
     console.print(
-        f"{engine.name}: {facts.flavour} {facts.flavour_version}, {facts.precision}, "
-        + ("outputs not checked" if error is None else f"outputs within {error:.1e}")
+        f"{files.engine.name}: {own.flavour} {own.flavour_version}, {own.precision}, {outputs}"
         + ("" if report.agreement is None else f", same class on {report.agreement:.1%}")
+        + ("" if report.top1 is None else f", right on {report.top1:.1%}")
         + ("" if report.ratio is None else f", {report.ratio:.3f} of the dense engine")
         + ("" if report.graph else "; without a CUDA graph")
     )
-    told = {**asdict(report), "ratio": report.ratio, "engine": asdict(facts)}
-    write_text(engine.with_name(f"{engine.name}.verify.json"), json.dumps(told, indent=1) + "\n")
+    told = {**asdict(report), "ratio": report.ratio, "engine": asdict(own)}
+    told["misses"] = [f"{type(miss).__name__}: {miss}" for miss in report.misses()]
+    path = files.engine.with_name(f"{files.engine.name}.verify.json")
+    write_text(path, json.dumps(told, indent=1) + "\n")

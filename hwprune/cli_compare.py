@@ -15,9 +15,12 @@ from hwprune.recipe import Recipe
 @click.argument("networks", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--target", default=Recipe.target, help="device and runtime")
 @click.option("--batches", default="1", help="images at once, such as 1,32,256")
-@click.option("--image-size", default=224, help="of the references, in pixels")
+@click.option(
+    "--image-size", type=click.IntRange(min=1), default=224, help="of the references, in pixels"
+)
 @click.option("--references", help="of torchvision, such as resnet18,resnet50@160; '': none")
-@click.option("--seconds", default=60.0, help="to measure each batch, at most")
+@click.option("--seconds", type=click.FloatRange(min=0), default=60.0,
+              help="to measure each batch, at most")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), default=Path("compare"),
               help="folder of compare.json and .svg; batches add to what is there")  # fmt: skip
 def compare_command(
@@ -39,10 +42,12 @@ def compare_command(
     from hwprune.targets import load_target
 
     sizes = [part.strip() for part in batches.split(",") if part.strip()]
-    if not sizes or not all(size.isdigit() and int(size) for size in sizes):
+    if not sizes or not all(size.isdecimal() and int(size) for size in sizes):
         raise InputError(f"--batches {batches!r}: expected numbers of images, such as 1,32,256.")
     device, path = load_target(target), out / "compare.json"
     before = Comparison.load(path) if path.exists() else None
+    if before is not None:
+        before.check_target(device.name, device.environment())  # now, not after a minute
     named = contenders.REFERENCES if references is None else references
     all_of_them = contenders.of_paths(networks) + contenders.references(named, image_size)
     for size in map(int, dict.fromkeys(sizes)):

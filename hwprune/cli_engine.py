@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -12,17 +13,21 @@ from hwprune.cli_job import job_of_all, recipe_options
 from hwprune.errors import InputError
 from hwprune.recipe import Recipe
 
+if TYPE_CHECKING:
+    from hwprune.export.engine_beside import EngineFiles
+
 
 @click.command("export")
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--engine", default="", help="tensorrt-rtx or tensorrt, such as "
-              "tensorrt-rtx:precision=fp16; fp32, tf32, fp16, bf16, int8")  # fmt: skip
+              "tensorrt-rtx:precision=fp16; fp32, tf32, fp16, bf16, int8, fp8")  # fmt: skip
 @click.option("--for", "built_for", default="", help="sm86,sm89 or any; none: the GPU that is here")
 @click.option("--batches", default="", help="least, usual and most images at once, such as 1,8,32")
 @click.option("--level", type=click.IntRange(0, 5), help="how hard the engine's builder tries")
 @click.option("--version-compatible", is_flag=True, help="later TensorRT may run it; slower")
 @click.option("--hardware-compatible", is_flag=True, help="every newer GPU may run it; slower")
-@click.option("--workspace-gib", type=float, default=0.0, help="memory for tactics; 0: all")
+@click.option("--workspace-gib", type=click.FloatRange(min=0), default=0.0,
+              help="memory for tactics; 0: all")  # fmt: skip
 @click.option("--timing-cache", type=click.Path(path_type=Path),
               help="file of measured tactics; default: one for each GPU")  # fmt: skip
 @recipe_options
@@ -44,29 +49,45 @@ def export_command(
     """
     from hwprune.export.engines import EngineRequest, engine_of_file
 
+    more: dict[str, Any] = {
+        "level": level,
+        "version_compatible": version_compatible,
+        "hardware_compatible": hardware_compatible,
+        "workspace_gib": workspace_gib,
+        "timing_cache": timing_cache,
+    }
     if not engine:
-        if files or built_for or batches:
+        if files or built_for or batches or any(each not in (None, 0) for each in more.values()):
             raise InputError("Say which engine to build: --engine tensorrt-rtx or tensorrt.")
         _export_step(options)
         return
-    request = EngineRequest.of(
-        engine,
-        built_for=built_for,
-        batches=batches,
-        level=level,
-        version_compatible=version_compatible,
-        hardware_compatible=hardware_compatible,
-        workspace_gib=workspace_gib,
-        timing_cache=timing_cache,
-    )
+    request = EngineRequest.of(engine, built_for=built_for, batches=batches, **more)
     if files:
+        _refuse(options, (), "engines of FILES are written beside them, with the files' own batch")
         for path in files:
             engine_of_file(path, request, Console())
         return
     from hwprune.engine_step import engine_step
 
-    job = _export_step(options)
-    engine_step(job, request)
+    engine_step(_exported(options), request)
+
+
+def _refuse(options: Mapping[str, Any], but: Collection[str], why: str) -> None:
+    """Refuse options of a run where there is none: they would be overlooked."""
+    given = [
+        f"--{n.replace('_', '-')}" for n, v in options.items() if v is not None and n not in but
+    ]
+    if given:
+        raise InputError(f"{', '.join(given)}: these are of a run; {why}. Leave them out.")
+
+
+def _exported(options: dict[str, Any]) -> Any:
+    """The job of a run whose ONNX files are there: written now if they are not, or with options."""
+    job = job_of_all(options)
+    changed = any(v is not None for name, v in options.items() if name != "out")
+    if changed or not (job.folder / "export.json").exists():
+        return _export_step(options)
+    return job  # what verify has found of the files stays true
 
 
 def _export_step(options: dict[str, Any]) -> Any:
@@ -88,13 +109,17 @@ def _export_step(options: dict[str, Any]) -> Any:
               help="the file ENGINE was built from; default: of its name, beside it")  # fmt: skip
 @click.option("--images", type=click.Path(path_type=Path),
               help="real ones, [n, C, H, W] in a .npy; default: images.npy beside it")  # fmt: skip
-@click.option("--seconds", type=float, default=20.0, help="to time engines, at most")
+@click.option("--labels", type=click.Path(path_type=Path),
+              help="their classes, [n] in a .npy; default: labels.npy beside them")  # fmt: skip
+@click.option("--seconds", type=click.FloatRange(min=0), default=20.0,
+              help="to time engines, at most")  # fmt: skip
 @recipe_options
 def verify_command(
     engine: Path | None,
     dense: Path | None,
     onnx_path: Path | None,
     images: Path | None,
+    labels: Path | None,
     seconds: float,
     **options: Any,
 ) -> None:
@@ -103,12 +128,24 @@ def verify_command(
     With ENGINE, run and time that engine instead beside the dense one; needs no PyTorch.
     """
     if engine is not None:
+        from hwprune.export.engine_beside import EngineFiles
         from hwprune.export.verify_engine import verify_files
 
-        budget = options["budget"] or _budget_beside(engine)
-        batch, console = options["batch"], Console()
-        verify_files(engine, dense, onnx_path, images, budget, batch, seconds, console)
+        _refuse(options, ("budget", "batch"), "with ENGINE only --budget and --batch go")
+        files = EngineFiles(engine, dense, onnx_path, images, labels).found()
+        verify_files(
+            files,
+            budget=options["budget"] or _budget_beside(files),
+            batch=options["batch"],
+            seconds=seconds,
+            console=Console(),
+        )
         return
+    if dense or onnx_path or images or labels:
+        raise InputError(
+            "--dense, --onnx, --images and --labels are of an engine: `hwprune verify "
+            "model.engine`."
+        )
     from hwprune import processes
     from hwprune.steps import verify_step
 
@@ -118,7 +155,7 @@ def verify_command(
     processes.leave()
 
 
-def _budget_beside(engine: Path) -> str:
-    """That of the run whose folder the engine is in; else none."""
-    recipe = engine.with_name("recipe.toml")
-    return Recipe.load(recipe).budget if recipe.exists() else ""
+def _budget_beside(files: EngineFiles) -> str:
+    """That of the run whose folder the engine is in, if its dense engine is there; else none."""
+    recipe = files.engine.with_name("recipe.toml")
+    return Recipe.load(recipe).budget if files.dense and recipe.exists() else ""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from hwprune.budget import ERROR
 from hwprune.contenders import Contender
-from hwprune.errors import InputError
+from hwprune.errors import HwpruneError, InputError, NotHere
 from hwprune.files import write_text
 from hwprune.latency.measure import Measurement, interleave
 from hwprune.plain import restore
@@ -57,7 +57,7 @@ class Comparison:
         target, environment: where.
         entries: by batch, in the order that the networks were given.
         missing: what was not measured, ``{name at batch: reason}``.
-        warnings: what to mistrust.
+        warnings: what to mistrust, ``name at batch: why``.
     """
 
     target: str
@@ -71,6 +71,18 @@ class Comparison:
     def batches(self) -> list[int]:
         """The batches that were measured."""
         return sorted({entry.batch for entry in self.entries})
+
+    def check_target(self, target: str, environment: Mapping[str, str]) -> None:
+        """Refuse to lay measurements of two targets into one comparison.
+
+        Raises:
+            InputError: says both.
+        """
+        if (self.target, self.environment) != (target, environment):
+            raise InputError(
+                f"The comparison that is there is of {self.target} ({self.environment}), this one "
+                f"of {target} ({environment}). Give another --out."
+            )
 
     def save(self, path: Path) -> None:
         """Write it as JSON, atomically, with latencies beside the raw times."""
@@ -113,6 +125,7 @@ def compare(
 
     Raises:
         InputError: two networks of one name, or none that can be measured.
+        NotHere: the target is not here.
     """
     names = [contender.name for contender in contenders]
     if len({*names}) < len(names):
@@ -123,16 +136,20 @@ def compare(
     for contender in contenders:
         try:
             ready.append((contender, target.load(contender.at(batch, target.takes))))
-        except InputError as error:
+        except NotHere:
+            raise
+        except HwpruneError as error:
             missing[f"{contender.name} at {batch}"] = str(error)
     if not ready:
-        raise InputError(f"Nothing can be measured at --batches {batch}: {missing}")
+        raise InputError(
+            f"Nothing can be measured at --batches {batch}: {missing or 'no networks were given'}. "
+            "Give run folders or ONNX files, or --references."
+        )
     measured = interleave([run for _, run in ready], seconds=seconds, error=ERROR)
     entries = [_entry(c, batch, m) for (c, _), m in zip(ready, measured, strict=True)]
-    doubts = [f"{e.name}: {m.warning}" for e, m in zip(entries, measured, strict=True) if m.warning]
-    return Comparison(
-        target.name, target.environment(), tuple(entries), missing, tuple(dict.fromkeys(doubts))
-    )
+    pairs = zip(entries, measured, strict=True)
+    doubts = [f"{e.name} at {batch}: {m.warning}" for e, m in pairs if m.warning]
+    return Comparison(target.name, target.environment(), tuple(entries), missing, tuple(doubts))
 
 
 def _entry(contender: Contender, batch: int, measured: Measurement) -> Entry:
@@ -156,17 +173,14 @@ def laid_together(first: Comparison, second: Comparison) -> Comparison:
     Raises:
         InputError: they are of two targets.
     """
-    if (first.target, first.environment) != (second.target, second.environment):
-        raise InputError(
-            f"The comparison that is there is of {first.target} ({first.environment}), this one of "
-            f"{second.target} ({second.environment}). Give another --out."
-        )
+    first.check_target(second.target, second.environment)
     kept = [entry for entry in first.entries if entry.batch not in second.batches]
     suffixes = tuple(f" at {batch}" for batch in second.batches)
     reasons = {k: v for k, v in (first.missing or {}).items() if not k.endswith(suffixes)}
+    doubts = [w for w in first.warnings if not w.partition(": ")[0].endswith(suffixes)]
     return replace(
         second,
         entries=(*kept, *second.entries),
         missing=reasons | (second.missing or {}),
-        warnings=tuple(dict.fromkeys((*first.warnings, *second.warnings))),
+        warnings=(*doubts, *second.warnings),
     )

@@ -73,16 +73,16 @@ def references(names: str, image_size: int) -> list[Contender]:
     Their weights are not loaded: latency does not depend on them.
 
     Raises:
-        InputError: a name that torchvision does not have.
+        InputError: a name that torchvision does not have, or no size.
     """
     found = []
     for entry in (part.strip() for part in names.split(",") if part.strip()):
         name, _, side = entry.partition("@")
-        if side and not side.isdigit():
+        if "@" in entry and not (side.isdecimal() and int(side)):
             raise InputError(f"Reference {entry!r}: expected a size in pixels, resnet50@160.")
         model = build_model(f"torchvision:{name}").eval()
         image = (3, *[int(side or image_size)] * 2)
-        top1 = _published(name) if image[1] == 224 else None
+        top1 = _published(name, image[1])
         of = f"published, torchvision {PUBLISHED}" if top1 is not None else ""
         found.append(Contender(entry, _open(model, image), model, image, top1, of, True))
     return found
@@ -96,7 +96,12 @@ def of_paths(paths: Iterable[Path]) -> list[Contender]:
     """
     found: list[Contender] = []
     for path in paths:
-        found += _of_run(path) if (path / "recipe.toml").exists() else [_of_file(path)]
+        if path.is_dir() and not (path / "recipe.toml").exists():
+            raise InputError(
+                f"{path} holds no run: no recipe.toml. Give the folder of a finished "
+                "`hwprune run`, or an ONNX file."
+            )
+        found += _of_run(path) if path.is_dir() else [_of_file(path)]
     return found
 
 
@@ -105,8 +110,9 @@ def _of_run(folder: Path) -> list[Contender]:
     image = tuple(job.example.shape[1:])
     dense, pruned = (_measured(folder, name) for name in ("dense", "verify"))
     of = f"measured on {job.recipe.data}"
-    networks = [(f"{folder.name} dense", job.dense, dense, True),
-                (folder.name, job.student(), pruned, False)]  # fmt: skip
+    own = folder.resolve().name
+    networks = [(f"{own} dense", job.dense, dense, True),
+                (own, job.student(), pruned, False)]  # fmt: skip
     return [
         Contender(
             name, _open(model, image), model, image, top1, of if top1 is not None else "", is_dense
@@ -136,12 +142,14 @@ def _measured(folder: Path, step: str) -> float | None:
     return float(facts["accuracy"]["top1"]) if facts else None
 
 
-def _published(name: str) -> float | None:
-    """ImageNet top-1 as torchvision states it for its weights."""
+def _published(name: str, side: int) -> float | None:
+    """ImageNet top-1 as torchvision states it for its weights, at the size of images it is of."""
     from torchvision import models
 
     weights = models.get_model_weights(name)
     if PUBLISHED not in weights.__members__:
+        return None
+    if weights[PUBLISHED].transforms.keywords.get("crop_size") != side:
         return None
     percent = weights[PUBLISHED].meta["_metrics"]["ImageNet-1K"]["acc@1"]
     return round(float(percent) / 100, 6)

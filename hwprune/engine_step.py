@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
+from hwprune.data import LabelledDataset
+from hwprune.export.engine_beside import IMAGES, LABELS
 from hwprune.export.engines import EngineRequest, build
 from hwprune.export.to_onnx import save_onnx
-from hwprune.export.verify_engine import IMAGES
 from hwprune.files import write_atomically
 from hwprune.job import Job
 from hwprune.targets import file_precision
@@ -41,16 +43,21 @@ def engine_step(job: Job, request: EngineRequest) -> list[Path]:
 
 
 def _save_images(job: Job) -> None:
-    """Some test images beside the engines, to compare classes where there are no data."""
-    images = torch.cat([images for images, _ in job.test()])
-    most = min(_IMAGES, _IMAGE_BYTES // (4 * images[0].numel()))
-    chosen = images[torch.linspace(0, len(images) - 1, min(most, len(images))).long()].numpy()
+    """Some test images and their classes beside the engines, for machines that have no data."""
+    split: LabelledDataset = getattr(job.data, job.test_split)
+    one = 4 * int(np.prod(job.data.image_shape))
+    count = min(_IMAGES, max(1, _IMAGE_BYTES // one), len(split))
+    chosen = torch.linspace(0, len(split) - 1, count).long().tolist()
+    _save(job.folder / IMAGES, np.stack([split[index][0].numpy() for index in chosen]))
+    _save(job.folder / LABELS, np.array([split.labels[index] for index in chosen]))
 
-    def write(path: Path) -> None:
-        with path.open("wb") as file:  # a name without .npy, which numpy would add
-            np.save(file, chosen)
 
-    write_atomically(job.folder / IMAGES, write)
+def _save(path: Path, array: NDArray[np.generic]) -> None:
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:  # a name without .npy, which numpy would add
+            np.save(file, array)
+
+    write_atomically(path, write)
 
 
 def _file(job: Job, name: str, network: nn.Module, request: EngineRequest) -> Path:

@@ -33,7 +33,7 @@ from hwprune.recipe import Recipe
 from hwprune.score import score, score_branches
 from hwprune.table import LatencyTable
 from hwprune.targets import Target, file_precision, load_target, symmetric
-from hwprune.tensorrt_precision import for_tensorrt
+from hwprune.tensorrt_precision import CALIBRATED, for_tensorrt
 from hwprune.trace import trace
 from hwprune.training.augment import Augmentation
 
@@ -240,10 +240,10 @@ class Job:
     ) -> onnx.ModelProto:
         """A network as ONNX, by default in the precision in which the target runs files.
 
-        Its ranges in int8 are those of the calibration images.
+        Its ranges in 8 bits are those of the calibration images.
         """
         own, size = precision or file_precision(self.recipe.target), self.recipe.batch
-        found = self.calibration(batch_size=size) if own == "int8" else []
+        found = self.calibration(batch_size=size) if own in CALIBRATED else []
         images = [images.numpy() for images, _ in found if len(images) == size]
         inputs = self.example.expand(max(2, size), -1, -1, -1) if dynamic_batch else self.example
         plain = to_onnx(network, inputs, dynamic_batch=dynamic_batch)

@@ -59,10 +59,10 @@ def in_precision(
 
 
 def precision_of(model: onnx.ModelProto) -> str:
-    """``int8`` where it quantises, ``fp16`` or ``bf16`` by its weights, else ``fp32``."""
-    if any(node.op_type == "QuantizeLinear" for node in model.graph.node):
-        return "int8"
+    """``int8`` or ``fp8`` where it quantises; by its weights ``fp16``, ``bf16`` or ``fp32``."""
     held = {i.data_type for i in model.graph.initializer}
+    if any(node.op_type == "QuantizeLinear" for node in model.graph.node):
+        return "fp8" if onnx.TensorProto.FLOAT8E4M3FN in held else "int8"
     kinds = {onnx.TensorProto.FLOAT16: "fp16", onnx.TensorProto.BFLOAT16: "bf16"}
     return next((name for kind, name in kinds.items() if kind in held), "fp32")
 

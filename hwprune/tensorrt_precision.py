@@ -11,10 +11,13 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper, version_converter
 
 from hwprune.export.tidy import drop_unused
-from hwprune.precision import in_precision
+from hwprune.precision import in_precision, precision_of
 
-PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8")
+PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8", "fp8")
+CALIBRATED = ("int8", "fp8")  # whose ranges are those of images
 _OPSET = 22  # of which convolutions in bfloat16 are a part
+_OPSET_FP8 = 19  # of which quantisers to 8-bit floats are a part
+_LARGEST = {"int8": 127.0, "fp8": 448.0}  # number that each holds
 
 
 def for_tensorrt(
@@ -25,13 +28,38 @@ def for_tensorrt(
     Args:
         model: in fp32; in another precision already, it is given back.
         precision: one of ``PRECISIONS``; ``tf32`` is no matter of the file.
-        images: that set the int8 ranges; random ones do for timing alone, and are the default.
+        images: that set the ranges in 8 bits; random ones do for timing alone, and are the default.
     """
     if precision == "bf16":
         return _brain(model)
+    if precision == "fp8":
+        return _eight_bit_floats(model, images)
     own = in_precision(model, precision, images, symmetric=True)
     if own is not model and precision == "int8":
         _free_additions(own)
+    return own
+
+
+def _eight_bit_floats(
+    model: onnx.ModelProto, images: Iterable[NDArray[np.float32]] | None
+) -> onnx.ModelProto:
+    """The same quantisers as in int8, to E4M3: a range's end is 448 in place of 127."""
+    if precision_of(model) != "fp32":
+        return model
+    plain = model
+    if max((o.version for o in model.opset_import if not o.domain), default=0) < _OPSET_FP8:
+        plain = version_converter.convert_version(model, _OPSET_FP8)
+    own = for_tensorrt(plain, "int8", images)
+    quantisers = [n for n in own.graph.node if n.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    scales, zeros = ({n.input[place] for n in quantisers} for place in (1, 2))
+    for held in own.graph.initializer:
+        array = numpy_helper.to_array(held)
+        if held.name in scales:
+            array = array * np.float32(_LARGEST["int8"] / _LARGEST["fp8"])
+            held.CopyFrom(numpy_helper.from_array(array, held.name))
+        elif held.name in zeros:
+            kind, raw = TensorProto.FLOAT8E4M3FN, bytes(array.size)
+            held.CopyFrom(helper.make_tensor(held.name, kind, array.shape, raw, raw=True))
     return own
 
 

@@ -16,6 +16,8 @@ from hwprune.export.run import session_of
 
 from hwprune.targets.tensorrt_flavour import Flavour
 
+MOST_IMAGES = 32  # that an engine with an open batch takes
+
 
 class FakeGpu:
     """Memory is arrays by address; the clock says a millisecond for every run that was queued."""
@@ -94,7 +96,7 @@ class _Context:
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         self._batch = shape[0]
-        return True
+        return shape[0] <= MOST_IMAGES
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         return tuple(self._batch if d == -1 else d for d in self._engine.get_tensor_shape(name))

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from dataclasses import replace
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 from hwprune.export.batch import batch_in, with_batch
 from hwprune.export.run import onnx_runner
 from hwprune.export.size import size_of
 from hwprune.export.to_onnx import save_onnx, to_onnx
+from rich.console import Console
 from test_engines import status_of
 from test_targets import EXAMPLE, Small
 
 from hwprune.cli import main
 from hwprune.compare import Comparison, compare, laid_together
-from hwprune.contenders import Contender, of_paths, references
+from hwprune.contenders import PUBLISHED, Contender, _published, of_paths, references
 from hwprune.demo import digits_resnet
-from hwprune.errors import InputError
+from hwprune.errors import EngineError, InputError
 from hwprune.graph import ChannelGraph
-from hwprune.pages.compare_show import draw
+from hwprune.pages.compare_show import draw, show
+from hwprune.precision import in_precision
 from hwprune.targets import TorchNetwork
 from hwprune.targets.fake import FakeTarget
 from hwprune.trace import trace
@@ -103,6 +107,8 @@ def test_a_comparison_is_kept_and_grows(small: Contender, tmp_path: Path) -> Non
     both = laid_together(Comparison.load(path), four)
     assert both.batches == [1, 4]
     assert laid_together(both, one).entries == (*four.entries, *one.entries)
+    doubtful = replace(both, warnings=("small at 1: busy", "small at 4: busy"))
+    assert laid_together(doubtful, one).warnings == ("small at 4: busy",)
     with pytest.raises(InputError, match="Give another --out"):
         laid_together(one, compare([small], FakeTarget(16), 1, seconds=0))
     path.write_text("{}")
@@ -117,9 +123,7 @@ def test_references_have_published_accuracies_at_their_own_size_alone() -> None:
     assert one.size.macs > 3 * less.size.macs and one.size.params == less.size.params
     with pytest.raises(InputError, match=r"expected a size in pixels, resnet50@160"):
         references("squeezenet1_1@large", 64)
-    from hwprune.contenders import PUBLISHED, _published
-
-    assert _published("resnet50") == pytest.approx(0.7613) and PUBLISHED == "IMAGENET1K_V1"
+    assert _published("resnet50", 224) == pytest.approx(0.7613) and PUBLISHED == "IMAGENET1K_V1"
 
 
 def test_the_picture_has_every_network_that_has_an_accuracy(
@@ -149,6 +153,70 @@ def test_the_command(small: Contender, tmp_path: Path, capsys: pytest.CaptureFix
     assert "such as 1,32,256" in capsys.readouterr().err
 
 
+def test_tables_of_eighty_columns_say_which_accuracies_are_measured(small: Contender) -> None:
+    named = [replace(small, name="a_rather_long_run dense"), small,
+             replace(small, name="other", top1_of="published by nobody"),
+             replace(small, name="unknown", top1=None, top1_of="")]  # fmt: skip
+    console = Console(width=80, record=True, quiet=False, file=io.StringIO())
+    show(compare(named, FakeTarget(8), 1, seconds=0), console)
+    text = console.export_text()
+    rows = {line.split()[0]: line.strip() for line in text.splitlines() if line.strip()}
+    assert rows["small"].endswith("75.0% (a)") and rows["other"].endswith("75.0% (b)")
+    assert rows["(a)"] == "(a) measured on nothing" and rows["(b)"] == "(b) published by nobody"
+    assert rows["unknown"].endswith("not known") and "…" not in text
+
+
 def test_a_path_that_is_no_network(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="No ONNX file at"):
         of_paths([tmp_path / "none.onnx"])
+
+
+class Picky(FakeTarget):
+    """A target whose builder refuses a network, as TensorRT does."""
+
+    def load(self, model):
+        if "squeeze" in model.graph.name:
+            raise EngineError("it does not take this network")
+        return super().load(model)
+
+
+def test_a_network_that_a_target_refuses_does_not_stop_the_others(small: Contender) -> None:
+    proto = onnx.ModelProto()
+    proto.CopyFrom(small.proto)
+    proto.graph.name = "squeeze"
+    found = compare([small, replace(small, name="other", proto=proto)], Picky(8), 1, seconds=0)
+    assert [entry.name for entry in found.entries] == ["small"]
+    assert found.missing == {"other at 1": "it does not take this network"}
+    with pytest.raises(InputError, match=r"at --batches 1: no networks were given"):
+        compare([], FakeTarget(8), 1, seconds=0)
+
+
+def test_another_target_is_refused_before_anything_is_measured(
+    small: Contender, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    compare([small], FakeTarget(8), 1, seconds=0).save(tmp_path / "compare.json")
+    status = status_of("compare", str(tmp_path / "none.onnx"), "--target", "fake:step=16", "--out",
+                       str(tmp_path))  # fmt: skip
+    assert status == 2 and "Give another --out" in capsys.readouterr().err
+
+
+def test_accuracies_are_published_at_one_size() -> None:
+    assert _published("resnet50", 160) is None
+    assert _published("efficientnet_b3", 224) is None
+    assert _published("efficientnet_b3", 300) == pytest.approx(0.82008)
+
+
+def test_quantisers_count_as_no_parameters() -> None:
+    image = torch.zeros(1, 3, 8, 8)
+    plain = to_onnx(Small().eval(), image)
+    for symmetric in (False, True):
+        own = in_precision(plain, "int8", symmetric=symmetric)
+        assert size_of(own).params == pytest.approx(size_of(plain).params, rel=0.02)
+        assert size_of(own).macs == size_of(plain).macs
+
+
+def test_a_folder_without_a_run(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"holds no run: no recipe\.toml"):
+        of_paths([tmp_path])
+    with pytest.raises(InputError, match="expected a size in pixels"):
+        references("resnet18@", 224)

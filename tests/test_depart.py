@@ -84,3 +84,19 @@ def test_no_number_is_near_nan() -> None:
     assert relative_error(2 * ones, 3 * ones) == 0.5
     assert not relative_error(ones, np.array([1, np.nan, 1])) <= 1e9
     assert relative_error(np.zeros(0), np.zeros(0)) == 0
+
+
+def test_marked_networks_can_be_built_in_bf16(dense: onnx.ModelProto) -> None:
+    """An engine in bf16 is held against the network in fp32, of which the marks are set."""
+    seen: list[onnx.ModelProto] = []
+
+    def noted(model: onnx.ModelProto) -> Outputs:
+        seen.append(for_tensorrt(model, "bf16"))
+        return damaged("inner.0.weight")(model)
+
+    assert first_departure(dense, run, noted, 1e-4) is not None
+    assert len(seen) > 1 and len(seen[-1].graph.output) > 1
+    for model in seen:
+        onnx.checker.check_model(model, full_check=True)
+        kinds = {output.type.tensor_type.elem_type for output in model.graph.output}
+        assert kinds == {onnx.TensorProto.FLOAT}

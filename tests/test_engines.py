@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import onnx
 import pytest
@@ -16,7 +17,7 @@ from hwprune.export.engine_file import EngineFacts, facts_path, read_engine, sav
 from hwprune.export.engine_options import EngineOptions
 from hwprune.export.run import onnx_runner
 from hwprune.export.to_onnx import save_onnx, to_onnx
-from hwprune.export.to_tensorrt import build_engine, save_engine
+from hwprune.export.to_tensorrt import _readable, build_engine, save_engine
 from test_targets import EXAMPLE, Small
 
 from hwprune.cli import main
@@ -24,7 +25,7 @@ from hwprune.errors import EngineError, HwpruneError, InputError, NotHere
 from hwprune.plan import Plan
 from hwprune.precision import precision_of
 from hwprune.targets.driver import gpu_here
-from hwprune.targets.tensorrt_flavour import load_flavour
+from hwprune.targets.tensorrt_flavour import Flavour, load_flavour
 from hwprune.tensorrt_precision import for_tensorrt
 from hwprune.trace import trace
 
@@ -68,7 +69,7 @@ def images() -> torch.Tensor:
     return torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("precision", ["fp32", "tf32", "fp16", "bf16", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "fp16", "bf16", "int8", "fp8"])
 def test_files_in_every_precision_are_valid(dense: onnx.ModelProto, precision: str) -> None:
     own = for_tensorrt(dense, precision)
     onnx.checker.check_model(own, full_check=True)
@@ -98,18 +99,18 @@ def test_symmetric_int8_is_signed_around_zero_with_biases_in_fp32(
 
 
 @rtx
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8", "fp8"])
 def test_an_engine_has_the_precision_of_its_file(
     dense: onnx.ModelProto, tmp_path: Path, precision: str
 ) -> None:
     path = tmp_path / "model.onnx"
     save_onnx(for_tensorrt(dense, precision), path)
-    facts = save_engine(path, tmp_path / "model.engine", replace(SM89, built_for=("sm86", "sm89")))
+    facts = save_engine(path, tmp_path / "model.engine", replace(SM89, built_for=("sm89", "sm120")))
     content, read = read_engine(tmp_path / "model.engine")
     assert read == facts and facts.precision == precision
     assert (facts.engine_bytes, facts.engine_sha256) == (len(content), sha256(content))
     assert facts.onnx_sha256 == sha256(path.read_bytes())
-    assert (facts.built_for, facts.device) == (("sm86", "sm89"), "")
+    assert (facts.built_for, facts.device) == (("sm89", "sm120"), "")
     assert facts.flavour_version == load_flavour("tensorrt-rtx").version
     assert (tmp_path / "model.engine.log").read_text().startswith("INFO")
     assert not list(tmp_path.glob(".*.part"))
@@ -233,8 +234,9 @@ def test_an_engine_runs_where_its_facts_allow(
 
 
 def test_an_engine_of_another_onnx_file_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "model.onnx").write_bytes(b"model")
-    replace(FACTS, onnx_sha256=sha256(b"model")).check_onnx(tmp_path / "model.onnx")
+    content = onnx.ModelProto(producer_name="other").SerializeToString()
+    (tmp_path / "model.onnx").write_bytes(content)
+    replace(FACTS, onnx_sha256=sha256(content)).check_onnx(tmp_path / "model.onnx")
     with pytest.raises(EngineError, match="built from an ONNX file of sha256 0000"):
         FACTS.check_onnx(tmp_path / "model.onnx")
 
@@ -305,6 +307,17 @@ def test_files_become_engines_without_pytorch(file: Path) -> None:
         (["--engine", "tensorrt-rtx:precision=int8", "--for", "sm89"], "Export it from the run"),
         (["--engine", "tensorrt-rtx", "--for", "sm89", "--batches", "1,8,32"], "fixes its batch"),
         (["--engine", "tensorrt-rtx", "--for", "sm89", "--batches", "8,1,32"], "such as --batches"),
+        (
+            ["--engine", "tensorrt-rtx", "--for", "sm89", "--batches", "1,x,8,32"],
+            "such as --batches",
+        ),
+        (["--engine", "tensorrt-rtx:precision=fp16", "--for", "sm42"], "not for sm42"),
+        (["--engine", "tensorrt-rtx", "--for", "sm89", "--out", "x"], "--out: these are of a run"),
+        (["--level", "3"], "Say which engine to build"),
+        (
+            ["--engine", "tensorrt-rtx", "--for", "sm89", "--version-compatible"],
+            "--for any instead",
+        ),
         (["--engine", "tensorrt-rtx:speed=1"], "one of fp32, tf32, fp16, bf16, int8"),
         (["--engine", "onnxruntime"], "expected one of tensorrt, tensorrt-rtx"),
         (["--for", "sm89"], "Say which engine to build"),
@@ -315,7 +328,7 @@ def test_requests_that_cannot_be_met(
 ) -> None:
     assert status_of("export", str(file), *arguments) == 2
     assert words in capsys.readouterr().err
-    assert not list(file.parent.glob("*.engine"))
+    assert [path.name for path in file.parent.iterdir()] == ["model.onnx"]
 
 
 def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -328,3 +341,70 @@ def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> 
                 load_flavour(name)
     finally:
         load_flavour.cache_clear()
+
+
+@rtx
+def test_weights_in_a_file_of_their_own_are_built_in_and_hashed(
+    dense: onnx.ModelProto, tmp_path: Path
+) -> None:
+    """As ``torch.onnx.export`` leaves them by default."""
+    whole, split = tmp_path / "whole.onnx", tmp_path / "split.onnx"
+    onnx.save(dense, str(whole))
+    outside = {"save_as_external_data": True, "location": "weights", "size_threshold": 0}
+    onnx.save(onnx.load(str(whole)), str(split), **outside)
+    facts = save_engine(split, tmp_path / "split.engine", SM89)
+    assert facts.engine_bytes == save_engine(whole, tmp_path / "whole.engine", SM89).engine_bytes
+    facts.check_onnx(split)
+    content = bytearray((tmp_path / "weights").read_bytes())
+    content[0] ^= 1
+    (tmp_path / "weights").write_bytes(content)
+    with pytest.raises(EngineError, match="built from an ONNX file of sha256"):
+        facts.check_onnx(split)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_tensorrt_before_10_is_given_what_it_reads_rightly(
+    dense: onnx.ModelProto, images: torch.Tensor, precision: str
+) -> None:
+    """It overlooks axes that are inputs, and reduces all of them."""
+    own = for_tensorrt(dense, precision)
+    content = own.SerializeToString()
+    for name, version, kept in (("tensorrt", "10.3.0", True), ("tensorrt-rtx", "1.7.1", True),
+                                ("tensorrt", "8.6.0", False)):  # fmt: skip
+        flavour = Flavour(name, SimpleNamespace(__version__=version))
+        read = _readable(own, content, flavour)
+        assert (read == content) is kept
+    older = onnx.load_model_from_string(read)
+    assert max(o.version for o in older.opset_import if not o.domain) == 17
+    assert all(len(n.input) == 1 for n in older.graph.node if n.op_type == "ReduceMean")
+    assert {n.name for n in own.graph.node} == {n.name for n in older.graph.node}
+    assert torch.allclose(onnx_runner(older)(images), onnx_runner(own)(images), atol=1e-6)
+
+
+def test_fp8_has_int8_s_ranges_and_one_sign(dense: onnx.ModelProto, images: torch.Tensor) -> None:
+    """E4M3 ends at 448; ONNX Runtime tells how near the numbers are."""
+    given = [image[None].numpy() for image in images]
+    own, other = (for_tensorrt(dense, precision, given) for precision in ("fp8", "int8"))
+    scales = [
+        {
+            n.input[0]: onnx.numpy_helper.to_array(held[n.input[1]]).max()
+            for n in model.graph.node
+            if n.op_type == "QuantizeLinear"
+        }
+        for model in (own, other)
+        for held in [{i.name: i for i in model.graph.initializer}]
+    ]
+    assert scales[0].keys() == scales[1].keys()
+    for name, scale in scales[0].items():
+        assert 448 * scale == pytest.approx(127 * scales[1][name], rel=1e-5)
+    wanted = onnx_runner(dense)(images)
+    error = float((onnx_runner(own)(images) - wanted).abs().max() / wanted.abs().max())
+    assert 0 < error < 0.1
+    assert for_tensorrt(own, "fp8") is own
+
+
+@rtx
+def test_fp8_is_refused_for_gpus_that_lack_it(dense: onnx.ModelProto) -> None:
+    content = for_tensorrt(dense, "fp8").SerializeToString()
+    with pytest.raises(EngineError, match=r"built no engine: .*fp8"):
+        build_engine(content, replace(SM89, built_for=("sm86",)))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
+from types import SimpleNamespace
 
 import onnxruntime
 import pytest
@@ -18,6 +20,8 @@ from hwprune.errors import AccuracyMiss, InputError, NotHere, OutputMismatch
 from hwprune.latency.kernels import describe
 from hwprune.precision import in_precision, precision_of
 from hwprune.targets import file_precision, load_target
+from hwprune.targets.nvidia import library_folders
+from hwprune.targets.onnxruntime_cuda import on_provider
 from hwprune.trace import trace
 
 
@@ -195,3 +199,19 @@ def test_tensorrt_in_onnx_runtime_is_not_taken_for_granted(options, words) -> No
 def test_an_unknown_precision_is_refused() -> None:
     with pytest.raises(InputError, match="one of fp32, int8, got fp8"):
         load_target("onnxruntime-cpu:precision=fp8")
+
+
+def test_a_session_that_fell_back_to_the_cpu_is_refused_before_it_is_given_inputs() -> None:
+    session = SimpleNamespace(get_providers=lambda: ["CPUExecutionProvider"])
+    bind = on_provider("CUDAExecutionProvider", "cuda", pytest.fail)
+    with pytest.raises(NotHere, match="could not load CUDAExecutionProvider and said why above"):
+        bind(session)
+    session = SimpleNamespace(get_providers=lambda: ["CUDAExecutionProvider", "CPU"])
+    assert on_provider("CUDAExecutionProvider", "cuda", lambda own: own)(session) is session
+
+
+def test_libraries_of_nvidia_s_packages_are_found(tmp_path, monkeypatch) -> None:
+    (tmp_path / "nvidia" / "cudnn" / "lib").mkdir(parents=True)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "nvidia", raising=False)
+    assert str(tmp_path / "nvidia" / "cudnn" / "lib") in library_folders()

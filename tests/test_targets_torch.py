@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from pathlib import Path
 
 import pytest
@@ -232,11 +233,15 @@ def test_how_float32_is_computed_holds_only_while_it_is_measured(tf32) -> None:
     before = [place.fp32_precision for place in places]
     with CudaClock(tf32=tf32).settings():
         assert [p.fp32_precision for p in places] == ["tf32" if tf32 else "ieee"] * 2
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that this is the old setting
+            assert torch.backends.cuda.matmul.allow_tf32 is tf32  # raises where the two differ
     assert [place.fp32_precision for place in places] == before
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU is here")
+@pytest.mark.filterwarnings("default")  # torch.compile advises TF32, which is left out on purpose
 @pytest.mark.parametrize(
     "options", ["precision=tf32", "precision=fp16,layout=channels_last", "graphs=1", "compile=1"]
 )

@@ -7,6 +7,7 @@ names and kinds of layers that it shows; it was not recorded on a GPU.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from hwprune.export.to_tensorrt import build_engine
 from test_engines import has_gpu, has_rtx, no_gpu, rtx
 from test_targets import EXAMPLE, Small
 
+from hwprune import targets
 from hwprune.errors import EngineError, HwpruneError, InputError, NotHere
 from hwprune.graph import ChannelGraph
 from hwprune.latency.chain import probe_model
@@ -85,7 +87,7 @@ def test_an_engine_s_layers_become_the_network_s_kernels(
     assert layers == [(layer.inputs, layer.outputs) for layer in graph.layers]
 
 
-@pytest.mark.parametrize("precision", ["fp16", "bf16", "int8"])
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "int8", "fp8"])
 def test_quantisers_and_casts_hide_no_weights(
     dense: onnx.ModelProto, graph: ChannelGraph, precision: str
 ) -> None:
@@ -140,6 +142,9 @@ def test_an_engine_runs_and_is_timed_by_the_gpu_s_clock(dense: onnx.ModelProto) 
     assert engine.run_ms() == 1.0
     assert engine.transfers_ms() == 1.5
     assert engine.enqueue_ms() > 0
+    queued = gpu.queued
+    engine.run_ms()
+    assert gpu.queued == queued + 2  # the GPU was busy with another run when the first mark was set
     with pytest.raises(InputError, match=r"input x is \(1, 3, 8, 8\), got \(2, 3, 8, 8\)"):
         engine.infer([np.concatenate([images, images])])
 
@@ -158,12 +163,27 @@ def test_an_open_batch_is_set(model: Small) -> None:
     assert engine.infer([np.zeros((4, 3, 8, 8), np.float32)])[0].shape == (4, 10)
     with pytest.raises(InputError, match=r"leaves its input open.*--batch 8"):
         Engine(opened.SerializeToString(), fake_flavour(gpu), gpu)
+    with pytest.raises(InputError, match=r"does not take 64 images at once.*another --batch"):
+        Engine(opened.SerializeToString(), fake_flavour(gpu), gpu, batch=64)
 
 
 def test_an_engine_that_is_refused_says_why() -> None:
     gpu = FakeGpu()
     with pytest.raises(EngineError, match=r"does not take this engine: ERROR: Magic tag"):
         Engine(b"broken", fake_flavour(gpu), gpu)
+
+
+def test_engines_share_the_one_logger_that_tensorrt_keeps(dense: onnx.ModelProto) -> None:
+    """Each hears what is said to it: the logger writes into the journal of the last one."""
+    gpu = FakeGpu()
+    flavour = fake_flavour(gpu)
+    first = Engine(dense.SerializeToString(), flavour, gpu)
+    logger = first._logger
+    with pytest.raises(EngineError, match="Magic tag"):
+        Engine(b"broken", flavour, gpu)
+    first._context.execute_async_v3 = lambda stream: logger.log("Severity.ERROR", "out of luck")
+    with pytest.raises(EngineError, match=r"could not run the engine: .*ERROR: out of luck"):
+        first._enqueue()
 
 
 def test_a_network_on_the_gpu_is_profiled_layer_by_layer(
@@ -214,6 +234,7 @@ def test_tables_are_filled_with_cheap_builds_and_checked_with_full_ones(
 def test_the_files_of_a_tensorrt_target(kind: str) -> None:
     assert file_precision(f"{kind}:precision=fp16") == "fp16"
     assert file_precision(f"{kind}:precision=int8,level=5") == "int8"
+    assert file_precision(f"{kind}:precision=fp8") == "fp8"
     assert file_precision(f"{kind}:precision=bf16") == "fp32"  # which ONNX Runtime cannot run
     assert symmetric(f"{kind}:precision=int8") and not symmetric("openvino-cpu:precision=int8")
 
@@ -223,8 +244,8 @@ def test_the_files_of_a_tensorrt_target(kind: str) -> None:
 def test_without_a_driver_the_target_is_elsewhere() -> None:
     with pytest.raises(NotHere, match="needs an NVIDIA GPU with its driver"):
         load_target("tensorrt-rtx:precision=fp16")
-    with pytest.raises(InputError, match="one of fp32, tf32, fp16, bf16, int8, got fp8"):
-        load_target("tensorrt-rtx:precision=fp8")
+    with pytest.raises(InputError, match="one of fp32, tf32, fp16, bf16, int8, fp8, got fp4"):
+        load_target("tensorrt-rtx:precision=fp4")
     with pytest.raises(NotHere, match="NVIDIA GPU with its driver"):
         first_gpu()
 
@@ -268,3 +289,44 @@ def test_a_gpu_profiles_every_layer(
     assert all(len(kernel.times_ms) == 3 for kernel in times)
     found = {(k.inputs, k.outputs) for k in describe(times, dense, graph)}
     assert {(layer.inputs, layer.outputs) for layer in graph.layers} <= found
+
+
+# What is read or called on the GPU alone, where no test without one would find a slip.
+NAMES = {
+    "Runtime": ("deserialize_cuda_engine", "engine_host_code_allowed"),
+    "ICudaEngine": (
+        "create_engine_inspector", "create_execution_context", "create_runtime_config",
+        "get_tensor_dtype", "get_tensor_mode", "get_tensor_name", "get_tensor_shape",
+        "num_io_tensors",
+    ),
+    "IExecutionContext": (
+        "enqueue_emits_profile", "execute_async_v3", "get_tensor_shape", "is_stream_capturable",
+        "profiler", "report_to_profiler", "set_input_shape", "set_tensor_address",
+    ),
+    "EngineInspector": ("execution_context", "get_engine_information"),
+    "IProfiler": ("report_layer_time",),
+    "IRuntimeConfig": ("dynamic_shapes_kernel_specialization_strategy",),
+    "DynamicShapesKernelSpecializationStrategy": ("EAGER",),
+    "TensorIOMode": ("INPUT",),
+    "LayerInformationFormat": ("JSON",),
+    "IBuilderConfig": ("create_timing_cache", "get_timing_cache", "set_timing_cache"),
+}  # fmt: skip
+
+
+@rtx
+def test_what_only_a_gpu_would_call_is_in_the_real_interface() -> None:
+    api = load_flavour("tensorrt-rtx").api
+    assert [
+        f"{k}.{n}" for k, ns in NAMES.items() for n in ns if not hasattr(getattr(api, k), n)
+    ] == []
+
+
+def test_every_name_of_cuda_s_is_in_its_bindings() -> None:
+    runtime = pytest.importorskip("cuda.bindings.runtime")
+    source = (Path(targets.__file__).parent / "cuda_python.py").read_text(encoding="utf-8")
+    names = {*re.findall(r"_CUDART\.(\w+)", source), *re.findall(r', "(cuda[A-Z]\w+)"\)\n', source)}
+    names -= {attribute for attribute in names if hasattr(runtime.cudaDeviceAttr, attribute)}
+    kinds = {*re.findall(r"_CUDART\.(\w+\.\w+)", source)}
+    assert len(names) > 15 and [n for n in names if not hasattr(runtime, n)] == []
+    parts = [kind.split(".") for kind in kinds]
+    assert parts and [p for p in parts if not hasattr(getattr(runtime, p[0]), p[1])] == []

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,13 @@ import onnx
 import pytest
 import torch
 from fake_tensorrt import FakeGpu, fake_flavour
+from hwprune.export.engine_beside import EngineFiles, images_of
 from hwprune.export.engine_file import EngineFacts, save_facts, sha256
+from hwprune.export.engine_numbers import Numbers, classes, right_classes
 from hwprune.export.engine_options import EngineOptions
 from hwprune.export.to_onnx import save_onnx, to_onnx
 from hwprune.export.to_tensorrt import save_engine
-from hwprune.export.verify_engine import TIMES, EngineReport, verify_engines
+from hwprune.export.verify_engine import TIMES, EngineReport, _check_sizes, verify_engines
 from onnx import numpy_helper
 from test_engines import has_gpu, has_rtx, no_gpu, rtx, status_of
 from test_targets import EXAMPLE, Small
@@ -55,13 +58,18 @@ def verified(
     engines = {"model": built(model), "dense": built(model)}
     images = np.random.default_rng(2).standard_normal((20, 3, 8, 8)).astype(np.float32)
     budget = Budget.parse("0.5x")
-    return verify_engines(engines, "fp32", model, images, budget, built, seconds=0.0)
+    return verify_engines(
+        engines, "fp32", model=model, images=images, labels=np.arange(20) % 10, budget=budget,
+        rebuilt=built, seconds=0.0,
+    )  # fmt: skip
 
 
 def test_an_engine_that_is_right_and_too_slow(dense: onnx.ModelProto) -> None:
     report = verified(dense, lambda model: model)
-    assert report.relative_error is not None and report.relative_error < 1e-6
+    assert report.numbers is not None and report.numbers.relative_error < 1e-6
+    assert report.numbers.max_abs_error < 1e-6 and report.numbers.cosine == pytest.approx(1)
     assert report.departure is None and report.graph and report.agreement == 1.0
+    assert report.top1 is not None and 0 <= report.top1 <= 1
     times = report.times["dense"]
     assert (times["run_ms"].latency_ms, times["transfers_ms"].latency_ms) == (1.0, 1.5)
     assert set(times) == set(TIMES) and times["enqueue_ms"].latency_ms > 0
@@ -81,7 +89,8 @@ def test_an_engine_that_is_wrong_names_the_layer(dense: onnx.ModelProto) -> None
 
 def test_not_a_number_is_a_mismatch() -> None:
     times = {"model": dict.fromkeys(TIMES, Measurement((1.0,)))}
-    report = EngineReport(float("nan"), None, "fp16", None, times, True, None, ({}, {}))
+    bad = Numbers(float("nan"), float("nan"), float("nan"))
+    report = EngineReport(bad, None, None, "fp16", None, times, True, None, ({}, {}))
     assert [type(miss) for miss in report.misses()] == [OutputMismatch]
     assert report.ratio is None
 
@@ -91,7 +100,14 @@ def test_images_of_another_size_are_refused(dense: onnx.ModelProto) -> None:
     engine = Engine(dense.SerializeToString(), fake_flavour(gpu), gpu)
     images = np.zeros((4, 3, 9, 9), np.float32)
     with pytest.raises(InputError, match=r"images are \(4, 3, 9, 9\), the engine takes \(1, 3, 8"):
-        verify_engines({"model": engine}, "fp32", dense, images, None, lambda m: engine, 0.0)
+        verify_engines(
+            {"model": engine},
+            "fp32",
+            model=dense,
+            images=images,
+            rebuilt=lambda m: engine,
+            seconds=0,
+        )
 
 
 @pytest.fixture
@@ -190,3 +206,86 @@ def test_the_imitation_counts_what_was_queued() -> None:
     back = np.zeros(2, np.float32)
     gpu.copy_out(back, address)
     assert back.tolist() == [1.0, 2.0] and gpu.queued == 0.5
+
+
+def test_numbers_are_told_in_three_ways(dense: onnx.ModelProto) -> None:
+    report = verified(dense, damaged)
+    assert report.numbers is not None
+    assert report.numbers.relative_error > 1e-2 and report.numbers.max_abs_error > 1e-3
+    assert report.numbers.cosine < 0.9999
+
+
+def test_a_last_batch_that_is_not_full_counts_all_the_same(dense: onnx.ModelProto) -> None:
+    opened = to_onnx(Small().eval(), EXAMPLE.expand(2, -1, -1, -1), dynamic_batch=True)
+    gpu = FakeGpu()
+    engine = Engine(opened.SerializeToString(), fake_flavour(gpu), gpu, batch=4)
+    images = np.random.default_rng(3).standard_normal((6, 3, 8, 8)).astype(np.float32)
+    found = classes(engine, images)
+    assert found.shape == (6,) and np.array_equal(found, right_classes(engine, images, opened))
+    with pytest.raises(InputError, match=r"images are \(0, 3, 8, 8\)"):
+        classes(engine, images[:0])
+
+
+def test_what_lies_beside_an_engine(tmp_path: Path) -> None:
+    for name in ("dense.fp16.engine", "images.npy"):
+        (tmp_path / name).touch()
+    found = EngineFiles(tmp_path / "model.fp16.engine").found()
+    assert found.dense == tmp_path / "dense.fp16.engine" and found.labels is None
+    other = EngineFiles(tmp_path / "mine.engine")
+    assert other.dense_beside == tmp_path / "dense.engine" and other.found().dense is None
+    assert EngineFiles(tmp_path / "dense.fp16.engine").found().dense is None
+
+
+def test_files_that_hold_no_images(tmp_path: Path) -> None:
+    (tmp_path / "empty.npy").touch()
+    np.savez(tmp_path / "several.npz", a=np.zeros(3))
+    (tmp_path / "text.npy").write_text("cats")
+    for name in ("empty.npy", "several.npz", "text.npy"):
+        files = EngineFiles(tmp_path / "model.engine", images=tmp_path / name)
+        with pytest.raises(InputError, match="holds no images"):
+            images_of(files)
+    np.save(tmp_path / "images.npy", np.zeros((4, 3, 8, 8)))
+    np.save(tmp_path / "labels.npy", np.zeros(5))
+    with pytest.raises(InputError, match=r"classes \(5,\) of images \(4, 3, 8, 8\)"):
+        images_of(EngineFiles(tmp_path / "model.engine").found())
+
+
+def test_options_that_an_engine_has_no_use_for(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine = str(folder / "model.engine")
+    status, words = status_and_words(capsys, engine, "--target", "openvino-cpu")
+    assert status == 2 and "--target: these are of a run" in words
+    status, words = status_and_words(capsys, "--dense", engine)
+    assert status == 2 and "`hwprune verify model.engine`" in words
+
+
+def test_a_run_s_budget_holds_only_where_its_dense_engine_is(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "recipe.toml").write_text('budget = "0.5x"\n')
+    _, words = status_and_words(capsys, str(folder / "model.engine"))
+    assert "held against the dense engine" not in words
+
+
+def test_engines_of_two_sizes_are_not_compared(dense: onnx.ModelProto) -> None:
+    opened = to_onnx(Small().eval(), EXAMPLE.expand(2, -1, -1, -1), dynamic_batch=True)
+    gpu = FakeGpu()
+    engines = {
+        "model": Engine(opened.SerializeToString(), fake_flavour(gpu), gpu, batch=4),
+        "dense": Engine(dense.SerializeToString(), fake_flavour(gpu), gpu),
+    }
+    with pytest.raises(InputError, match=r"takes \[\(4, 3, 8, 8\)\], the dense one \[\(1, 3, 8"):
+        _check_sizes(engines)
+
+
+def test_numbers_of_images_that_an_engine_does_not_take(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine = folder / "model.engine"
+    status, words = status_and_words(capsys, str(engine), "--batch", "4")
+    assert status == 2 and "fixes its batch: leave out --batch" in words
+    facts = replace(facts_of(folder, flavour="tensorrt-rtx", version="0.1"), batches=(1, 8, 32))
+    save_facts(facts, engine)
+    status, words = status_and_words(capsys, str(engine), "--batch", "64")
+    assert status == 2 and "takes 1 to 32 images" in words

@@ -2,43 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from hwprune.compare import Comparison, Entry
 
 
 def show(comparison: Comparison, console: Console) -> None:
-    """Print a table for every batch."""
+    """Print a table for every batch, and what the accuracies in it are."""
+    marks = _marks(comparison.entries)
     for batch in comparison.batches:
-        table = Table(title=f"{comparison.target}, batch {batch}", title_justify="left")
+        title = f"{comparison.target}, batch {batch}"
+        table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
         table.add_column("network", no_wrap=True)
-        for column in ("px", "ms", "images/s", "MACs, M", "params, M", "top-1"):
+        for column in ("px", "ms", "images/s", "M MACs", "M params", "top-1"):
             table.add_column(column, justify="right", no_wrap=True)
-        table.add_column("of which")
         for entry in (e for e in comparison.entries if e.batch == batch):
-            table.add_row(*_row(entry))
+            table.add_row(*_row(entry, marks))
         console.print(table)
+    for of, mark in marks.items():
+        console.print(escape(f"{mark} {of}"))
     for name, reason in (comparison.missing or {}).items():
-        console.print(f"[yellow]not measured: {name}: {reason}")
+        console.print(f"[yellow]not measured: {escape(f'{name}: {reason}')}")
     for warning in comparison.warnings:
-        console.print(f"[yellow]{warning}")
+        console.print(f"[yellow]{escape(warning)}")
 
 
-def _row(entry: Entry) -> list[Any]:
+def _marks(entries: Sequence[Entry]) -> dict[str, str]:
+    """A letter for each origin of accuracies, measured or published: tables stay narrow."""
+    origins = dict.fromkeys(e.top1_of for e in entries if e.top1 is not None)
+    return {of: f"({letter})" for of, letter in zip(origins, ascii_lowercase, strict=False)}
+
+
+def _row(entry: Entry, marks: Mapping[str, str]) -> list[Any]:
+    known = entry.top1 is not None
     return [
         entry.name,
         str(entry.image[-1]),
         f"{entry.latency_ms:.3f}",
         f"{entry.images_per_second:.1f}",
-        f"{entry.macs / 1e6:.0f}",
+        "-" if math.isnan(entry.macs) else f"{entry.macs / 1e6:.0f}",
         f"{entry.params / 1e6:.2f}",
-        "-" if entry.top1 is None else f"{entry.top1:.1%}",
-        entry.top1_of or "not known",
+        f"{entry.top1:.1%} {marks.get(entry.top1_of, '')}" if known else "not known",
     ]
 
 

@@ -174,10 +174,10 @@ def need_files(name: str) -> None:
 
 
 def file_precision(name: str) -> str:
-    """The precision of the ONNX files that a target runs: ``fp32``, ``fp16`` or ``int8``."""
+    """The precision of the ONNX files that a target runs: ``fp32``, ``fp16``, ``int8``, ``fp8``."""
     kind, _, options = name.partition(":")
     given = [o.removeprefix("precision=") for o in options.split(",") if "precision=" in o]
-    own = kind not in _MODULES and given and given[-1] in ("fp16", "int8")
+    own = kind not in _MODULES and given and given[-1] in ("fp16", "int8", "fp8")
     return given[-1] if own else "fp32"
 
 
@@ -202,6 +202,7 @@ def load_target(name: str) -> Target:
     try:
         return TARGETS[kind](**{key: value for key, _, value in pairs})
     except (TypeError, ValueError) as error:
+        example = {"fake": "step=16", "openvino-cpu": "threads=1"}.get(kind, "precision=fp32")
         raise InputError(
-            f"Target {name!r}: {error}. Options are written as `{kind}:threads=1`."
+            f"Target {name!r}: {error}. Options are written as `{kind}:{example}`."
         ) from error

@@ -11,7 +11,7 @@ import numpy as np
 from cuda.bindings import runtime as cudart
 from numpy.typing import NDArray
 
-from hwprune.errors import NotHere
+from hwprune.errors import HwpruneError, NotHere
 
 _CUDART: Any = cudart
 
@@ -21,20 +21,19 @@ class CudaPythonGpu:
 
     def __init__(self) -> None:
         _done(_CUDART.cudaSetDevice(0))
-        self._stream = _done(_CUDART.cudaStreamCreate())
+        self._held: list[tuple[Callable[[Any], object], Any]] = []  # what is given back, and how
+        weakref.finalize(self, _give_back, self._held)
+        flags = _CUDART.cudaStreamNonBlocking  # work on other streams does not wait for it
+        self._stream = self._keep(_CUDART.cudaStreamCreateWithFlags(flags), "cudaStreamDestroy")
         self.stream = int(self._stream)
         names = ("cudaDevAttrComputeCapabilityMajor", "cudaDevAttrComputeCapabilityMinor")
         kinds = [getattr(_CUDART.cudaDeviceAttr, name) for name in names]
         major, minor = (_done(_CUDART.cudaDeviceGetAttribute(kind, 0)) for kind in kinds)
         self.capability = f"sm{major}{minor}"
-        self._on_device: list[int] = []
-        self._on_host: list[int] = []
-        weakref.finalize(self, _free, self._on_device, self._on_host)
 
     def allocate(self, size: int) -> int:
         """The address of that many bytes."""
-        self._on_device.append(int(_done(_CUDART.cudaMalloc(max(size, 1)))))
-        return self._on_device[-1]
+        return int(self._keep(_CUDART.cudaMalloc(max(size, 1)), "cudaFree"))
 
     def copy_in(self, address: int, array: NDArray[Any]) -> None:
         """Queue a copy to the GPU."""
@@ -48,11 +47,11 @@ class CudaPythonGpu:
 
     def host(self, shape: tuple[int, ...], kind: Any) -> NDArray[Any]:
         """An array in locked memory."""
-        count, width = int(np.prod(shape)), np.dtype(kind).itemsize
-        address = int(_done(_CUDART.cudaMallocHost(max(count * width, 1))))
-        self._on_host.append(address)
-        held = (ctypes.c_uint8 * (count * width)).from_address(address)
-        return np.frombuffer(held, dtype=kind).reshape(shape)
+        size = int(np.prod(shape)) * np.dtype(kind).itemsize
+        address = int(self._keep(_CUDART.cudaMallocHost(max(size, 1)), "cudaFreeHost"))
+        held = (ctypes.c_uint8 * max(size, 1)).from_address(address)
+        array: NDArray[Any] = np.frombuffer(held, dtype=np.uint8)[:size].view(kind).reshape(shape)
+        return array
 
     def mark(self) -> Any:
         """An event."""
@@ -69,15 +68,26 @@ class CudaPythonGpu:
         _done(_CUDART.cudaStreamSynchronize(self._stream))
 
     def captured(self, run: Callable[[], object]) -> Callable[[], object] | None:
-        """A CUDA graph."""
+        """A CUDA graph; None where the work cannot be captured."""
         mode = _CUDART.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         _done(_CUDART.cudaStreamBeginCapture(self._stream, mode))
         try:
             run()
-        finally:
-            graph = _done(_CUDART.cudaStreamEndCapture(self._stream))
-        ready = _done(_CUDART.cudaGraphInstantiate(graph, 0))
+        except HwpruneError:
+            _CUDART.cudaStreamEndCapture(self._stream)
+            return None
+        status, graph = _CUDART.cudaStreamEndCapture(self._stream)
+        if int(status) != 0:
+            return None
+        ready = self._keep(_CUDART.cudaGraphInstantiate(graph, 0), "cudaGraphExecDestroy")
+        _CUDART.cudaGraphDestroy(graph)
         return lambda: _done(_CUDART.cudaGraphLaunch(ready, self._stream))
+
+    def _keep(self, answer: tuple[Any, ...], end: str) -> Any:
+        """What a call has made; CUDA's function ``end`` gives it back when this object is gone."""
+        made = _done(answer)
+        self._held.append((getattr(_CUDART, end), made))
+        return made
 
     def _copy(self, to: int, source: int, size: int, kind: Any) -> None:
         _done(_CUDART.cudaMemcpyAsync(to, source, size, kind, self._stream))
@@ -91,11 +101,9 @@ class _Event:
         weakref.finalize(self, _CUDART.cudaEventDestroy, handle)
 
 
-def _free(on_device: list[int], on_host: list[int]) -> None:
-    for address in on_device:
-        _CUDART.cudaFree(address)
-    for address in on_host:
-        _CUDART.cudaFreeHost(address)
+def _give_back(held: list[tuple[Callable[[Any], object], Any]]) -> None:
+    for end, made in reversed(held):
+        end(made)
 
 
 def _done(answer: tuple[Any, ...]) -> Any:

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from hwprune.errors import HwpruneError
+
 _CUDA: Any = torch.cuda  # much of it has no types
 
 
@@ -60,10 +62,13 @@ class TorchGpu:
         self._stream.synchronize()
 
     def captured(self, run: Callable[[], object]) -> Callable[[], object] | None:
-        """A CUDA graph, on the same stream."""
-        graph = _CUDA.CUDAGraph()
-        with _CUDA.graph(graph, stream=self._stream):
-            run()
+        """A CUDA graph, on the same stream; None where the work cannot be captured."""
+        graph, mode = _CUDA.CUDAGraph(), "thread_local"
+        try:
+            with _CUDA.graph(graph, stream=self._stream, capture_error_mode=mode):
+                run()
+        except (RuntimeError, HwpruneError):  # of CUDA, or of what ``run`` runs
+            return None
 
         def replay() -> None:
             with _CUDA.stream(self._stream):

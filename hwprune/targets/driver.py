@@ -25,14 +25,31 @@ def gpu_here() -> tuple[str, str]:
     Raises:
         NotHere: as ``need_driver``.
     """
-    driver = _open()
-    device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
+    driver, device = _first()
+    major, minor = ctypes.c_int(), ctypes.c_int()
     name = ctypes.create_string_buffer(256)
-    driver.cuDeviceGet(ctypes.byref(device), 0)
     driver.cuDeviceGetName(name, len(name), device)
     driver.cuDeviceGetAttribute(ctypes.byref(major), _MAJOR, device)
     driver.cuDeviceGetAttribute(ctypes.byref(minor), _MINOR, device)
     return name.value.decode(), f"sm{major.value}{minor.value}"
+
+
+def gpu_bus() -> str:
+    """Where the first GPU is on the PCI bus: ``nvidia-smi`` numbers GPUs otherwise than CUDA.
+
+    Raises:
+        NotHere: as ``need_driver``.
+    """
+    driver, device = _first()
+    place = ctypes.create_string_buffer(32)
+    driver.cuDeviceGetPCIBusId(place, len(place), device)
+    return place.value.decode()
+
+
+def _first() -> tuple[Any, ctypes.c_int]:
+    driver, device = _open(), ctypes.c_int()
+    driver.cuDeviceGet(ctypes.byref(device), 0)
+    return driver, device
 
 
 def _open() -> Any:

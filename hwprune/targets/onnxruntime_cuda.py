@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import os
+import sys
 from collections.abc import Callable
 from functools import cached_property, partial
 from typing import Any
 
+import numpy as np
 import onnx
 import onnxruntime as ort
 
@@ -14,8 +18,8 @@ from hwprune.errors import InputError, NotHere
 from hwprune.precision import in_precision
 from hwprune.targets import Form, KernelTime
 from hwprune.targets.apart import Apart
-from hwprune.targets.nvidia import gpu_facts
-from hwprune.targets.onnxruntime_network import OnnxRuntimeNetwork, random_inputs
+from hwprune.targets.nvidia import gpu_facts, library_folders
+from hwprune.targets.onnxruntime_network import Bind, OnnxRuntimeNetwork, random_inputs
 from hwprune.targets.options import one_of
 
 _PROVIDERS = {
@@ -51,6 +55,7 @@ class OnnxRuntimeCuda:
         if not self.devices and self.provider not in ort.get_available_providers():
             what = f"ONNX Runtime {ort.__version__} has no {self.provider} here"
             raise NotHere(_lacking(what, self.kind))
+        _load_libraries()
 
     @property
     def name(self) -> str:
@@ -77,9 +82,14 @@ class OnnxRuntimeCuda:
     def blocking(self) -> Apart:
         """The same target in a process in which Python waits for every kernel.
 
-        ONNX Runtime's profiler times what the CPU does; only there it is what the GPU does.
+        ONNX Runtime's profiler times what the CPU does; only there it is what the GPU does. That
+        process has no PyTorch, whose libraries the provider uses here: it is told where they are.
         """
-        waiting = {"CUDA_LAUNCH_BLOCKING": "1"}
+        before = [path for path in [os.environ.get("LD_LIBRARY_PATH")] if path]
+        waiting = {
+            "CUDA_LAUNCH_BLOCKING": "1",
+            "LD_LIBRARY_PATH": os.pathsep.join([*before, *library_folders()]),
+        }
         return Apart(__name__, type(self).__name__, waiting, precision=self.precision)
 
 
@@ -89,14 +99,12 @@ class CudaNetwork:
     def __init__(self, model: onnx.ModelProto, target: OnnxRuntimeCuda) -> None:
         self._model, self._target = model, target
         own = in_precision(model, target.precision)
-        if target.devices:
-            self._network = OnnxRuntimeNetwork(own, 1, [], _bind_here, target.devices)
-        else:
-            providers = [(target.provider, _options(target)), "CPUExecutionProvider"]
-            self._network = OnnxRuntimeNetwork(own, 1, providers, _bind)
-        if target.provider not in self._network.session.get_providers()[:1]:  # it falls back
-            what = f"ONNX Runtime could not load {target.provider} and said why above"
-            raise NotHere(_lacking(what, target.kind))
+        bind = on_provider(target.provider, target.kind, _bind_here if target.devices else _bind)
+        providers = [(target.provider, _OPTIONS[target.kind](target.precision)),
+                     "CPUExecutionProvider"]  # fmt: skip
+        self._network = OnnxRuntimeNetwork(
+            own, 1, [] if target.devices else providers, bind, target.devices
+        )
 
     def run_ms(self) -> float:
         """Run once; milliseconds of wall time until the outputs are there."""
@@ -121,11 +129,27 @@ class CudaNetwork:
         return self._network.profile(runs)
 
 
-def _options(target: OnnxRuntimeCuda) -> dict[str, Any]:
-    if target.kind == "tensorrt":
-        return {"device_id": 0, "trt_fp16_enable": target.precision == "fp16",
-                "trt_cuda_graph_enable": True}  # fmt: skip
-    return {"device_id": 0, "use_tf32": int(target.precision == "tf32")}
+def _cuda_options(precision: str) -> dict[str, Any]:
+    return {"device_id": 0, "use_tf32": int(precision == "tf32")}
+
+
+def _tensorrt_options(precision: str) -> dict[str, Any]:
+    half = precision == "fp16"
+    return {"device_id": 0, "trt_fp16_enable": half, "trt_cuda_graph_enable": True}
+
+
+def _rtx_options(precision: str) -> dict[str, Any]:
+    return {"device_id": 0, "enable_cuda_graph": True}  # precision is that of the file
+
+
+_OPTIONS = {"cuda": _cuda_options, "tensorrt": _tensorrt_options, "tensorrt-rtx": _rtx_options}
+
+
+def _load_libraries() -> None:
+    """CUDA's libraries out of NVIDIA's packages, where PyTorch has not loaded them already."""
+    if hasattr(ort, "preload_dlls"):
+        with contextlib.redirect_stdout(sys.stderr):  # it says what it does not find
+            ort.preload_dlls()
 
 
 def _plugin_devices() -> list[Any]:
@@ -148,18 +172,38 @@ def _plugin_devices() -> list[Any]:
     return [device for device in ort.get_ep_devices() if device.ep_name == name][:1]
 
 
+def on_provider(provider: str, kind: str, bind: Bind) -> Bind:
+    """As ``bind``, after a look at where the session runs: ONNX Runtime falls back to the CPU.
+
+    Raises:
+        NotHere: when called, for a session that does not run on the provider.
+    """
+
+    def checked(session: Any) -> Callable[[], object]:
+        if provider not in session.get_providers()[:1]:
+            what = f"ONNX Runtime could not load {provider} and said why above"
+            raise NotHere(_lacking(what, kind))
+        return bind(session)
+
+    return checked
+
+
 def _bind_here(session: Any) -> Callable[[], object]:
     """Inputs and outputs on the CPU: plain ONNX Runtime has no memory on the GPU."""
     return partial(session.run, None, random_inputs(session))
 
 
 def _bind(session: Any) -> Callable[[], object]:
-    """Inputs and outputs on the GPU."""
+    """Inputs and outputs on the GPU, always at the same place, as CUDA graphs want them."""
     binding = session.io_binding()
     for name, array in random_inputs(session).items():
         binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array, "cuda", 0))
     for output in session.get_outputs():
-        binding.bind_output(output.name, "cuda", 0)
+        if output.type == "tensor(float)" and all(isinstance(size, int) for size in output.shape):
+            place = ort.OrtValue.ortvalue_from_shape_and_type(output.shape, np.float32, "cuda", 0)
+            binding.bind_ortvalue_output(output.name, place)
+        else:
+            binding.bind_output(output.name, "cuda", 0)
 
     def run() -> None:
         session.run_with_iobinding(binding)

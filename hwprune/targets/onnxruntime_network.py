@@ -61,7 +61,7 @@ class OnnxRuntimeNetwork:
             options.enable_profiling = True
             options.profile_file_prefix = str(Path(folder) / "profile")
             options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
-            session = ort.InferenceSession(self._content, options, self._providers)
+            session = ort.InferenceSession(self._content, options, self._providers or None)
             run = self._bind(session)
             for _ in range(runs + _WARM_RUNS):
                 run()

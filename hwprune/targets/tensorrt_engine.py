@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,24 +57,41 @@ class Engine:
         host_code: bool = False,
     ) -> None:
         self._trt, self._cuda = flavour.api, cuda
-        self._journal = Journal()
-        self._logger = logger_of(flavour, self._journal)
-        self._runtime = without_crash(
-            "runtime", self._journal, lambda: self._trt.Runtime(self._logger)
-        )
+        journal = Journal()
+        self._logger = logger_of(flavour, journal)
+        self._runtime = without_crash("runtime", journal, lambda: self._trt.Runtime(self._logger))
         if host_code:
             self._runtime.engine_host_code_allowed = True
         self._engine = self._runtime.deserialize_cuda_engine(content)
         if self._engine is None:
             raise EngineError(
                 f"{flavour.name} {flavour.version} does not take this engine: "
-                f"{self._journal.errors()}. Build it again on this machine with "
+                f"{journal.errors()}. Build it again on this machine with "
                 f"`hwprune export MODEL.onnx --engine {flavour.name}`."
             )
-        self._context = self._engine.create_execution_context()
+        self._context = self._new_context()
         self.inputs, self.outputs = self._bind(self._context, batch)
         self._launch = self._captured()
         self._warm = False
+
+    def _new_context(self) -> Any:
+        """A context; RTX compiles its kernels for the sizes that are set before it goes on.
+
+        Otherwise it would swap kernels of open batches later, behind the graph and the warm-up.
+        """
+        strategies = getattr(self._trt, "DynamicShapesKernelSpecializationStrategy", None)
+        if strategies is None:
+            context = self._engine.create_execution_context()
+        else:
+            config = self._engine.create_runtime_config()
+            config.dynamic_shapes_kernel_specialization_strategy = strategies.EAGER
+            context = self._engine.create_execution_context(config)
+        if context is None:
+            raise EngineError(
+                f"The engine cannot be made ready to run: {self._said()}. Free some of the GPU's "
+                "memory, or build it with fewer images at once."
+            )
+        return context
 
     def _bind(self, context: Any, batch: int | None) -> tuple[list[Place], list[Place]]:
         modes = self._trt.TensorIOMode
@@ -82,8 +99,11 @@ class Engine:
         reads = [name for name in names if self._engine.get_tensor_mode(name) == modes.INPUT]
         for name in reads:
             shape = tuple(self._engine.get_tensor_shape(name))
-            if -1 in shape:
-                context.set_input_shape(name, self._opened(shape, batch))
+            if -1 in shape and not context.set_input_shape(name, self._opened(shape, batch)):
+                raise InputError(
+                    f'The engine does not take {batch} images at once; see "batches" in the .json '
+                    "beside it. Give another --batch, or build it with other --batches."
+                )
         draw = np.random.default_rng(0)
         places = {name: self._place(context, name) for name in names}
         for name in reads:
@@ -110,9 +130,14 @@ class Engine:
         place.here[...] = values
         self._cuda.copy_in(place.address, place.here)
 
-    def _enqueue(self) -> None:
-        if not self._context.execute_async_v3(self._cuda.stream):
-            raise EngineError(f"TensorRT could not run the engine: {self._journal.errors()}.")
+    def _enqueue(self, context: Any = None) -> None:
+        if not (context or self._context).execute_async_v3(self._cuda.stream):
+            raise EngineError(f"TensorRT could not run the engine: {self._said()}.")
+
+    def _said(self) -> str:
+        """The last errors, in whichever journal the logger writes now."""
+        journal: Journal = self._logger.journal
+        return journal.errors()
 
     def _captured(self) -> Any:
         """What launches the engine: a CUDA graph where that can be had."""
@@ -145,22 +170,29 @@ class Engine:
 
     def run_ms(self) -> float:
         """Run once; milliseconds by the GPU's clock, without transfers."""
-        self._warm_up()
-        first = self._cuda.mark()
-        self._launch()
-        last = self._cuda.mark()
-        self._cuda.wait()
-        return self._cuda.between_ms(first, last)
+        return self._timed_ms(self._launch)
 
     def transfers_ms(self) -> float:
         """As ``run_ms``, with the copies of inputs to the GPU and of outputs back."""
-        self._warm_up()
-        first = self._cuda.mark()
+        return self._timed_ms(self._with_transfers)
+
+    def _with_transfers(self) -> None:
         for place in self.inputs:
             self._cuda.copy_in(place.address, place.here)
         self._launch()
         for place in self.outputs:
             self._cuda.copy_out(place.here, place.address)
+
+    def _timed_ms(self, work: Callable[[], object]) -> float:
+        """Milliseconds by the GPU's clock, while it is kept busy as by NVIDIA's own tools.
+
+        A run that is not timed goes before: on an idle GPU the first mark would be passed at once,
+        and launching would be timed with the work.
+        """
+        self._warm_up()
+        self._launch()
+        first = self._cuda.mark()
+        work()
         last = self._cuda.mark()
         self._cuda.wait()
         return self._cuda.between_ms(first, last)
@@ -179,17 +211,18 @@ class Engine:
 
         A context of its own: a profiled one runs slower, and graphs tell no layers apart.
         """
-        context = self._engine.create_execution_context()
-        for place in (*self.inputs, *self.outputs):
-            if place in self.inputs and -1 in tuple(self._engine.get_tensor_shape(place.name)):
+        context = self._new_context()
+        for place in self.inputs:
+            if -1 in tuple(self._engine.get_tensor_shape(place.name)):
                 context.set_input_shape(place.name, place.here.shape)
+        for place in (*self.inputs, *self.outputs):
             context.set_tensor_address(place.name, place.address)
         profiler = _profiler(self._trt)
         context.profiler = profiler
         context.enqueue_emits_profile = False
         found: list[Mapping[str, float]] = []
         for _ in range(runs + _WARM_RUNS):
-            context.execute_async_v3(self._cuda.stream)
+            self._enqueue(context)
             self._cuda.wait()
             context.report_to_profiler()
             found.append(profiler.taken())

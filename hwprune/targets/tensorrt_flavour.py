@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 from hwprune.errors import InputError, NotHere
@@ -40,6 +40,19 @@ class Flavour:
         """Whether it builds for GPUs that are not here: TensorRT-RTX does, on the CPU."""
         return self.name == "tensorrt-rtx"
 
+    @cached_property
+    def logger(self) -> Any:
+        """The one logger of this process; its ``journal`` is what is written into at the moment.
+
+        TensorRT keeps a pointer to the first logger that it is given, and ignores others: with one
+        for each engine messages were lost, and the first one might be gone before the last engine.
+        """
+        made = _logger(self.api)
+        load = getattr(self.api, "init_libnvinfer_plugins", None)
+        if load is not None and not self.builds_elsewhere:  # 8.6 runs some operators by plugins
+            load(made, "")
+        return made
+
 
 @cache
 def load_flavour(name: str) -> Flavour:
@@ -58,7 +71,7 @@ def load_flavour(name: str) -> Flavour:
     for module in PACKAGES[name]:
         try:
             return Flavour(name, importlib.import_module(module))
-        except ImportError as error:
+        except (ImportError, OSError) as error:  # the latter: a library that it loads is missing
             reasons.append(str(error))
     raise NotHere(
         f"This needs {name} ({'; '.join(reasons)}). Install it with "
@@ -77,6 +90,10 @@ class Journal:
         if len(self.lines) < _KEPT_LINES or "ERROR" in severity:
             self.lines.append(f"{severity}: {message}")
 
+    def text(self) -> str:
+        """All that was kept, a line each."""
+        return "".join(f"{line}\n" for line in self.lines)
+
     def errors(self) -> str:
         """The last errors, on one line."""
         found = [line for line in self.lines if "ERROR" in line.partition(":")[0]]
@@ -84,20 +101,21 @@ class Journal:
 
 
 def logger_of(flavour: Flavour, journal: Journal) -> Any:
-    """A logger of TensorRT's kind that writes into a journal.
+    """The flavour's logger, which from now on writes into this journal."""
+    flavour.logger.journal = journal
+    return flavour.logger
 
-    TensorRT keeps the first logger of a process for its runtime, so that every later journal may
-    miss messages; builders keep their own.
-    """
 
-    class Logger(flavour.api.ILogger):  # type: ignore[misc,name-defined]
+def _logger(api: Any) -> Any:
+    class Logger(api.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
+            self.journal = Journal()
 
         def log(self, severity: Any, message: str) -> None:
             name = str(severity).rpartition(".")[2]
             if name != "VERBOSE":
-                journal.write(name, message)
+                self.journal.write(name, message)
 
     return Logger()
 

@@ -112,18 +112,26 @@ class CudaClock:
     device = "cuda"
 
     def __init__(self, *, tf32: bool) -> None:
-        self._fp32_precision = "tf32" if tf32 else "ieee"
+        self._tf32 = tf32
 
     @contextmanager
     def settings(self) -> Iterator[None]:
-        """How float32 is computed; afterwards as before."""
+        """How float32 is computed; afterwards as before.
+
+        Matrix products have an old and a new setting, which must agree where PyTorch asks for the
+        old one, as ``torch.compile`` does in some versions: the old one sets both.
+        """
         places: list[Any] = [_CUDNN.conv, torch.backends.cuda.matmul]
-        before = [place.fp32_precision for place in places]
+        before, of_products = (
+            [p.fp32_precision for p in places],
+            torch.get_float32_matmul_precision(),
+        )
         try:
-            for place in places:
-                place.fp32_precision = self._fp32_precision
+            torch.set_float32_matmul_precision("high" if self._tf32 else "highest")
+            _CUDNN.conv.fp32_precision = "tf32" if self._tf32 else "ieee"
             yield
         finally:
+            torch.set_float32_matmul_precision(of_products)
             for place, precision in zip(places, before, strict=True):
                 place.fp32_precision = precision
 

@@ -17,7 +17,7 @@ def main() -> None:
     """Write ``facts.json``."""
     smi = shutil.which("nvidia-smi")
     told = subprocess.run([smi, "-q"], capture_output=True, text=True).stdout if smi else ""
-    packages = {d.metadata["Name"]: d.version for d in distributions()}
+    packages = {str(d.metadata["Name"]): d.version for d in distributions()}
     facts = {
         "python": platform.python_version(),
         "machine": platform.platform(),

@@ -32,17 +32,26 @@ ROOT = Path(__file__).resolve().parents[2]
 GRAPHS = "torch-cuda:precision=fp16,layout=channels_last,graphs=1"
 TARGETS = (GRAPHS, f"{GRAPHS},compile=1", "onnxruntime-cuda:precision=fp16")
 NETWORKS = ("resnet50", "mobilenet_v2", "efficientnet_b0")
-LEAST_S = 20.0  # left, for another task to begin
+WHOLE_S = 240.0  # what a task takes that cannot go on where it was stopped
+# Packages of the machine may warn of what the tests here do not know, and some may be missing.
+TESTS = ("-m", "gpu", "-q", "-o", "addopts=", "-W", "default", "--continue-on-collection-errors")
 GRACE_S = 10.0  # from being asked to stop to being stopped
 KEPT_CHARACTERS = 20_000  # of what a task prints
 
 
 @dataclass(frozen=True)
 class Task:
-    """A command, run from the folder of results; done when it ends by itself."""
+    """A command, run from the folder of results; done when it ends by itself.
+
+    Attributes:
+        name: of its notes.
+        command: what is run.
+        least_s: left, for it to begin: more where it would have to begin anew.
+    """
 
     name: str
     command: tuple[str, ...]
+    least_s: float = 20.0
 
 
 def main() -> None:
@@ -74,7 +83,7 @@ def tasks(given: argparse.Namespace) -> list[Task]:
     python, here = sys.executable, str(Path(__file__).parent)
     found = [
         Task("facts", (python, f"{here}/facts.py")),
-        Task("tests", (python, "-m", "pytest", "-m", "gpu", "-n", "0", "-q", f"{ROOT}/tests")),
+        Task("tests", (python, "-m", "pytest", f"{ROOT}/tests", *TESTS)),
     ]
     for target in given.targets:
         kind = target.replace(":", "-").replace(",", "-")
@@ -87,9 +96,10 @@ def tasks(given: argparse.Namespace) -> list[Task]:
             command = [python, "-m", "hwprune", "compare", "--target", target, "--batches", batch]
             command += ["--out", f"compare-{kind}", "--seconds", "60"]
             command += [] if given.references is None else ["--references", given.references]
-            found.append(Task(f"compare-{kind}-{batch}", tuple(command)))
+            found.append(Task(f"compare-{kind}-{batch}", tuple(command), WHOLE_S))
         if target == given.targets[0]:
-            found.append(Task("rtx-trial", (python, f"{here}/rtx_trial.py", "--out", "rtx")))
+            trial = (python, f"{here}/rtx_trial.py", "--out", "rtx")
+            found.append(Task("rtx-trial", trial, WHOLE_S))
     return found
 
 
@@ -111,7 +121,7 @@ def carry_out(
             yield f"{task.name}: done before, status {status}"
             continue
         left = end - time.monotonic() - GRACE_S
-        if left < LEAST_S:
+        if left < task.least_s:
             yield f"{task.name}: no time left"
             continue
         begun = time.monotonic()

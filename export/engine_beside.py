@@ -1,0 +1,109 @@
+"""The files that are verified together with an engine, by what was typed or what lies beside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from rich.console import Console
+
+from hwprune.errors import InputError
+
+from .engine_file import EngineFacts
+from .latency import read_onnx
+
+IMAGES = "images.npy"  # some of a run's test images, for machines that have no data
+LABELS = "labels.npy"  # their classes
+
+
+@dataclass(frozen=True)
+class EngineFiles:
+    """An engine, and what it is held against; None: what lies beside it, if that is there.
+
+    Attributes:
+        engine: to verify.
+        dense: the engine that it is timed beside; ``dense.engine``.
+        onnx: that it was built from; of its own name.
+        images: real ones, [n, C, H, W] as ``numpy.save`` writes them; ``images.npy``.
+        labels: their classes, [n]; ``labels.npy``.
+    """
+
+    engine: Path
+    dense: Path | None = None
+    onnx: Path | None = None
+    images: Path | None = None
+    labels: Path | None = None
+
+    @property
+    def dense_beside(self) -> Path:
+        """Where the dense engine would lie: ``dense.fp16.engine`` beside ``model.fp16.engine``."""
+        return self.engine.with_name(f"dense.{self.engine.name.partition('.')[2]}")
+
+    def found(self) -> EngineFiles:
+        """The same, with what lies beside the engine."""
+        beside, images = self.dense_beside, self.engine.with_name(IMAGES)
+        other = beside if beside.exists() and beside != self.engine else None
+        chosen = self.images or (images if images.exists() else None)
+        labels = chosen.with_name(LABELS) if chosen is not None else None
+        return replace(
+            self,
+            dense=self.dense or other,
+            images=chosen,
+            labels=self.labels or (labels if labels is not None and labels.exists() else None),
+        )
+
+
+def model_of(files: EngineFiles, facts: EngineFacts, console: Console) -> onnx.ModelProto | None:
+    """The ONNX model to hold numbers against; in bf16 the one in fp32, which is another file.
+
+    Raises:
+        InputError: a file that was given and is none.
+        EngineError: it is not what the engine was built from.
+    """
+    path = files.onnx or files.engine.with_suffix(".onnx")
+    if not path.exists() and files.onnx is None:
+        console.print(f"[yellow]{path} is not here: the outputs are not checked.")
+        return None
+    model = read_onnx(path)
+    facts.check_onnx(path)
+    if facts.precision != "bf16":
+        return model
+    plain = path.with_name(path.name.replace(".bf16.", "."))
+    if plain == path or not plain.exists():
+        console.print("[yellow]ONNX Runtime has no bf16 on the CPU: the outputs are not checked.")
+        return None
+    return read_onnx(plain)
+
+
+def images_of(files: EngineFiles) -> tuple[NDArray[Any] | None, NDArray[Any] | None]:
+    """Images [n, C, H, W] and their classes [n], as far as they are there.
+
+    Raises:
+        InputError: a file that is no array, or classes of other images.
+    """
+    images = _array(files.images, "images") if files.images is not None else None
+    labels = _array(files.labels, "labels") if files.labels is not None else None
+    if images is not None and labels is not None and labels.shape != images.shape[:1]:
+        raise InputError(
+            f"{files.labels} holds classes {labels.shape} of images {images.shape}. Save one class "
+            "for each image with numpy.save, or remove the file."
+        )
+    return images, labels
+
+
+def _array(path: Path, what: str) -> NDArray[Any]:
+    try:
+        found = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        found = error
+    if not isinstance(found, np.ndarray):
+        raise InputError(
+            f"{path} holds no {what} ({found}). Save them with numpy.save: images [n, C, H, W] in "
+            f"{IMAGES}, their classes [n] in {LABELS}."
+        )
+    array: NDArray[Any] = found
+    return array
