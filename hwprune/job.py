@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from hwprune import processes
 from hwprune.budget import Budget, Limits
-from hwprune.checkpoint import load
+from hwprune.checkpoint import PLAN, WEIGHTS, load
 from hwprune.data import Data, balanced_indices, batches, load_data
 from hwprune.errors import InputError, NotHere
 from hwprune.export.planned import planned_networks
@@ -38,6 +38,7 @@ from hwprune.trace import trace
 from hwprune.training.augment import Augmentation
 
 STEP_NAMES = ("trace", "dense", "profile", "prune", "finetune", "export", "verify", "report")
+SLIM_FACTS = "slim.json"  # in the folder of several networks, beside a folder for each
 
 
 class Job:
@@ -221,13 +222,22 @@ class Job:
 
     def student(self, stage: str = "student") -> nn.Module:
         """The network after ``pruned`` or after training, from its files."""
-        if not (self.folder / stage / "plan.json").exists():
-            step = "prune" if stage == "pruned" else "finetune"
-            raise InputError(
-                f"{self.folder / stage} holds no network; run `hwprune {step} --out "
-                f"{self.folder}` first."
-            )
+        if not all((self.folder / stage / name).exists() for name in (PLAN, WEIGHTS)):
+            raise InputError(self._no_network(stage))
         return load(self.folder / stage, self.loaded.model)
+
+    def _no_network(self, stage: str) -> str:
+        """What to type where the folder lacks its network; a part of a slim one is made there."""
+        folder, parent = self.folder, self.folder.parent
+        if (folder / SLIM_FACTS).exists():
+            networks = json.loads((folder / SLIM_FACTS).read_text(encoding="utf-8"))["networks"]
+            names = ", ".join(str(folder / each["name"]) for each in networks)
+            return f"{folder} holds several networks. Give --out one of {names}."
+        command = f"hwprune {'prune' if stage == 'pruned' else 'finetune'} --out {folder}"
+        if (parent / SLIM_FACTS).exists():
+            made_by = "finetune" if stage == "pruned" else "slim --resume"
+            command = f"hwprune {made_by} --out {parent}"
+        return f"{folder / stage} holds no network; run `{command}` first."
 
     def calibration(self, batch_size: int = 32) -> list[tuple[Tensor, Tensor]]:
         """Class-balanced batches of training images under the evaluation transform."""

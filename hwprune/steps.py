@@ -152,17 +152,15 @@ def verify_step(job: Job) -> None:
         raise misses[0]
 
 
-def verify_network(job: Job, student: nn.Module, *, whole: bool = False) -> list[HwpruneError]:
+def verify_network(job: Job, student: nn.Module) -> list[HwpruneError]:
     """Measure the exported file of a student; the promises that it does not keep.
 
-    Args:
-        job: whose folder holds the file.
-        student: what was exported.
-        whole: whether it has all the dense network's channels, so that its latency is that one's.
+    One that has all the dense network's channels has its latency, which is not measured again.
     """
     from hwprune.export.latency import read_onnx
     from hwprune.export.verify import verify
 
+    whole = all(dense == kept for dense, kept in job.facts("prune")["widths"].values())
     runs_files = job.elsewhere or job.target.takes == "onnx"
     result = verify(
         job.folder / "model.onnx",

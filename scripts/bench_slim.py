@@ -31,7 +31,7 @@ from trained_networks import of_recipe
 from hwprune import baselines
 from hwprune.budget import FittedPlan
 from hwprune.errors import BudgetError, HwpruneError
-from hwprune.job import Job
+from hwprune.job import SLIM_FACTS, Job
 from hwprune.plan import Plan
 from hwprune.profile import profile
 from hwprune.recipe import Recipe
@@ -39,7 +39,7 @@ from hwprune.score import score
 from hwprune.slimming.in_place import InPlace
 from hwprune.slimming.nested import NestedPlan
 from hwprune.slimming.slim_run import Asked, SlimRun, slim_run
-from hwprune.slimming.slim_steps import FACTS, make_pruned, run_slim
+from hwprune.slimming.slim_steps import make_pruned, run_slim
 from hwprune.steps import profile_step, run, trace_step
 from hwprune.train_steps import train_dense_step
 
@@ -169,7 +169,7 @@ def uniform(recipe: Recipe, budgets: Sequence[float]) -> list[Row]:
 
 def _choose_uniform(prepared: SlimRun) -> None:
     shared = prepared.shared
-    if (shared.folder / FACTS).exists():
+    if (shared.folder / SLIM_FACTS).exists():
         return
     for job in prepared.jobs.values():
         shared.lend(job)
@@ -212,7 +212,7 @@ def _together(
     except HwpruneError as miss:  # it is in the row
         print(miss)
     folder = Path(recipe.out)
-    facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    facts = json.loads((folder / SLIM_FACTS).read_text(encoding="utf-8"))
     kept = {each["name"]: each for each in facts["networks"]}
     file_bytes = (folder / "slim.safetensors").stat().st_size
     return [

@@ -89,6 +89,33 @@ def test_one_file_holds_the_exported_networks(finished: Path) -> None:
     assert plans[2].measured_ratio is not None and plans[2].measured_ratio <= 0.4
 
 
+def test_each_network_has_a_run_of_its_own(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, images = tmp_path / "slim", torch.rand(1, 1, 8, 8)
+    shutil.copytree(finished, out)
+    for name in ("0.4x", "1x", "phone"):
+        before, dense = read(out / name / "verify.json"), out / name / "dense.onnx"
+        given = onnx_runner(read_onnx(dense))(images)
+        for command in ("export", "verify", "report"):
+            main([command, "--out", str(out / name)])
+        after = read(out / name / "verify.json")
+        assert after["misses"] == [] and after["accuracy"] == before["accuracy"]
+        assert (after["ratio"] is None) == (name == "1x")
+        assert torch.equal(onnx_runner(read_onnx(dense))(images), given)  # as trained
+    capsys.readouterr()
+    assert status_of(["verify", "--out", str(out)]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"holds several networks. Give --out one of {out / '1x'}, {out / 'phone'}" in said
+    shutil.rmtree(out / "0.4x" / "student")
+    for command, helps in (("verify", "slim --resume"), ("finetune", "finetune")):
+        assert status_of([command, "--out", str(out / "0.4x")]) == 2
+        said = " ".join(capsys.readouterr().err.split())
+        assert f"holds no network; run `hwprune {helps} --out {out}` first" in said
+    main(["slim", "--resume", "--out", str(out)])
+    main(["verify", "--out", str(out / "0.4x")])
+
+
 def test_the_lines_of_the_readme_run(finished: Path) -> None:
     text = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"```py\n(.*?)```", text, re.DOTALL)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -11,12 +12,13 @@ from rich.console import Console
 from rich.markup import escape
 
 from hwprune import processes
+from hwprune.checkpoint import save
 from hwprune.choose import scores_of, student_of
 from hwprune.errors import HwpruneError, InputError
 from hwprune.evaluate import evaluate
 from hwprune.files import write_text
 from hwprune.importance.rounds import Partial
-from hwprune.job import Job
+from hwprune.job import SLIM_FACTS, Job
 from hwprune.pages.show import slim_table
 from hwprune.plan import Plan
 from hwprune.slimming.arrange import find_arrangement, importance_order
@@ -37,7 +39,7 @@ from hwprune.train import Teaching
 from hwprune.train_steps import train_dense_step, train_with_progress, training_of
 from hwprune.training.distill import Distillation
 
-PRUNED, TRAINED, FACTS = "pruned.safetensors", "slim.safetensors", "slim.json"
+PRUNED, TRAINED = "pruned.safetensors", "slim.safetensors"
 ASKED = "budgets.json"
 
 
@@ -67,7 +69,9 @@ def run_slim(run: SlimRun, *, resume: bool = False) -> None:
         job.recipe.save(job.folder / "recipe.toml")
         for name in ("trace", "dense"):
             write_text(job.folder / f"{name}.json", (run.folder / f"{name}.json").read_text())
-    if not (resume and (run.folder / FACTS).exists()):
+        if (run.folder / "dense.safetensors").exists():
+            shutil.copyfile(run.folder / "dense.safetensors", job.folder / "dense.safetensors")
+    if not (resume and (run.folder / SLIM_FACTS).exists()):
         choose_slim(run)
     if not (resume and (run.folder / TRAINED).exists()):
         run.shared.console.rule("finetune", align="left")
@@ -77,9 +81,9 @@ def run_slim(run: SlimRun, *, resume: bool = False) -> None:
 
 def _check_names(run: SlimRun) -> None:
     """Refuse to go on for other budgets than those that the folder's network was made for."""
-    if not (run.folder / FACTS).exists():
+    if not (run.folder / SLIM_FACTS).exists():
         return
-    facts = json.loads((run.folder / FACTS).read_text(encoding="utf-8"))
+    facts = json.loads((run.folder / SLIM_FACTS).read_text(encoding="utf-8"))
     made = sorted(each["name"] for each in facts["networks"])
     if made != sorted(run.jobs):
         raise InputError(
@@ -178,27 +182,25 @@ def _note_choice(run: SlimRun, found: Sequence[NestedPlan], slim: SlimNetwork) -
         "in_place": asdict(run.asked.in_place),
         "multi_base": run.asked.multi_base,
     }
-    write_text(run.folder / FACTS, json.dumps(facts, indent=1) + "\n")
+    write_text(run.folder / SLIM_FACTS, json.dumps(facts, indent=1) + "\n")
 
 
 def is_slim(job: Job) -> bool:
     """Whether the folder holds a network of several widths that can be trained."""
-    return (job.folder / FACTS).exists()
+    return (job.folder / SLIM_FACTS).exists()
 
 
 def train_slim(job: Job, *, resume: bool = False) -> None:
     """Train all widths together, in one process or in several; ``job`` is of the folder of all."""
-    recipe, facts = job.recipe, json.loads((job.folder / FACTS).read_text(encoding="utf-8"))
+    recipe, facts = job.recipe, json.loads((job.folder / SLIM_FACTS).read_text(encoding="utf-8"))
     slim = load_slim(job.folder / PRUNED, job.loaded.model)
-    widest = slim.parts[slim.names[0]].plan
-    lying = replace(widest, kept=slim.arrangement.channels(widest.kept))
     distillation = Distillation(recipe.gamma, recipe.soft_weight, recipe.temperature)
     history = train_with_progress(
         job,
         slim,
         training_of(job, epochs=recipe.epochs, lr=recipe.lr),
         "slim",
-        Teaching(job.dense, job.graph, lying, distillation),
+        Teaching(job.dense, job.graph, _lying(slim, slim.names[0]), distillation),
         resume=resume,
         in_place=InPlace(**facts["in_place"]),
     )
@@ -212,8 +214,14 @@ def train_slim(job: Job, *, resume: bool = False) -> None:
     save_slim(slim, job.folder / TRAINED)
 
 
+def _lying(slim: SlimNetwork, name: str) -> Plan:
+    """The plan of a network with its channels in the order in which they lie in it."""
+    plan = slim.parts[name].plan
+    return replace(plan, kept=slim.arrangement.channels(plan.kept))
+
+
 def verify_slim(run: SlimRun) -> None:
-    """Export and verify each network alone.
+    """Save, export and verify each network alone.
 
     Raises:
         HwpruneError: the first miss, after all networks were verified.
@@ -225,9 +233,9 @@ def verify_slim(run: SlimRun) -> None:
     for name in slim.names:
         job, alone = run.jobs[name], slim.alone(name)
         job.console.rule(f"verify {name}", align="left")
+        save(alone, _lying(slim, name), job.folder / "student")
         export_network(job, alone)
-        whole = slim.parts[name].plan.widths == run.shared.graph.widths
-        misses = verify_network(job, alone, whole=whole)
+        misses = verify_network(job, alone)
         for miss in misses:
             job.console.print(f"[red]{name}:[/] {escape(str(miss))}")
         failures += misses
