@@ -9,7 +9,7 @@ from typing import Any
 
 Row = dict[str, Any]
 OURS = "hwprune"
-_COLUMNS = ("budget", "method", "top-1", "behind hwprune", "untrained", "latency", "MACs",
+_COLUMNS = ("budget", "method", "top-1", "behind hwprune", "loss", "untrained", "latency", "MACs",
             "parameters", "seeds")  # fmt: skip
 _HEAD = (f"| {' | '.join(_COLUMNS)} |", "|---" * len(_COLUMNS) + "|")
 
@@ -43,7 +43,7 @@ def _lines(rows: Sequence[Row], budget: float, methods: Iterable[str]) -> Iterab
         if trained:
             yield _line(budget, method, trained, ours)
         elif mine:
-            yield f"| {budget}x | {method} | not reached |  |  |  |  |  |  |"
+            yield f"| {budget}x | {method} | not reached |{'  |' * (len(_COLUMNS) - 3)}"
 
 
 def _line(budget: float, method: str, rows: Sequence[Row], ours: dict[int, float]) -> str:
@@ -53,6 +53,7 @@ def _line(budget: float, method: str, rows: Sequence[Row], ours: dict[int, float
         f"**{method}**" if method == OURS else method,
         _spread([100 * row["top1"] for row in rows], " %"),
         "" if method == OURS else _paired(behind),
+        f"{statistics.fmean(row['loss'] for row in rows):.3f}",
         f"{100 * statistics.fmean(row['untrained_top1'] for row in rows):.1f} %",
         f"{statistics.fmean(row['ratio'] for row in rows):.3f}",
         f"{statistics.fmean(row['macs'] for row in rows):.2f}",

@@ -68,24 +68,29 @@ def draw(comparison: Comparison, path: Path) -> None:
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(5.0 * len(batches), 3.8), layout="constrained")
         fields = figure.subplots(1, len(batches), squeeze=False)[0]
+        known = [entry for entry in comparison.entries if entry.top1 is not None]
+        origins = list(dict.fromkeys(entry.top1_of for entry in known))
         for axes, batch in zip(fields, batches, strict=True):
-            _draw_one(axes, [e for e in comparison.entries if e.batch == batch])
+            _draw_one(axes, [entry for entry in known if entry.batch == batch], origins)
             axes.set(title=f"{comparison.target}, batch {batch}", ylabel="top-1, %")
             axes.set(xlabel="measured latency of a batch, ms")
+        pairs = [axes.get_legend_handles_labels() for axes in fields]
+        marks = {label: mark for pair in pairs for mark, label in zip(*pair, strict=True)}
+        if marks:  # below the fields, where it hides no network
+            figure.legend(marks.values(), marks, fontsize=7, loc="outside lower center", ncols=3)
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, format="svg", metadata={"Date": None})
 
 
-def _draw_one(axes: Any, entries: Sequence[Entry]) -> None:
-    known = [entry for entry in entries if entry.top1 is not None]
-    for number, of in enumerate(dict.fromkeys(entry.top1_of for entry in known)):
+def _draw_one(axes: Any, known: Sequence[Entry], origins: Sequence[str]) -> None:
+    for number, of in enumerate(origins):
         own = [entry for entry in known if entry.top1_of == of]
         points = [(e.latency_ms, 100 * (e.top1 or 0.0)) for e in own]
-        axes.scatter(*zip(*points, strict=True), marker="o^sDv"[number % 5], label=of)
+        mark, colour = "o^sDv"[number % 5], f"C{number}"
+        if own:
+            axes.scatter(*zip(*points, strict=True), marker=mark, color=colour, label=of)
         for entry, point in zip(own, points, strict=True):
             axes.annotate(entry.name, point, xytext=(4, 4), textcoords="offset points", fontsize=7)
-    if known:
-        axes.legend(fontsize=7, loc="lower right")
     axes.grid(True, linewidth=0.4)
     _plain_milliseconds(axes, [entry.latency_ms for entry in known])
 
