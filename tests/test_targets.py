@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import onnxruntime
 import pytest
 import torch
@@ -117,13 +120,26 @@ def test_a_runtime_profiles_every_layer_and_its_channels(exported, target) -> No
     times = run.profile(3)
     names = [kernel.name for kernel in times]
     assert len(set(names)) == len(names)
-    assert all(len(kernel.times_ms) == 3 for kernel in times)
+    assert {len(kernel.times_ms) for kernel in times} == {2 if target == "openvino-cpu" else 3}
     assert all(set(kernel.reads) < set(names) for kernel in times)
     kernels = describe(times, model, graph)
     found = {(k.inputs, k.outputs) for k in kernels}
     assert {(layer.inputs, layer.outputs) for layer in graph.layers} <= found
     assert sum("depthwise" in k.kind for k in kernels) == 1
     assert sum("b1" in k.kind.split() for k in kernels) >= 4
+
+
+def test_openvinos_counters_are_means_of_all_runs_from_which_later_runs_are_told() -> None:
+    runs_ms = [90, 14, 5, 7, 3, 3, 2, 4]  # the first two are cold
+    sums = [sum(runs_ms[:count]) for count in (1, 2, 4, 8)]
+    script = f"""
+from hwprune.targets.openvino_cpu import block_means
+assert block_means({sums}) == (6, 3)  # of runs 3 and 4, 5 to 8
+assert block_means([90, 104, 103.9]) == (0,)  # a counter is rounded down
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)  # OpenVINO in a process of its own
+    kernels = load_target("openvino-cpu").load(probe_model("onnx")).profile(60)
+    assert {len(kernel.times_ms) for kernel in kernels} == {5}  # runs 3 and 4, ..., 33 to 64
 
 
 @pytest.mark.parametrize("target", ["onnxruntime-cpu", "openvino-cpu"])

@@ -36,7 +36,7 @@ class KernelTime:
         kind: all that sets its speed but the numbers of channels: operator, kernel, stride,
             groups, spatial size, batch, fused epilogue. Kernels of one kind share measurements.
         reads: names of the kernels whose outputs it reads.
-        times_ms: raw times, one a run.
+        times_ms: raw times, one a run; or the means of blocks of runs, where no more is told.
         weights: the state dict's keys of what it computes with, where the target knows them.
     """
 

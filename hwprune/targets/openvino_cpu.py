@@ -5,9 +5,10 @@ It runs in a process of its own: in one with PyTorch's training it crashes.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from hwprune.targets.options import one_of
 _PRECISIONS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}  # of what is not quantised
 _DATA = ("Input", "Const", "Output")  # entries of the execution graph that are no kernels
 _LAYERS = ("Convolution", "Deconvolution", "FullyConnected", "MatMul")  # that always are
+_WARM = 2  # runs that are not timed
 
 
 class OpenVinoCpu:
@@ -77,18 +79,25 @@ class OpenVinoNetwork:
         return (time.perf_counter_ns() - start) / 1e6
 
     def profile(self, runs: int) -> list[KernelTime]:
-        """Kernel times from OpenVINO's performance counters, of whole runs after two warm ones.
+        """Kernel times from OpenVINO's performance counters, after two warm runs.
 
-        The counters are whole microseconds, and say of a kernel below one that it did not run:
-        what ran in any of the runs is a kernel, with no time in the others, and so is a layer.
+        A counter is the mean of all runs since compilation, the cold first ones included, in whole
+        microseconds. So the times are those of blocks of runs, each as long as all before it, which
+        tells their mean to two microseconds; there are as many as hold ``runs``, and two at least.
+        Of a kernel below a microsecond the counter says that it did not run: what had a time in the
+        first run, which takes longer, is a kernel, and so is a layer.
         """
         compiled, request = self._compile({"PERF_COUNT": True})
-        times: dict[str, list[float]] = defaultdict(list)
-        for run in range(runs + 2):
-            request.infer()
-            for entry in request.profiling_info if run >= 2 else ():
-                times[entry.node_name].append(round(entry.real_time.total_seconds() * 1e3, 4))
-        return self._kernels(compiled.get_runtime_model().get_ordered_ops(), times)
+        sums: dict[str, list[float]] = defaultdict(list)  # of the first 1, 2, 4, ... runs
+        done = 0
+        while done < max(runs + _WARM, 4 * _WARM):
+            ahead = max(1, done)
+            for _ in range(ahead):
+                request.infer()
+            done += ahead
+            for entry in request.profiling_info:
+                sums[entry.node_name].append(done * entry.real_time.total_seconds() * 1e3)
+        return self._kernels(compiled.get_runtime_model().get_ordered_ops(), sums)
 
     def _compile(self, more: dict[str, Any]) -> tuple[Any, Any]:
         core = openvino.Core()
@@ -102,7 +111,7 @@ class OpenVinoNetwork:
             request.set_input_tensor(index, openvino.Tensor(array))
         return compiled, request
 
-    def _kernels(self, operators: Iterable[Any], times: dict[str, list[float]]) -> list[KernelTime]:
+    def _kernels(self, operators: Iterable[Any], sums: dict[str, list[float]]) -> list[KernelTime]:
         """Join the counters with the execution graph; what took no time passes its input on."""
         behind: dict[str, tuple[str, ...]] = {}  # entry -> the kernels whose outputs it holds
         kernels = []
@@ -113,9 +122,10 @@ class OpenVinoNetwork:
                 dict.fromkeys(k for s in sources for k in behind.get(s.get_friendly_name(), ()))
             )
             kind = _fact(operator, "layerType")
-            ran = any(times.get(name, ())) or (kind in _LAYERS and name in times)
+            ran = any(sums.get(name, ())) or (kind in _LAYERS and name in sums)
             if ran and kind not in _DATA:
-                kernels.append(KernelTime(name, self._kind(operator), reads, tuple(times[name])))
+                times = block_means(sums[name])
+                kernels.append(KernelTime(name, self._kind(operator), reads, times))
                 behind[name] = (name,)
             else:
                 behind[name] = reads
@@ -143,6 +153,12 @@ class OpenVinoNetwork:
         shapes = [list(port.get_shape()) for port in ports]
         words += [f"b{shapes[0][0]}"] if shapes and shapes[0] else []
         return " ".join([*words, *("x".join(map(str, s[2:])) for s in shapes if len(s) == 4)])
+
+
+def block_means(sums_ms: Sequence[float]) -> tuple[float, ...]:
+    """The mean time of runs 3 and 4, 5 to 8, 9 to 16, ..., from sums of 1, 2, 4, 8, ... runs."""
+    later = enumerate(itertools.pairwise(sums_ms[1:]), 1)
+    return tuple(round(max(0.0, after - before) / 2**i, 4) for i, (before, after) in later)
 
 
 def _fact(operator: Any, name: str) -> str:
