@@ -51,8 +51,8 @@ def _line(budget: float, method: str, rows: Sequence[Row], ours: dict[int, float
     cells = [
         f"{budget}x",
         f"**{method}**" if method == OURS else method,
-        _spread([100 * row["top1"] for row in rows], " %"),
-        "" if method == OURS else _paired(behind),
+        spread([100 * row["top1"] for row in rows], " %"),
+        "" if method == OURS else paired(behind),
         f"{statistics.fmean(row['loss'] for row in rows):.3f}",
         f"{100 * statistics.fmean(row['untrained_top1'] for row in rows):.1f} %",
         f"{statistics.fmean(row['ratio'] for row in rows):.3f}",
@@ -67,13 +67,13 @@ def _is(row: Row, method: str, budget: float) -> bool:
     return bool(row["method"] == method and row["budget"] == budget)
 
 
-def _spread(values: Sequence[float], unit: str) -> str:
+def spread(values: Sequence[float], unit: str) -> str:
     """Mean, and the standard deviation of one run."""
     spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
     return f"{statistics.fmean(values):.1f}{spread}{unit}"
 
 
-def _paired(behind: Sequence[float]) -> str:
+def paired(behind: Sequence[float]) -> str:
     """Mean difference in points over the seeds both have, and its standard error."""
     if not behind:
         return ""

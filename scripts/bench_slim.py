@@ -16,9 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import shutil
-import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +24,8 @@ from typing import Any
 from accuracy_methods import OFFERED, nearest
 from results_file import append_row, read_rows
 from rich.console import Console
-from trained_networks import of_recipe
+from slim_table import draw, tables
+from trained_networks import CIFAR, of_recipe
 
 from hwprune import baselines
 from hwprune.budget import FittedPlan
@@ -44,6 +43,8 @@ from hwprune.steps import profile_step, run, trace_step
 from hwprune.train_steps import train_dense_step
 
 ROOT = Path(__file__).resolve().parents[1]
+PAGE, MARK = ROOT / "docs" / "slim.md", "<!-- drawn by scripts/bench_slim.py --draw -->"
+PICTURE = ROOT / "docs" / "slim.svg"
 BUDGETS = {
     "mobilenet_v2": (0.35, 0.5, 0.65, 0.8),
     "resnet56": (0.75, 0.8, 0.87, 0.94),  # its first stage is one step of the device wide
@@ -58,6 +59,9 @@ DIGITS: dict[str, Any] = {  # to try the script out: nothing to download, a devi
     "criterion": "taylor",
     "calibration_images": 64,
 }
+RESNET56 = {"data": f"{CIFAR}:lossless_data", "dense_epochs": 0}  # true pixels, as its weights know
+TRAINED = ("finetune.json", "export.json", "verify.json", "report.*", "*.onnx", "student*",
+           "slim.safetensors", "*.checkpoint*")  # fmt: skip
 Row = dict[str, Any]
 
 
@@ -74,8 +78,7 @@ def main() -> None:
     parser.add_argument("--weights", default="weights", type=Path, help="folder of the weights")
     parser.add_argument("--out", default="runs/bench_slim", type=Path)
     parser.add_argument("--results", default=ROOT / "docs" / "slim.jsonl", type=Path)
-    parser.add_argument("--picture", default=ROOT / "docs" / "slim.svg", type=Path)
-    parser.add_argument("--draw", action="store_true", help="print and draw, and train nothing")
+    parser.add_argument("--draw", action="store_true", help=f"write {PAGE.name}, train nothing")
     given = parser.parse_args()
     if not given.draw:
         for network in given.networks:
@@ -83,8 +86,12 @@ def main() -> None:
                 for method in given.methods:
                     _fill(given, network, method, seed)
     rows = read_rows(given.results)
-    print(table(rows))
-    draw(rows, given.picture)
+    drawn = tables(rows, list(METHODS))
+    print(drawn)
+    if given.draw:
+        above = PAGE.read_text(encoding="utf-8").partition(MARK)[0]
+        PAGE.write_text(f"{above}{MARK}\n\n{drawn}", encoding="utf-8")
+        draw(rows, list(METHODS), PICTURE)
 
 
 def _fill(given: argparse.Namespace, network: str, method: str, seed: int) -> None:
@@ -98,7 +105,12 @@ def _fill(given: argparse.Namespace, network: str, method: str, seed: int) -> No
         left = list(budgets)  # they are one network
     dense = _dense(given, network)
     of = "" if method == "separate" else "-" + "-".join(map(str, budgets))
-    folder = given.out / network / f"{method}-{seed}-{given.epochs}{of}"
+    first, folder = (
+        given.out / network / f"{method}-{number}-{given.epochs}{of}"
+        for number in (given.seeds[0], seed)
+    )
+    if first.exists() and not folder.exists():
+        shutil.copytree(first, folder, ignore=shutil.ignore_patterns(*TRAINED))
     recipe = dense.recipe.but("the benchmark", out=str(folder), seed=seed, epochs=given.epochs)
     for name in ("dense.json", "dense.safetensors", "trace.json"):
         folder.mkdir(parents=True, exist_ok=True)
@@ -117,6 +129,7 @@ def _dense(given: argparse.Namespace, network: str) -> Job:
     """The dense network, trained on the data, with its latency table."""
     out = given.out / network
     own = DIGITS if network == "digits" else of_recipe(network, given.clothing, given.weights)
+    own = own | (RESNET56 if network == "resnet56" else {})
     recipe = Recipe.of(
         "the benchmark", **own, **OFFERED, out=str(out), table=str(out / "table.jsonl")
     )
@@ -247,77 +260,11 @@ def _row(folder: Path, budget: float) -> Row:
 
 
 METHODS: dict[str, Callable[[Recipe, Sequence[float]], list[Row]]] = {
+    "separate": separate,
     "slim": slim,
     "multi_base": multi_base,
-    "separate": separate,
     "uniform": uniform,
 }
-
-
-def table(rows: Sequence[Row]) -> str:
-    """Markdown: accuracy of each method at each budget, mean and deviation of one run."""
-    lines = []
-    for network in dict.fromkeys(row["network"] for row in rows):
-        own = [row for row in rows if row["network"] == network]
-        methods = [name for name in METHODS if any(row["method"] == name for row in own)]
-        dense = [row["dense_top1"] for row in own if "dense_top1" in row]
-        if not dense:
-            continue
-        lines += [f"## {network}", "", f"Dense: {dense[0]:.1%}.", ""]
-        lines += [f"| budget | {' | '.join(methods)} |", f"|---{'|---' * len(methods)}|"]
-        for budget in sorted({row["budget"] for row in own}):
-            cells = [_cell([r for r in own if r["budget"] == budget and r["method"] == name])
-                     for name in methods]  # fmt: skip
-            lines.append(f"| {budget}x | {' | '.join(cells)} |")
-        lines += [f"| MB | {' | '.join(_megabytes(own, name) for name in methods)} |", ""]
-    return "\n".join(lines)
-
-
-def _cell(rows: Sequence[Row]) -> str:
-    top1 = [100 * row["top1"] for row in rows if "top1" in row]
-    if not top1:
-        return "not reached" if rows else ""
-    spread = f" ± {statistics.stdev(top1):.1f}" if len(top1) > 1 else ""
-    ratio = statistics.fmean(row["ratio"] or math.nan for row in rows if "top1" in row)
-    return f"{statistics.fmean(top1):.1f}{spread} % at {ratio:.3f}"
-
-
-def _megabytes(rows: Sequence[Row], method: str) -> str:
-    """Of the files of one seed: one file of all, or the sum of separate ones."""
-    own = [row for row in rows if row["method"] == method and "bytes" in row]
-    if not own:
-        return ""
-    sizes = [row["bytes"] for row in own if row["seed"] == own[0]["seed"]]
-    return f"{(sum(sizes) if method == 'separate' else sizes[0]) / 1e6:.1f}"
-
-
-def draw(rows: Sequence[Row], path: Path) -> None:
-    """Accuracy over measured latency, a line for each method."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    networks = list(dict.fromkeys(row["network"] for row in rows if "top1" in row))
-    if not networks:
-        return
-    figure, axes = pyplot.subplots(
-        1, len(networks), figsize=(4.8 * len(networks), 3.6), layout="constrained", squeeze=False
-    )
-    for network, panel in zip(networks, axes[0], strict=True):
-        for method in METHODS:
-            own = [r for r in rows if (r["network"], r["method"]) == (network, method)]
-            means = [
-                [statistics.fmean(r[k] for r in own if r["budget"] == b and "top1" in r)
-                 for k in ("ratio", "top1")]
-                for b in sorted({r["budget"] for r in own if "top1" in r})
-            ]  # fmt: skip
-            if means:
-                panel.plot([m[0] for m in means], [100 * m[1] for m in means], "o-", label=method)
-        panel.set(title=network, xlabel="measured latency / dense", ylabel="top-1, %")
-        panel.legend(frameon=False)
-        panel.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
 if __name__ == "__main__":

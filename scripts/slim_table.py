@@ -1,0 +1,90 @@
+"""The table and the picture of ``bench_slim.py``, from the lines of its results file."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from accuracy_table import Row, paired, spread
+
+ALONE = "separate"  # what the others are held against
+_COLUMNS = ("budget", "method", "top-1", "behind separate", "loss", "latency", "MB", "seeds")
+_HEAD = (f"| {' | '.join(_COLUMNS)} |", "|---" * len(_COLUMNS) + "|")
+
+
+def tables(rows: Sequence[Row], methods: Sequence[str]) -> str:
+    """Markdown: for each network the methods at each budget, from the widest."""
+    parts = []
+    for network in dict.fromkeys(row["network"] for row in rows):
+        own = [row for row in rows if row["network"] == network]
+        trained = [row for row in own if "top1" in row]
+        if not trained:
+            continue
+        budgets = sorted({row["budget"] for row in own}, reverse=True)
+        lines = [line for budget in budgets for line in _lines(own, budget, methods)]
+        words = (
+            f"Dense: {trained[0]['dense_top1']:.1%} of {trained[0]['images']:,} test images; "
+            f"{trained[0]['epochs']} epochs of training after pruning."
+        )
+        parts.append("\n".join([f"### {network}\n", f"{words}\n", *_HEAD, *lines, ""]))
+    return "\n".join(parts)
+
+
+def _lines(rows: Sequence[Row], budget: float, methods: Iterable[str]) -> Iterable[str]:
+    at = [row for row in rows if row["budget"] == budget]
+    alone = {row["seed"]: row["top1"] for row in at if row["method"] == ALONE and "top1" in row}
+    for method in methods:
+        mine = [row for row in at if row["method"] == method]
+        trained = [row for row in mine if "top1" in row]
+        if trained:
+            yield _line(budget, method, trained, alone)
+        elif mine:
+            yield f"| {budget}x | {method} | not reached |{'  |' * (len(_COLUMNS) - 3)}"
+
+
+def _line(budget: float, method: str, rows: Sequence[Row], alone: dict[int, float]) -> str:
+    behind = [100 * (alone[r["seed"]] - r["top1"]) for r in rows if r["seed"] in alone]
+    cells = [
+        f"{budget}x",
+        method,
+        spread([100 * row["top1"] for row in rows], " %"),
+        "" if method == ALONE else paired(behind),
+        f"{statistics.fmean(row['loss'] for row in rows):.3f}",
+        f"{statistics.fmean(row['ratio'] for row in rows):.3f}",
+        f"{rows[0]['bytes'] / 1e6:.1f}"
+        if method == ALONE
+        else f"all: {rows[0]['bytes'] / 1e6:.1f}",
+        str(len(rows)),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def draw(rows: Sequence[Row], methods: Sequence[str], path: Path) -> None:
+    """Accuracy over measured latency, a line for each method."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    networks = list(dict.fromkeys(row["network"] for row in rows if "top1" in row))
+    figure, axes = pyplot.subplots(
+        1, len(networks), figsize=(4.8 * len(networks), 3.6), layout="constrained", squeeze=False
+    )
+    for network, panel in zip(networks, axes[0], strict=True):
+        for method in methods:
+            own = [
+                row
+                for row in rows
+                if (row["network"], row["method"]) == (network, method) and "top1" in row
+            ]
+            means = [
+                [statistics.fmean(r[k] for r in own if r["budget"] == b) for k in ("ratio", "top1")]
+                for b in sorted({row["budget"] for row in own})
+            ]
+            if means:
+                panel.plot([m[0] for m in means], [100 * m[1] for m in means], "o-", label=method)
+        panel.set(title=network, xlabel="measured latency / dense", ylabel="top-1, %")
+        panel.legend(frameon=False)
+        panel.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
