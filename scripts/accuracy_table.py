@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 Row = dict[str, Any]
@@ -29,30 +29,42 @@ def tables(rows: Sequence[Row], compared: Sequence[str], ablations: Sequence[str
         )
         budgets = sorted({row["budget"] for row in own}, reverse=True)
         for title, methods in (("Methods", compared), ("Parts", [OURS, *ablations])):
-            lines = [line for b in budgets for line in _lines(own, b, methods)]
+            lines = [
+                line
+                for budget in budgets
+                for line in lines_of(own, budget, methods, _line, OURS, len(_COLUMNS))
+            ]
             if any(row["method"] in methods and row["method"] != OURS for row in own):
                 parts.append("\n".join([f"### {title}\n", *_HEAD, *lines, ""]))
     return "\n".join(parts)
 
 
-def _lines(rows: Sequence[Row], budget: float, methods: Iterable[str]) -> Iterable[str]:
-    ours = {r["seed"]: r["top1"] for r in rows if _is(r, OURS, budget) and "top1" in r}
+def lines_of(
+    rows: Sequence[Row],
+    budget: float,
+    methods: Iterable[str],
+    line: Callable[[float, str, Sequence[Row], Mapping[int, float]], str],
+    reference: str,
+    columns: int,
+) -> Iterable[str]:
+    """A line of a table for each method at a budget, held against one of them seed by seed."""
+    at = [row for row in rows if row["budget"] == budget]
+    known = {r["seed"]: r["top1"] for r in at if r["method"] == reference and "top1" in r}
     for method in methods:
-        mine = [row for row in rows if _is(row, method, budget)]
+        mine = [row for row in at if row["method"] == method]
         trained = [row for row in mine if "top1" in row]
         if trained:
-            yield _line(budget, method, trained, ours)
+            yield line(budget, method, trained, known)
         elif mine:
-            yield f"| {budget}x | {method} | not reached |{'  |' * (len(_COLUMNS) - 3)}"
+            yield f"| {budget}x | {method} | not reached |{'  |' * (columns - 3)}"
 
 
-def _line(budget: float, method: str, rows: Sequence[Row], ours: dict[int, float]) -> str:
-    behind = [100 * (ours[r["seed"]] - r["top1"]) for r in rows if r["seed"] in ours]
+def _line(budget: float, method: str, rows: Sequence[Row], ours: Mapping[int, float]) -> str:
     cells = [
         f"{budget}x",
         f"**{method}**" if method == OURS else method,
         spread([100 * row["top1"] for row in rows], " %"),
-        "" if method == OURS else paired(behind),
+        "" if method == OURS else behind(rows, ours),
         f"{statistics.fmean(row['loss'] for row in rows):.3f}",
         f"{100 * statistics.fmean(row['untrained_top1'] for row in rows):.1f} %",
         f"{statistics.fmean(row['ratio'] for row in rows):.3f}",
@@ -63,21 +75,16 @@ def _line(budget: float, method: str, rows: Sequence[Row], ours: dict[int, float
     return f"| {' | '.join(cells)} |"
 
 
-def _is(row: Row, method: str, budget: float) -> bool:
-    return bool(row["method"] == method and row["budget"] == budget)
-
-
 def spread(values: Sequence[float], unit: str) -> str:
     """Mean, and the standard deviation of one run."""
     spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
     return f"{statistics.fmean(values):.1f}{spread}{unit}"
 
 
-def paired(behind: Sequence[float]) -> str:
+def behind(rows: Sequence[Row], reference: Mapping[int, float]) -> str:
     """Mean difference in points over the seeds both have, and its standard error."""
-    if not behind:
+    points = [100 * (reference[r["seed"]] - r["top1"]) for r in rows if r["seed"] in reference]
+    if not points:
         return ""
-    error = statistics.stdev(behind) / math.sqrt(len(behind)) if len(behind) > 1 else math.nan
-    return f"{statistics.fmean(behind):+.1f} ± {error:.1f}" if len(behind) > 1 else (
-        f"{behind[0]:+.1f}"
-    )  # fmt: skip
+    error = f" ± {statistics.stdev(points) / math.sqrt(len(points)):.1f}" if points[1:] else ""
+    return f"{statistics.fmean(points):+.1f}{error}"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from accuracy_table import Row, paired, spread
+from accuracy_table import Row, behind, lines_of, spread
 
 ALONE = "separate"  # what the others are held against
 _COLUMNS = ("budget", "method", "top-1", "behind separate", "loss", "latency", "MB", "seeds")
@@ -22,7 +22,11 @@ def tables(rows: Sequence[Row], methods: Sequence[str]) -> str:
         if not trained:
             continue
         budgets = sorted({row["budget"] for row in own}, reverse=True)
-        lines = [line for budget in budgets for line in _lines(own, budget, methods)]
+        lines = [
+            line
+            for budget in budgets
+            for line in lines_of(own, budget, methods, _line, ALONE, len(_COLUMNS))
+        ]
         words = (
             f"Dense: {trained[0]['dense_top1']:.1%} of {trained[0]['images']:,} test images; "
             f"{trained[0]['epochs']} epochs of training after pruning."
@@ -31,25 +35,12 @@ def tables(rows: Sequence[Row], methods: Sequence[str]) -> str:
     return "\n".join(parts)
 
 
-def _lines(rows: Sequence[Row], budget: float, methods: Iterable[str]) -> Iterable[str]:
-    at = [row for row in rows if row["budget"] == budget]
-    alone = {row["seed"]: row["top1"] for row in at if row["method"] == ALONE and "top1" in row}
-    for method in methods:
-        mine = [row for row in at if row["method"] == method]
-        trained = [row for row in mine if "top1" in row]
-        if trained:
-            yield _line(budget, method, trained, alone)
-        elif mine:
-            yield f"| {budget}x | {method} | not reached |{'  |' * (len(_COLUMNS) - 3)}"
-
-
-def _line(budget: float, method: str, rows: Sequence[Row], alone: dict[int, float]) -> str:
-    behind = [100 * (alone[r["seed"]] - r["top1"]) for r in rows if r["seed"] in alone]
+def _line(budget: float, method: str, rows: Sequence[Row], alone: Mapping[int, float]) -> str:
     cells = [
         f"{budget}x",
         method,
         spread([100 * row["top1"] for row in rows], " %"),
-        "" if method == ALONE else paired(behind),
+        "" if method == ALONE else behind(rows, alone),
         f"{statistics.fmean(row['loss'] for row in rows):.3f}",
         f"{statistics.fmean(row['ratio'] for row in rows):.3f}",
         f"{rows[0]['bytes'] / 1e6:.1f}"
