@@ -134,6 +134,11 @@ def test_an_open_batch_needs_a_range_and_a_fixed_one_takes_none(dense: onnx.Mode
         build_engine(content, SM89)
     with pytest.raises(InputError, match="fixes its batch"):
         build_engine(dense.SerializeToString(), replace(SM89, batches=(1, 8, 32)))
+    for size in opened.graph.input[0].type.tensor_type.shape.dim[2:]:
+        size.dim_param = "side"
+    for batches in (None, (1, 8, 32)):
+        with pytest.raises(InputError, match=r"more than its batch open: .* \[\[0, 3, 0, 0\]"):
+            build_engine(opened.SerializeToString(), replace(SM89, batches=batches))
 
 
 @rtx
