@@ -114,6 +114,7 @@ def test_each_network_has_a_run_of_its_own(
         assert f"holds no network; run `hwprune {helps} --out {out}` first" in said
     main(["slim", "--resume", "--out", str(out)])
     main(["verify", "--out", str(out / "0.4x")])
+    assert status_of(["verify", "--out", str(out / "1x"), "--budget", "0.5x"]) == 10
 
 
 def test_the_lines_of_the_readme_run(finished: Path) -> None:
