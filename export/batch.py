@@ -10,15 +10,19 @@ from hwprune.errors import InputError
 
 
 def batch_in(model: onnx.ModelProto) -> int | None:
-    """How many images the file takes at once; None where that is open."""
-    return _first(model.graph.input[0]).dim_value or None
+    """How many images the file takes at once; None where that is open.
+
+    Raises:
+        InputError: it takes none.
+    """
+    return _first(model).dim_value or None
 
 
 def with_batch(model: onnx.ModelProto, batch: int) -> onnx.ModelProto:
     """A copy that takes ``batch`` images at once.
 
     Raises:
-        InputError: the file fixes another batch.
+        InputError: the file fixes another batch, or takes no images.
     """
     own = batch_in(model)
     if own == batch:
@@ -30,7 +34,7 @@ def with_batch(model: onnx.ModelProto, batch: int) -> onnx.ModelProto:
         )
     fixed = onnx.ModelProto()
     fixed.CopyFrom(model)
-    name = _first(fixed.graph.input[0]).dim_param
+    name = _first(fixed).dim_param
     for value in (*fixed.graph.input, *fixed.graph.output):
         for size in value.type.tensor_type.shape.dim:
             if size.dim_param == name:
@@ -39,5 +43,11 @@ def with_batch(model: onnx.ModelProto, batch: int) -> onnx.ModelProto:
     return fixed
 
 
-def _first(entry: Any) -> Any:
-    return entry.type.tensor_type.shape.dim[0]
+def _first(model: onnx.ModelProto) -> Any:
+    for entry in model.graph.input[:1]:
+        for size in entry.type.tensor_type.shape.dim[:1]:
+            return size
+    raise InputError(
+        "The ONNX file takes no images: its first input has no dimensions. Give the file of a "
+        "network that takes images [n, C, H, W]."
+    )

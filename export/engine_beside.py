@@ -83,10 +83,14 @@ def images_of(files: EngineFiles) -> tuple[NDArray[Any] | None, NDArray[Any] | N
     """Images [n, C, H, W] and their classes [n], as far as they are there.
 
     Raises:
-        InputError: a file that is no array, or classes of other images.
+        InputError: a file that is no array, or classes of other images or of none.
     """
     images = _array(files.images, "images") if files.images is not None else None
     labels = _array(files.labels, "labels") if files.labels is not None else None
+    if images is None and labels is not None:
+        raise InputError(
+            f"{files.labels} holds classes, and no images were found: give them with --images."
+        )
     if images is not None and labels is not None and labels.shape != images.shape[:1]:
         raise InputError(
             f"{files.labels} holds classes {labels.shape} of images {images.shape}. Save one class "

@@ -103,7 +103,7 @@ def engine_of_file(
         NotHere, EngineError: as ``save_engine``.
     """
     model = read_onnx(path)
-    check_batches(model, request.options.batches)
+    check_batches(model, request.options.batches, str(path))
     own = precision_of(model)
     if not request.fits(own):
         if own != "fp32" or request.precision in CALIBRATED:

@@ -29,6 +29,7 @@ from hwprune.targets.tensorrt_flavour import (
 
 from .engine_file import EngineFacts, facts_path, onnx_sha256, save_facts, sha256
 from .engine_options import ANY, Batches, EngineOptions
+from .latency import read_onnx
 
 _GIB = 2**30
 _OLD_OPSET = 17  # the newest that TensorRT before 10 reads rightly: it overlooks axes as inputs
@@ -54,8 +55,6 @@ def save_engine(
         NotHere: the package, or the GPU that is needed, is not here.
         EngineError: TensorRT refuses the network.
     """
-    from .latency import read_onnx
-
     model = read_onnx(onnx_path)
     journal, log = Journal(), path.with_name(f"{path.name}.log")
     try:
@@ -143,22 +142,31 @@ def check_place(options: EngineOptions) -> None:
                 )
 
 
-def check_batches(model: onnx.ModelProto, batches: Batches | None) -> None:
+def check_batches(
+    model: onnx.ModelProto, batches: Batches | None, file: str = "This ONNX file"
+) -> None:
     """Refuse numbers of images for a file that fixes its batch, and the lack of them otherwise.
 
     Raises:
-        InputError: says which.
+        InputError: says which; or more than the batch is open.
     """
     held = {i.name for i in model.graph.initializer}
-    shapes = [x.type.tensor_type.shape.dim for x in model.graph.input if x.name not in held]
-    opened = any(not size.dim_value for shape in shapes for size in shape[:1])
-    if opened and batches is None:
+    shapes = [
+        [size.dim_value for size in x.type.tensor_type.shape.dim]  # 0 where it is open
+        for x in model.graph.input
+        if x.name not in held
+    ]
+    if not all(size for shape in shapes for size in shape[1:]):
         raise InputError(
-            "This ONNX file leaves its batch open: say how many images, --batches 1,8,32."
+            f"{file} leaves more than its batch open: it takes {shapes}, where 0 is open. Export "
+            "the network with fixed sizes of images."
         )
+    opened = any(shape[:1] == [0] for shape in shapes)
+    if opened and batches is None:
+        raise InputError(f"{file} leaves its batch open: say how many images, --batches 1,8,32.")
     if batches is not None and not opened:
         raise InputError(
-            "This ONNX file fixes its batch: leave out --batches, or export the run with an open "
+            f"{file} fixes its batch: leave out --batches, or export the run with an open "
             "one: `hwprune export --out RUN --engine ... --batches 1,8,32`."
         )
 
@@ -240,19 +248,13 @@ def _part(kind: Any, name: str, wanted: str) -> Any:
 
 def _set_batches(builder: Any, network: Any, config: Any, batches: Batches | None) -> None:
     """A profile for the inputs that leave their batch open."""
-    inputs = [network.get_input(i) for i in range(network.num_inputs)]
-    opened = [x for x in inputs if -1 in tuple(x.shape)]
-    if batches is None or not opened:
+    if batches is None:
         return
+    inputs = [network.get_input(i) for i in range(network.num_inputs)]
     profile = builder.create_optimization_profile()
-    for entry in opened:
-        shape = tuple(entry.shape)
-        if -1 in shape[1:]:
-            raise InputError(
-                f"Input {entry.name} leaves more than its batch open: {shape}. Export the network "
-                "with fixed sizes of images."
-            )
-        profile.set_shape(entry.name, *((size, *shape[1:]) for size in batches))
+    for entry in inputs:
+        if -1 in tuple(entry.shape):
+            profile.set_shape(entry.name, *((size, *tuple(entry.shape)[1:]) for size in batches))
     config.add_optimization_profile(profile)
 
 

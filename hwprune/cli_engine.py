@@ -15,6 +15,7 @@ from hwprune.recipe import Recipe
 
 if TYPE_CHECKING:
     from hwprune.export.engine_beside import EngineFiles
+    from hwprune.job import Job
 
 
 @click.command("export")
@@ -57,9 +58,9 @@ def export_command(
         "timing_cache": timing_cache,
     }
     if not engine:
-        if files or built_for or batches or any(each not in (None, 0) for each in more.values()):
+        if files or built_for or batches or level is not None or any(more.values()):
             raise InputError("Say which engine to build: --engine tensorrt-rtx or tensorrt.")
-        _export_step(options)
+        _export_step(job_of_all(options))
         return
     request = EngineRequest.of(engine, built_for=built_for, batches=batches, **more)
     if files:
@@ -81,24 +82,22 @@ def _refuse(options: Mapping[str, Any], but: Collection[str], why: str) -> None:
         raise InputError(f"{', '.join(given)}: these are of a run; {why}. Leave them out.")
 
 
-def _exported(options: dict[str, Any]) -> Any:
+def _exported(options: dict[str, Any]) -> Job:
     """The job of a run whose ONNX files are there: written now if they are not, or with options."""
     job = job_of_all(options)
     changed = any(v is not None for name, v in options.items() if name != "out")
     if changed or not (job.folder / "export.json").exists():
-        return _export_step(options)
-    return job  # what verify has found of the files stays true
+        _export_step(job)  # otherwise what verify has found of the files stays true
+    return job
 
 
-def _export_step(options: dict[str, Any]) -> Any:
+def _export_step(job: Job) -> None:
     from hwprune import processes
     from hwprune.steps import export_step
 
-    job = job_of_all(options)
     job.recipe.save(job.folder / "recipe.toml")
     export_step(job)
     processes.leave()
-    return job
 
 
 @click.command("verify")

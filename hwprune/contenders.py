@@ -123,7 +123,7 @@ def _of_run(folder: Path) -> list[Contender]:
 
 def _of_file(path: Path) -> Contender:
     proto = read_onnx(path)
-    shape = [d.dim_value for d in proto.graph.input[0].type.tensor_type.shape.dim]
+    shape = [d.dim_value for x in proto.graph.input[:1] for d in x.type.tensor_type.shape.dim]
     return Contender(path.stem, proto, None, tuple(shape[1:]), None, "", False)
 
 

@@ -166,6 +166,23 @@ def test_tables_of_eighty_columns_say_which_accuracies_are_measured(small: Conte
     assert rows["unknown"].endswith("not known") and "…" not in text
 
 
+@pytest.mark.parametrize("sizes", [None, []], ids=["no input", "a number"])
+def test_a_file_that_takes_no_images(
+    sizes: list[int] | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kind, path = onnx.TensorProto.FLOAT, str(tmp_path / "none.onnx")
+    one = onnx.helper.make_tensor("one", kind, [], [1.0])
+    reads = [] if sizes is None else [onnx.helper.make_tensor_value_info("x", kind, sizes)]
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Relu", ["x" if reads else "one"], ["y"])], "none", reads,
+        [onnx.helper.make_tensor_value_info("y", kind, [])], [one],
+    )  # fmt: skip
+    onnx.save(onnx.helper.make_model(graph, ir_version=9), path)
+    assert status_of("compare", path, "--target", "fake:step=8", "--references", "") == 2
+    assert status_of("measure", path, path) == 2
+    assert capsys.readouterr().err.count("takes no images") == 2
+
+
 def test_a_path_that_is_no_network(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="No ONNX file at"):
         of_paths([tmp_path / "none.onnx"])

@@ -75,6 +75,9 @@ def test_the_file_of_another_search_is_refused(tmp_path) -> None:
     with pytest.raises(InputError, match=r"at a budget of 0\.000 .* this one is at 0\.500"):
         compensate(SCORES, off, candidates=4, path=path, budget=0.5)
     lines = path.read_text().splitlines()
+    path.write_text(lines[0].replace('"version": 2, ', "") + "\n")
+    with pytest.raises(InputError, match="line 1, belongs to another search"):
+        compensate(SCORES, off, candidates=3, path=path)
     path.write_text("\n".join([lines[0], json.dumps({"seed": 0})]) + "\n")
     with pytest.raises(InputError, match="line 2, is no candidate"):
         compensate(SCORES, off, candidates=3, path=path)

@@ -134,6 +134,11 @@ def test_an_open_batch_needs_a_range_and_a_fixed_one_takes_none(dense: onnx.Mode
         build_engine(content, SM89)
     with pytest.raises(InputError, match="fixes its batch"):
         build_engine(dense.SerializeToString(), replace(SM89, batches=(1, 8, 32)))
+    for size in opened.graph.input[0].type.tensor_type.shape.dim[2:]:
+        size.dim_param = "side"
+    for batches in (None, (1, 8, 32)):
+        with pytest.raises(InputError, match=r"more than its batch open: .* \[\[0, 3, 0, 0\]"):
+            build_engine(opened.SerializeToString(), replace(SM89, batches=batches))
 
 
 @rtx
@@ -313,7 +318,6 @@ def test_files_become_engines_without_pytorch(file: Path) -> None:
         ),
         (["--engine", "tensorrt-rtx:precision=fp16", "--for", "sm42"], "not for sm42"),
         (["--engine", "tensorrt-rtx", "--for", "sm89", "--out", "x"], "--out: these are of a run"),
-        (["--level", "3"], "Say which engine to build"),
         (
             ["--engine", "tensorrt-rtx", "--for", "sm89", "--version-compatible"],
             "--for any instead",
@@ -329,6 +333,16 @@ def test_requests_that_cannot_be_met(
     assert status_of("export", str(file), *arguments) == 2
     assert words in capsys.readouterr().err
     assert [path.name for path in file.parent.iterdir()] == ["model.onnx"]
+
+
+@pytest.mark.parametrize(
+    "option", [("--level", "0"), ("--for", "any"), ("--version-compatible",), ("--batches", "1")]
+)
+def test_options_of_an_engine_need_one(
+    option: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert status_of("export", *option) == 2
+    assert "Say which engine to build" in capsys.readouterr().err
 
 
 def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,6 +103,10 @@ def test_each_network_has_a_run_of_its_own(
         assert after["misses"] == [] and after["accuracy"] == before["accuracy"]
         assert (after["ratio"] is None) == (name == "1x")
         assert torch.equal(onnx_runner(read_onnx(dense))(images), given)  # as trained
+    main(["compare", *(str(out / name) for name in ("0.4x", "phone")), "--references", "",
+          "--target", "fake:step=4", "--seconds", "0", "--out", str(tmp_path)])  # fmt: skip
+    names = [entry["name"] for entry in read(tmp_path / "compare.json")["entries"]]
+    assert names == ["0.4x dense", "0.4x", "phone dense", "phone"]
     capsys.readouterr()
     assert status_of(["verify", "--out", str(out)]) == 2
     said = " ".join(capsys.readouterr().err.split())
@@ -114,6 +118,7 @@ def test_each_network_has_a_run_of_its_own(
         assert f"holds no network; run `hwprune {helps} --out {out}` first" in said
     main(["slim", "--resume", "--out", str(out)])
     main(["verify", "--out", str(out / "0.4x")])
+    assert status_of(["verify", "--out", str(out / "1x"), "--budget", "0.5x"]) == 10
 
 
 def test_the_lines_of_the_readme_run(finished: Path) -> None:

@@ -248,6 +248,9 @@ def test_files_that_hold_no_images(tmp_path: Path) -> None:
     np.save(tmp_path / "labels.npy", np.zeros(5))
     with pytest.raises(InputError, match=r"classes \(5,\) of images \(4, 3, 8, 8\)"):
         images_of(EngineFiles(tmp_path / "model.engine").found())
+    alone = EngineFiles(tmp_path / "model.engine", labels=tmp_path / "labels.npy")
+    with pytest.raises(InputError, match=r"holds classes, and no images .* --images"):
+        images_of(alone)
 
 
 def test_options_that_an_engine_has_no_use_for(

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from hwprune.errors import InputError
 
+SEARCH_VERSION = 2  # of the file; in 1 offsets were in units of the mean over all groups
+
 _POPULATION = 16
 _CONTESTANTS = 4  # of the population, of whom the best has a child
 _BEST = 0.5  # of the children are the best one's of all, dead or not
@@ -78,9 +80,10 @@ def compensate(
         report: is told of every candidate.
 
     Raises:
-        InputError: ``path`` is the search of another network or seed, or about something else.
+        InputError: ``path`` is the search of another version, network or seed, or about something
+            else.
     """
-    told = {"seed": seed, **(about or {})}
+    told = {"version": SEARCH_VERSION, "seed": seed, **(about or {})}
     tried = _read(path, scores, told, budget, candidates)
     while len(tried) < candidates:
         new = _candidate(tried, list(scores), seed)

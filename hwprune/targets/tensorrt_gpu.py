@@ -1,4 +1,4 @@
-"""TensorRT and TensorRT-RTX on the first NVIDIA GPU, in fp32, tf32, fp16, bf16 or int8.
+"""TensorRT and TensorRT-RTX on the first NVIDIA GPU, in any of their precisions.
 
 Engines are built where they run. Filling a table takes dozens of networks, which are built at a low
 level; whole networks that are compared with each other, at the full one. None of this has run on a
