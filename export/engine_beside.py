@@ -29,7 +29,7 @@ class EngineFiles:
         dense: the engine that it is timed beside; ``dense.engine``.
         onnx: that it was built from; of its own name.
         images: real ones, [n, C, H, W] as ``numpy.save`` writes them; ``images.npy``.
-        labels: their classes, [n]; ``labels.npy``.
+        labels: their classes, [n]; ``labels.npy`` beside ``images.npy``.
     """
 
     engine: Path
@@ -48,7 +48,8 @@ class EngineFiles:
         beside, images = self.dense_beside, self.engine.with_name(IMAGES)
         other = beside if beside.exists() and beside != self.engine else None
         chosen = self.images or (images if images.exists() else None)
-        labels = chosen.with_name(LABELS) if chosen is not None else None
+        named = chosen is not None and chosen.name == IMAGES  # other images have other classes
+        labels = chosen.with_name(LABELS) if chosen is not None and named else None
         return replace(
             self,
             dense=self.dense or other,

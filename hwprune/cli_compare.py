@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from hwprune.cli_job import Amount
 from hwprune.errors import InputError
 from hwprune.recipe import Recipe
 
@@ -19,7 +20,7 @@ from hwprune.recipe import Recipe
     "--image-size", type=click.IntRange(min=1), default=224, help="of the references, in pixels"
 )
 @click.option("--references", help="of torchvision, such as resnet18,resnet50@160; '': none")
-@click.option("--seconds", type=click.FloatRange(min=0), default=60.0,
+@click.option("--seconds", type=Amount(), default=60.0,
               help="to measure each batch, at most")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), default=Path("compare"),
               help="folder of compare.json and .svg; batches add to what is there")  # fmt: skip

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
-from hwprune.cli_job import job_of_all, recipe_options
+from hwprune.cli_job import Amount, job_of_all, recipe_options
 from hwprune.errors import InputError
 from hwprune.recipe import Recipe
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @click.option("--level", type=click.IntRange(0, 5), help="how hard the engine's builder tries")
 @click.option("--version-compatible", is_flag=True, help="later TensorRT may run it; slower")
 @click.option("--hardware-compatible", is_flag=True, help="every newer GPU may run it; slower")
-@click.option("--workspace-gib", type=click.FloatRange(min=0), default=0.0,
+@click.option("--workspace-gib", type=Amount(), default=0.0,
               help="memory for tactics; 0: all")  # fmt: skip
 @click.option("--timing-cache", type=click.Path(path_type=Path),
               help="file of measured tactics; default: one for each GPU")  # fmt: skip
@@ -110,7 +110,7 @@ def _export_step(job: Job) -> None:
               help="real ones, [n, C, H, W] in a .npy; default: images.npy beside it")  # fmt: skip
 @click.option("--labels", type=click.Path(path_type=Path),
               help="their classes, [n] in a .npy; default: labels.npy beside them")  # fmt: skip
-@click.option("--seconds", type=click.FloatRange(min=0), default=20.0,
+@click.option("--seconds", type=Amount(), default=20.0,
               help="to time engines, at most")  # fmt: skip
 @recipe_options
 def verify_command(

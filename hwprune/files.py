@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -49,6 +50,11 @@ def remove_parts(path: Path) -> None:
     """Remove what killed writers of ``path`` have left beside it; nobody may be writing it."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
         left.unlink(missing_ok=True)
+
+
+def copy_file(source: Path, path: Path) -> None:
+    """Copy a file to ``path`` atomically."""
+    write_atomically(path, lambda temporary: shutil.copyfile(source, temporary))
 
 
 def write_text(path: Path, text: str) -> None:

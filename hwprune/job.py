@@ -234,9 +234,10 @@ class Job:
             names = ", ".join(str(folder / each["name"]) for each in networks)
             return f"{folder} holds several networks. Give --out one of {names}."
         command = f"hwprune {'prune' if stage == 'pruned' else 'finetune'} --out {folder}"
+        if (parent / SLIM_FACTS).exists() and stage == "pruned":
+            return f"{folder} is trained with others: run `hwprune finetune --out {parent}`."
         if (parent / SLIM_FACTS).exists():
-            made_by = "finetune" if stage == "pruned" else "slim --resume"
-            command = f"hwprune {made_by} --out {parent}"
+            command = f"hwprune slim --resume --out {parent}"
         return f"{folder / stage} holds no network; run `{command}` first."
 
     def calibration(self, batch_size: int = 32) -> list[tuple[Tensor, Tensor]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -19,7 +18,7 @@ from hwprune.checkpoint import save
 from hwprune.choose import before_last_round, choose, scores_of, student_of
 from hwprune.errors import HwpruneError, InputError, NotMeasured
 from hwprune.evaluate import Accuracy, evaluate
-from hwprune.files import write_atomically
+from hwprune.files import copy_file, write_atomically
 from hwprune.job import Job
 from hwprune.latency.measure import Measurement
 from hwprune.pages.show import STAGES, graph_facts, profile_progress, profile_summary
@@ -286,7 +285,7 @@ def run_profiles(shared: Job, profiles: Sequence[Path], *, resume: bool = False)
         job.recipe.save(job.folder / "recipe.toml")
         for name in ("trace.json", "dense.json", "dense.safetensors", job.search_path.name):
             if (shared.folder / name).exists() and not (job.folder / name).exists():
-                shutil.copyfile(shared.folder / name, job.folder / name)
+                copy_file(shared.folder / name, job.folder / name)
         shared.lend(job)
         try:
             run(job, resume=True)
@@ -294,7 +293,7 @@ def run_profiles(shared: Job, profiles: Sequence[Path], *, resume: bool = False)
             job.console.print(f"[red]{job.folder.name}:[/] {escape(str(error))}")
             failures.append(error)
         if job.search_path.exists() and not shared.search_path.exists():
-            shutil.copyfile(job.search_path, shared.search_path)  # one search serves all budgets
+            copy_file(job.search_path, shared.search_path)  # one search serves all budgets
     shared.console.rule("comparison", align="left")
     shared.console.print(comparison_table([job.folder for job in jobs]))
     if failures:

@@ -25,18 +25,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accuracy_methods import ABLATIONS, METHODS, OFFERED, OURS, PEERS, Pruned, Unreachable
+from accuracy_methods import ABLATIONS, METHODS, OURS, PEERS, Pruned, Unreachable
 from accuracy_table import tables
 from results_file import append_row, read_rows
-from rich.console import Console
-from trained_networks import of_recipe
+from trained_networks import dense_job, of_recipe
 
 from hwprune.evaluate import evaluate
+from hwprune.files import write_atomically
 from hwprune.job import Job
 from hwprune.plan import Plan
-from hwprune.profile import profile
 from hwprune.recipe import Recipe
-from hwprune.steps import train_dense_step
 from hwprune.train import Teaching, Training, finetune
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -95,52 +93,31 @@ def _fill(given: argparse.Namespace) -> None:
         ]
         cells = [cell for cell in cells if tuple(asdict(cell).values()) not in done]
         if cells:
-            dense = _dense(given, network)
+            own = of_recipe(network, given.clothing, given.weights)
+            dense = dense_job(own, given.out / network, epochs=given.epochs)
             chosen = list(_chosen(given, dense, cells))
             if not given.choose:
                 _train_all(given, dense, chosen)
-
-
-def _recipe(given: argparse.Namespace, network: str, seed: int) -> Recipe:
-    out = given.out / network
-    return Recipe.of(
-        "the benchmark",
-        **of_recipe(network, given.clothing, given.weights),
-        **OFFERED,
-        out=str(out),
-        table=str(out / "table.jsonl"),
-        epochs=given.epochs,
-        seed=seed,
-    )
-
-
-def _dense(given: argparse.Namespace, network: str) -> Job:
-    """The dense network, trained on the data, with its latency table."""
-    job = Job(_recipe(given, network, seed=0), Console())
-    if not (job.folder / "dense.json").exists():
-        train_dense_step(job)
-    profile(job.loaded.model, job.example, job.target, graph=job.graph, path=job.table_path)
-    return job
 
 
 def _chosen(
     given: argparse.Namespace, dense: Job, cells: list[Cell]
 ) -> Iterator[tuple[Cell, Path]]:
     """Every cell with the file of its network, which is within the budget and not trained yet."""
-    paths: dict[tuple[str, float], Path | None] = {}
+    paths: dict[tuple[str, float], Path | Unreachable] = {}
     for cell in cells:
         key = cell.method, cell.budget
         if key not in paths:
             paths[key] = _choose(dense, *key)
         path = paths[key]
-        if path is None:
-            append_row(given.results, {**asdict(cell), "unreachable": True})
+        if isinstance(path, Unreachable):
+            append_row(given.results, {**asdict(cell), "unreachable": str(path)})
         else:
             yield cell, path
 
 
-def _choose(dense: Job, method: str, budget: float) -> Path | None:
-    """The file of a method's network, made now where it is not there; None where none meets it."""
+def _choose(dense: Job, method: str, budget: float) -> Path | Unreachable:
+    """The file of a method's network, made now where it is not there; or why there is none."""
     words = f"{method} {budget}".replace(",", "").replace(" ", "-")
     path = dense.folder / f"{words}.pt"
     if not path.exists():
@@ -149,9 +126,9 @@ def _choose(dense: Job, method: str, budget: float) -> Path | None:
             pruned = METHODS[method](dense, budget)
         except Unreachable as reason:
             print(f"{method} {budget}: {reason}", flush=True)
-            return None
+            return reason
         seconds = time.monotonic() - begun
-        torch.save((pruned, seconds), path)
+        write_atomically(path, lambda temporary: torch.save((pruned, seconds), temporary))
         print(f"{method} {budget}: {pruned.ratio:.3f} in {seconds:.0f} s", flush=True)
     return path
 
@@ -159,7 +136,7 @@ def _choose(dense: Job, method: str, budget: float) -> Path | None:
 def _train_all(given: argparse.Namespace, dense: Job, chosen: list[tuple[Cell, Path]]) -> None:
     with ProcessPoolExecutor(given.processes, mp_context=get_context("spawn")) as pool:
         running = {
-            pool.submit(_train, _recipe(given, cell.network, cell.seed), path): cell
+            pool.submit(_train, dense.recipe.but("the benchmark", seed=cell.seed), path): cell
             for cell, path in chosen
         }
         for each in as_completed(running):

@@ -20,20 +20,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from accuracy_methods import OFFERED
 from results_file import append_row, read_rows
-from rich.console import Console
-from trained_networks import of_recipe
+from trained_networks import dense_job, of_recipe
 
 from hwprune.choose import predicted_plan
 from hwprune.evaluate import evaluate
 from hwprune.importance.compensate import compensate
 from hwprune.job import Job
 from hwprune.prepare import loss_before_training, prepare
-from hwprune.profile import profile
-from hwprune.recipe import Recipe
 from hwprune.score import score
-from hwprune.steps import train_dense_step
 
 ROOT = Path(__file__).resolve().parents[1]
 BUDGETS = {"resnet20": 0.8, "resnet56": 0.8}  # of the dense latency; others 0.5
@@ -56,20 +51,11 @@ def main() -> None:
     for network, criterion, seed in itertools.product(given.networks, given.criteria, given.seeds):
         key = (network, criterion, given.candidates, seed)
         if key not in done:
-            facts = _search(_job(given, network), criterion, given.candidates, seed)
+            own = of_recipe(network, given.clothing, given.weights)
+            job = dense_job(own, given.out / network)
+            facts = _search(job, criterion, given.candidates, seed)
             append_row(given.results, {**dict(zip(keys, key, strict=True)), **facts})
     print(table(read_rows(given.results)))
-
-
-def _job(given: argparse.Namespace, network: str) -> Job:
-    out = given.out / network
-    own = of_recipe(network, given.clothing, given.weights)
-    recipe = Recipe.of("the benchmark", **own, **OFFERED, out=str(out), table=f"{out}/table.jsonl")
-    job = Job(recipe, Console())
-    if not (job.folder / "dense.json").exists():
-        train_dense_step(job)
-    profile(job.loaded.model, job.example, job.target, graph=job.graph, path=job.table_path)
-    return job
 
 
 def _search(job: Job, criterion: str, candidates: int, seed: int) -> dict[str, Any]:

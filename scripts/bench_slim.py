@@ -25,22 +25,20 @@ from accuracy_methods import OFFERED, nearest
 from results_file import append_row, read_rows
 from rich.console import Console
 from slim_table import draw, tables
-from trained_networks import CIFAR, of_recipe
+from trained_networks import CIFAR, dense_job, of_recipe
 
 from hwprune import baselines
 from hwprune.budget import FittedPlan
 from hwprune.errors import BudgetError, HwpruneError
 from hwprune.job import SLIM_FACTS, Job
 from hwprune.plan import Plan
-from hwprune.profile import profile
 from hwprune.recipe import Recipe
 from hwprune.score import score
 from hwprune.slimming.in_place import InPlace
 from hwprune.slimming.nested import NestedPlan
 from hwprune.slimming.slim_run import Asked, SlimRun, slim_run
 from hwprune.slimming.slim_steps import make_pruned, run_slim
-from hwprune.steps import profile_step, run, trace_step
-from hwprune.train_steps import train_dense_step
+from hwprune.steps import profile_step, run
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE, MARK = ROOT / "docs" / "slim.md", "<!-- drawn by scripts/bench_slim.py --draw -->"
@@ -127,18 +125,9 @@ def _fill(given: argparse.Namespace, network: str, method: str, seed: int) -> No
 
 def _dense(given: argparse.Namespace, network: str) -> Job:
     """The dense network, trained on the data, with its latency table."""
-    out = given.out / network
     own = DIGITS if network == "digits" else of_recipe(network, given.clothing, given.weights)
-    own = own | (RESNET56 if network == "resnet56" else {})
-    recipe = Recipe.of(
-        "the benchmark", **own, **OFFERED, out=str(out), table=str(out / "table.jsonl")
-    )
-    job = Job(recipe, Console())
-    recipe.save(out / "recipe.toml")
-    for name, step in (("trace", trace_step), ("dense", train_dense_step)):
-        if not (out / f"{name}.json").exists():
-            step(job)
-    profile(job.loaded.model, job.example, job.target, graph=job.graph, path=job.table_path)
+    job = dense_job(own | (RESNET56 if network == "resnet56" else {}), given.out / network)
+    job.recipe.save(job.folder / "recipe.toml")
     return job
 
 

@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from accuracy_methods import OFFERED
+from rich.console import Console
+
+from hwprune.job import Job
+from hwprune.profile import profile
+from hwprune.recipe import Recipe
+from hwprune.steps import trace_step
+from hwprune.train_steps import train_dense_step
 
 CIFAR = Path(__file__).resolve().parents[1] / "tests" / "cifar_resnet.py"
 
@@ -31,3 +41,21 @@ def of_recipe(network: str, clothing: str, weights: Path) -> dict[str, Any]:
         "image_size": 32,
         "dense_epochs": 4,
     }
+
+
+def dense_job(own: Mapping[str, Any], out: Path, **more: Any) -> Job:
+    """A job whose dense network is trained and in its latency table; made now where it is not.
+
+    Args:
+        own: the part of the recipe that says what is trained, and on what.
+        out: folder of the job.
+        more: options of the recipe.
+    """
+    table = str(out / "table.jsonl")
+    recipe = Recipe.of("the benchmark", **own, **OFFERED, out=str(out), table=table, **more)
+    job = Job(recipe, Console())
+    for name, step in (("trace", trace_step), ("dense", train_dense_step)):
+        if not (out / f"{name}.json").exists():
+            step(job)
+    profile(job.loaded.model, job.example, job.target, graph=job.graph, path=job.table_path)
+    return job

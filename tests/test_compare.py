@@ -183,6 +183,14 @@ def test_a_file_that_takes_no_images(
     assert capsys.readouterr().err.count("takes no images") == 2
 
 
+@pytest.mark.parametrize("seconds", ["nan", "inf", "-1"])
+def test_a_time_that_would_never_end_is_refused(
+    seconds: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert status_of("compare", "any.onnx", "--seconds", seconds) == 2
+    assert "--seconds" in capsys.readouterr().err
+
+
 def test_a_path_that_is_no_network(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="No ONNX file at"):
         of_paths([tmp_path / "none.onnx"])

@@ -105,6 +105,14 @@ def test_onnxruntime_says_where_it_runs() -> None:
     assert environment["device"]
 
 
+def test_the_fake_target_refuses_activations_of_unknown_size() -> None:
+    model = probe_model("onnx")
+    del model.graph.output[0].type.tensor_type.shape.dim[:]
+    model.graph.input[0].type.tensor_type.shape.dim[3].dim_param = "any"
+    with pytest.raises(InputError, match="the size of every activation; of t1"):
+        FakeTarget(8).load(model)
+
+
 def test_openvino_says_where_it_runs() -> None:
     environment = load_target("openvino-cpu:threads=2,precision=bf16").environment()
     assert environment["threads"] == "2" and environment["precision"] == "bf16"

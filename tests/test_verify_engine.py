@@ -231,6 +231,10 @@ def test_what_lies_beside_an_engine(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     found = EngineFiles(tmp_path / "model.fp16.engine").found()
     assert found.dense == tmp_path / "dense.fp16.engine" and found.labels is None
+    (tmp_path / "labels.npy").touch()
+    engine = tmp_path / "model.fp16.engine"
+    assert EngineFiles(engine).found().labels == tmp_path / "labels.npy"
+    assert EngineFiles(engine, images=tmp_path / "other.npy").found().labels is None
     other = EngineFiles(tmp_path / "mine.engine")
     assert other.dense_beside == tmp_path / "dense.engine" and other.found().dense is None
     assert EngineFiles(tmp_path / "dense.fp16.engine").found().dense is None

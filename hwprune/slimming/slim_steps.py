@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -16,7 +15,7 @@ from hwprune.checkpoint import save
 from hwprune.choose import scores_of, student_of
 from hwprune.errors import HwpruneError, InputError
 from hwprune.evaluate import evaluate
-from hwprune.files import write_text
+from hwprune.files import copy_file, write_text
 from hwprune.importance.rounds import Partial
 from hwprune.job import SLIM_FACTS, Job
 from hwprune.pages.show import slim_table
@@ -70,7 +69,7 @@ def run_slim(run: SlimRun, *, resume: bool = False) -> None:
         for name in ("trace", "dense"):
             write_text(job.folder / f"{name}.json", (run.folder / f"{name}.json").read_text())
         if (run.folder / "dense.safetensors").exists():
-            shutil.copyfile(run.folder / "dense.safetensors", job.folder / "dense.safetensors")
+            copy_file(run.folder / "dense.safetensors", job.folder / "dense.safetensors")
     if not (resume and (run.folder / SLIM_FACTS).exists()):
         choose_slim(run)
     if not (resume and (run.folder / TRAINED).exists()):

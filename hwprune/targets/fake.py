@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 from onnx import shape_inference
 
+from hwprune.errors import InputError
 from hwprune.targets import Form, KernelTime
 
 
@@ -91,7 +92,12 @@ class FakeNetwork:
         ]
 
     def _cost(self, node: Any, shapes: Mapping[str, list[int]]) -> tuple[float, str]:
-        output = shapes[node.output[0]]
+        output = shapes.get(node.output[0], [])
+        if len(output) < 2 or 0 in output[1:]:
+            raise InputError(
+                f"The fake target needs the size of every activation; of {node.output[0]} the ONNX "
+                "file does not tell it. Measure on another target, such as onnxruntime-cpu."
+            )
         positions = math.prod(output[2:]) if len(output) > 2 else 1
         out_blocks = math.ceil(output[1] / self._target.step)
         work = positions * out_blocks
