@@ -39,6 +39,26 @@ def tables(rows: Sequence[Row], compared: Sequence[str], ablations: Sequence[str
     return "\n".join(parts)
 
 
+def head(rows: Sequence[Row], network: str, methods: Sequence[str]) -> str:
+    """Markdown: the top-1 of each method at each budget, best at the middle one first."""
+    own = [row for row in rows if row["network"] == network and "top1" in row]
+    budgets = sorted({row["budget"] for row in own}, reverse=True)
+    found = {
+        (m, b): [100 * row["top1"] for row in own if (row["method"], row["budget"]) == (m, b)]
+        for m in methods
+        for b in budgets
+    }
+    middle = budgets[len(budgets) // 2]
+    ordered = sorted(methods, key=lambda m: -statistics.fmean(found[m, middle] or [0.0]))
+    columns = ["method", *(f"{budget}x" for budget in budgets)]
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for method in ordered:
+        cells = [spread(found[method, b], " %") if found[method, b] else "" for b in budgets]
+        name = f"**{method}**" if method == OURS else method
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])
+
+
 def lines_of(
     rows: Sequence[Row],
     budget: float,

@@ -26,8 +26,8 @@ from typing import Any
 
 import torch
 from accuracy_methods import ABLATIONS, METHODS, OURS, PEERS, Pruned, Unreachable
-from accuracy_table import tables
-from results_file import append_row, read_rows
+from accuracy_table import head, tables
+from results_file import append_row, read_rows, redraw
 from trained_networks import dense_job, of_recipe
 
 from hwprune.evaluate import evaluate
@@ -38,7 +38,6 @@ from hwprune.recipe import Recipe
 from hwprune.train import Teaching, Training, finetune
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGE, MARK = ROOT / "docs" / "accuracy.md", "<!-- drawn by scripts/bench_accuracy.py --draw -->"
 SETS = {
     "all": list(METHODS),
     "peers": [*OURS, *PEERS],
@@ -70,15 +69,17 @@ def main() -> None:
     parser.add_argument("--results", default=ROOT / "docs" / "accuracy.jsonl", type=Path)
     parser.add_argument("--processes", default=2, type=int, help="networks trained at once")
     parser.add_argument("--choose", action="store_true", help="measure and choose, train nothing")
-    parser.add_argument("--draw", action="store_true", help=f"write {PAGE.name}, train nothing")
+    parser.add_argument("--draw", action="store_true", help="write into docs and README alone")
     given = parser.parse_args()
     if not given.draw:
         _fill(given)
-    drawn = tables(read_rows(given.results), [*OURS, *PEERS], list(ABLATIONS))
+    rows = read_rows(given.results)
+    drawn = tables(rows, [*OURS, *PEERS], list(ABLATIONS))
     print(drawn)
     if given.draw:
-        above = PAGE.read_text(encoding="utf-8").partition(MARK)[0]
-        PAGE.write_text(f"{above}{MARK}\n\n{drawn}", encoding="utf-8")
+        redraw(ROOT / "docs" / "accuracy.md", Path(__file__).name, drawn)
+        table = head(rows, "mobilenet_v2", [*OURS, *PEERS])
+        redraw(ROOT / "README.md", Path(__file__).name, table)
 
 
 def _fill(given: argparse.Namespace) -> None:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from accuracy_methods import OFFERED, nearest
-from results_file import append_row, read_rows
+from results_file import append_row, read_rows, redraw
 from rich.console import Console
 from slim_table import draw, tables
 from trained_networks import CIFAR, dense_job, of_recipe
@@ -41,8 +41,6 @@ from hwprune.slimming.slim_steps import make_pruned, run_slim
 from hwprune.steps import profile_step, run
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGE, MARK = ROOT / "docs" / "slim.md", "<!-- drawn by scripts/bench_slim.py --draw -->"
-PICTURE = ROOT / "docs" / "slim.svg"
 BUDGETS = {
     "mobilenet_v2": (0.35, 0.5, 0.65, 0.8),
     "resnet56": (0.75, 0.8, 0.87, 0.94),  # its first stage is one step of the device wide
@@ -76,7 +74,7 @@ def main() -> None:
     parser.add_argument("--weights", default="weights", type=Path, help="folder of the weights")
     parser.add_argument("--out", default="runs/bench_slim", type=Path)
     parser.add_argument("--results", default=ROOT / "docs" / "slim.jsonl", type=Path)
-    parser.add_argument("--draw", action="store_true", help=f"write {PAGE.name}, train nothing")
+    parser.add_argument("--draw", action="store_true", help="write into docs alone")
     given = parser.parse_args()
     if not given.draw:
         for network in given.networks:
@@ -87,9 +85,8 @@ def main() -> None:
     drawn = tables(rows, list(METHODS))
     print(drawn)
     if given.draw:
-        above = PAGE.read_text(encoding="utf-8").partition(MARK)[0]
-        PAGE.write_text(f"{above}{MARK}\n\n{drawn}", encoding="utf-8")
-        draw(rows, list(METHODS), PICTURE)
+        redraw(ROOT / "docs" / "slim.md", Path(__file__).name, drawn)
+        draw(rows, list(METHODS), ROOT / "docs" / "slim.svg")
 
 
 def _fill(given: argparse.Namespace, network: str, method: str, seed: int) -> None:

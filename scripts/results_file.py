@@ -1,4 +1,4 @@
-"""A benchmark's results: a line of JSON for each, written when it is done."""
+"""A benchmark's results: a line of JSON for each, written when it is done; and pages of them."""
 
 from __future__ import annotations
 
@@ -20,3 +20,13 @@ def append_row(path: Path, row: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
+
+
+def redraw(page: Path, script: str, drawn: str) -> None:
+    """Put what a script draws between its marks in a page."""
+    begin, end = f"<!-- drawn by scripts/{script} --draw -->\n", "<!-- drawn until here -->\n"
+    above, _, rest = page.read_text(encoding="utf-8").partition(begin)
+    below = rest.partition(end)[2]
+    if end not in rest:
+        raise SystemExit(f"{page} has no lines {begin!r} and {end!r} to draw between.")
+    page.write_text(f"{above}{begin}\n{drawn}\n{end}{below}", encoding="utf-8")
