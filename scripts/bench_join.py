@@ -36,6 +36,7 @@ from hwprune.targets import Runnable, Target, load_target
 from hwprune.targets.openvino_cpu import OpenVinoCpu
 from hwprune.tracing.oracle import relative_difference
 
+ROOT = Path(__file__).resolve().parents[1]
 Array: TypeAlias = NDArray[Any]
 BLOCKS = 4  # in a chain: what changes the layout at its ends counts little
 SHARES = (0.25, 0.5, 0.75)  # of the stage's channels that a body writes
@@ -271,7 +272,7 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", default=["resnet56", "resnet50", "mobilenet_v2"])
     parser.add_argument("--seconds", type=float, default=15.0, help="a stage and width, at most")
     parser.add_argument("--cpu-time", action="store_true", help="for a machine that others use too")
-    parser.add_argument("--results", type=Path, default=Path("runs/join.jsonl"))
+    parser.add_argument("--results", type=Path, default=ROOT / "docs" / "join.jsonl")
     given = parser.parse_args()
     console, stages = Console(), [s for s in STAGES if s.network in given.networks]
     for name in given.targets:
