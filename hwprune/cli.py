@@ -130,8 +130,10 @@ def finetune_command(resume: bool, **options: Any) -> None:
 @click.option("--budget", "budgets", multiple=True, help="0.5x or 12ms; give several, 1x is dense")
 @click.option("--profile", "profiles", multiple=True, help="a budget profile; give several")
 @click.option("--multi-base", is_flag=True, help="take importance again for each narrower network")
-@click.option("--soft", default=0.9, help="weight of the widest network's soft labels [0.9]")
-@click.option("--hard", default=0.1, help="weight of the labels for the narrower networks [0.1]")
+@click.option("--taught-by", default="dense", type=click.Choice(["dense", "widest"]),
+              help="whose soft labels the narrower networks learn [dense]")  # fmt: skip
+@click.option("--soft", default=1.0, help="weight of these soft labels [1]")
+@click.option("--hard", default=1.0, help="weight of the labels for the narrower networks [1]")
 @click.option("--at-once", default=4, help="networks that a training step runs at most [4]")
 @partial(recipe_options, without=("budget",))
 def slim_command(
@@ -140,6 +142,7 @@ def slim_command(
     budgets: tuple[str, ...],
     profiles: tuple[str, ...],
     multi_base: bool,
+    taught_by: str,
     soft: float,
     hard: float,
     at_once: int,
@@ -159,7 +162,8 @@ def slim_command(
         recipe_file = saved if saved.exists() else None
     recipe = Recipe.load(recipe_file, **given) if recipe_file else Recipe.of(**given)
     files = tuple(find_profile(name) for name in profiles)
-    asked = Asked(budgets, files, InPlace(soft, hard, at_once=at_once), multi_base)
+    in_place = InPlace(soft, hard, recipe.temperature, at_once, taught_by)
+    asked = Asked(budgets, files, in_place, multi_base)
     if resume and not (budgets or profiles):
         asked = Asked.load(Path(recipe.out) / ASKED)
     run_slim(slim_run(recipe, asked, Console()), resume=resume)

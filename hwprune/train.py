@@ -71,7 +71,7 @@ def finetune(
 
     The loss is cross-entropy, and with a teacher ``+ gamma * inner + soft_weight * soft`` (see
     ``distill``). Of a network of several widths that is the loss of the widest; the others learn
-    from it in the same step (see ``in_place``), and what is told of accuracy is the widest one's.
+    in the same step (see ``in_place``), and what is told of accuracy is the widest one's.
 
     Started by ``accelerate launch`` or ``torchrun``, every process calls this and ends with the
     same network; the main process alone writes and reports.
@@ -287,10 +287,12 @@ class Run:
             outputs = self.forward(images)
             logits = outputs[0] if self.together else outputs
             loss = F.cross_entropy(logits.float(), wanted, label_smoothing=training.label_smoothing)
+            taught = None
             if self.lesson:
-                loss = loss + self.lesson.added(images, logits, self.step)
+                added, taught = self.lesson.added(images, logits, self.step)
+                loss = loss + added
             if self.together:
-                loss = loss + self.together.added(outputs, wanted)
+                loss = loss + self.together.added(outputs, wanted, taught)
         self.accelerator.backward(loss / training.accumulate)
         return torch.stack([loss.detach(), (logits.argmax(1) == labels).float().mean()])
 

@@ -3,9 +3,11 @@
 
 Each method makes a network for every budget, measured within it, and each network is trained for
 the same epochs on the same images. ``separate`` networks are made by themselves, as `hwprune run`
-does; ``slim`` (our nested plans), ``multi_base`` (importance taken again on each network) and
-``uniform`` (every group keeps the same share of its channels, those of the largest weights) are one
-network each. Every cell (network, method, budget, seed) is a line of RESULTS, from the exported
+does; ``slim`` (our nested plans), ``multi_base`` (importance taken again on each network),
+``widest_teaches`` (the narrower networks taught as in the paper) and ``uniform`` (every group keeps
+the same share of its channels, those of the largest weights) are one network each. Channels are
+chosen and measured once for all seeds, which differ in the order and the augmentation of the
+training images. Every cell (network, method, budget, seed) is a line of RESULTS, from the exported
 file; what is there is not made again, and a run that was stopped goes on.
 
     python scripts/bench_slim.py --networks mobilenet_v2 --clothing clothing --weights weights
@@ -58,6 +60,7 @@ DIGITS: dict[str, Any] = {  # to try the script out: nothing to download, a devi
 RESNET56 = {"data": f"{CIFAR}:lossless_data", "dense_epochs": 0}  # true pixels, as its weights know
 TRAINED = ("finetune.json", "export.json", "verify.json", "report.*", "*.onnx", "student*",
            "slim.safetensors", "*.checkpoint*")  # fmt: skip
+OURS, PAPER = InPlace(), InPlace(soft=0.9, hard=0.1, temperature=1.0, taught_by="widest")
 Row = dict[str, Any]
 
 
@@ -151,14 +154,19 @@ def separate(recipe: Recipe, budgets: Sequence[float]) -> list[Row]:
     return rows
 
 
-def slim(recipe: Recipe, budgets: Sequence[float], *, multi_base: bool = False) -> list[Row]:
+def slim(recipe: Recipe, budgets: Sequence[float]) -> list[Row]:
     """Nested plans, one network."""
-    return _together(recipe, budgets, lambda prepared: None, multi_base=multi_base)
+    return _together(recipe, budgets)
 
 
 def multi_base(recipe: Recipe, budgets: Sequence[float]) -> list[Row]:
     """The same, with importance taken again on each network."""
-    return slim(recipe, budgets, multi_base=True)
+    return _together(recipe, budgets, multi_base=True)
+
+
+def widest_teaches(recipe: Recipe, budgets: Sequence[float]) -> list[Row]:
+    """As ``slim``, the narrower networks taught as in the paper."""
+    return _together(recipe, budgets, in_place=PAPER)
 
 
 def uniform(recipe: Recipe, budgets: Sequence[float]) -> list[Row]:
@@ -197,11 +205,12 @@ def _choose_uniform(prepared: SlimRun) -> None:
 def _together(
     recipe: Recipe,
     budgets: Sequence[float],
-    choose: Callable[[SlimRun], None],
+    choose: Callable[[SlimRun], None] = lambda prepared: None,
     *,
     multi_base: bool = False,
+    in_place: InPlace = OURS,
 ) -> list[Row]:
-    asked = Asked(tuple(f"{budget}x" for budget in budgets), (), InPlace(), multi_base)
+    asked = Asked(tuple(f"{budget}x" for budget in budgets), (), in_place, multi_base)
     prepared = slim_run(recipe, asked, Console())
     choose(prepared)
     try:
@@ -249,6 +258,7 @@ METHODS: dict[str, Callable[[Recipe, Sequence[float]], list[Row]]] = {
     "separate": separate,
     "slim": slim,
     "multi_base": multi_base,
+    "widest_teaches": widest_teaches,
     "uniform": uniform,
 }
 

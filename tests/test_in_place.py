@@ -15,14 +15,16 @@ import torch
 from launch import finish, start
 from test_slim import nested_plans
 from test_train import PER_EPOCH, QUICK, Net, same, stop_at, tiny_data
+from torch import nn
 
 from hwprune.errors import InputError
 from hwprune.evaluate import evaluate
 from hwprune.slimming.arrange import find_arrangement, importance_order
-from hwprune.slimming.in_place import InPlace, in_place_loss, sandwich
+from hwprune.slimming.in_place import TEACHERS, InPlace, in_place_loss, sandwich
 from hwprune.slimming.slim import SlimNetwork, make_slim
 from hwprune.trace import trace
 from hwprune.train import Interrupted, Teaching, Training, finetune
+from hwprune.training.distill import Distillation
 
 ALONE = Training(epochs=2, batch_size=8, lr=1e-2, freeze_norms=True)
 
@@ -44,6 +46,13 @@ def slim_net() -> tuple[SlimNetwork, Teaching]:
     arrangement = find_arrangement(net, graph, order, (torch.randn(2, 1, 6, 6),))
     lying = replace(plans["wide"], kept=arrangement.channels(plans["wide"].kept))
     return make_slim(net, graph, plans, arrangement), Teaching(net, graph, lying)
+
+
+class Sure(nn.Module):
+    """A teacher that is sure of class 0."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.new_tensor([20.0, 0.0, 0.0, 0.0]).expand(len(images), 4)
 
 
 def images_of(data) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -98,6 +107,23 @@ def test_the_loss_of_a_step_by_hand(data) -> None:
     half.requires_grad_()
     in_place_loss([wide, half, narrow], labels, how).backward()
     assert wide.grad is None and half.grad is not None
+    with torch.no_grad():
+        taught = in_place_loss([wide, half, narrow], labels, how, taught=wide.flip(0))
+        flipped = in_place_loss([wide.flip(0), half, narrow], labels, how)
+    assert float(taught) == float(flipped) != float(found.detach())
+
+
+def test_the_narrower_networks_learn_from_whom_they_are_told_to(data) -> None:
+    """A teacher that is sure of class 0 makes them say so; the widest one alone does not."""
+    says = {}
+    for taught_by in TEACHERS:
+        slim, teaching = slim_net()
+        teaching = replace(teaching, teacher=Sure(), distillation=Distillation(0.0, 0.0))
+        how = InPlace(soft=5.0, hard=0.0, taught_by=taught_by)
+        finetune(slim, data, QUICK, teaching=teaching, in_place=how)
+        images, _ = images_of(data)[0]
+        says[taught_by] = float((slim.alone("slim")(images).argmax(1) == 0).float().mean())
+    assert says["dense"] == 1.0 and says["widest"] < 0.8
 
 
 def test_many_widths_are_sampled_between_the_widest_and_the_narrowest() -> None:
@@ -152,6 +178,7 @@ def test_what_cannot_be_trained_so_is_refused(data) -> None:
         InPlace(hard=math.nan),
         InPlace(temperature=0.0),
         InPlace(at_once=1),
+        InPlace(taught_by="me"),
     ):
         with pytest.raises(InputError, match=r"InPlace\.\w+ .*, got "):
             finetune(slim, data, QUICK, in_place=how)

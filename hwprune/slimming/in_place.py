@@ -1,8 +1,9 @@
-"""Networks of one set of weights trained together: the widest teaches the others.
+"""Networks of one set of weights trained together, taught by the dense one or by the widest.
 
-In-place distillation and the sandwich rule are from Yu and Huang 2019, "Universally Slimmable
-Networks and Improved Training Techniques"; nine tenths of soft labels and one of hard ones from
-Kuratsu and Nakamura 2022, "Slimmable Pruned Neural Networks".
+In-place distillation, where the widest does, and the sandwich rule are from Yu and Huang 2019,
+"Universally Slimmable Networks and Improved Training Techniques"; nine tenths of soft labels and
+one of hard ones from Kuratsu and Nakamura 2022, "Slimmable Pruned Neural Networks". The dense
+network's probabilities are there anyway, since the widest one learns from them.
 """
 
 from __future__ import annotations
@@ -20,23 +21,28 @@ from hwprune.slimming.slim import SlimNetwork
 from hwprune.training.distill import soft_loss
 from hwprune.training.settings import Training
 
+TEACHERS = ("dense", "widest")
+
 
 @dataclass(frozen=True)
 class InPlace:
     """How the narrower networks are trained beside the widest.
 
     Attributes:
-        soft: weight of the widest one's probabilities, through which no gradient goes back to it.
+        soft: weight of the teacher's probabilities.
         hard: weight of the labels.
         temperature: of these probabilities.
         at_once: networks in a step at most, 2 or more; of many, the widest, the narrowest and
             random ones. All in a step are held in memory together.
+        taught_by: whose probabilities: ``dense``, the dense network's where it teaches the widest
+            one, or ``widest``, through which no gradient goes back to that one.
     """
 
-    soft: float = 0.9
-    hard: float = 0.1
-    temperature: float = 1.0
+    soft: float = 1.0
+    hard: float = 1.0
+    temperature: float = 2.0
     at_once: int = 4
+    taught_by: str = "dense"
 
     def check(self) -> None:
         """Refuse numbers that make no sense.
@@ -56,7 +62,11 @@ class InPlace:
         if self.at_once < 2:
             raise InputError(
                 f"InPlace.at_once must be 2 or more, got {self.at_once}: the widest network and "
-                "one that learns from it. Give 4, say."
+                "another. Give 4, say."
+            )
+        if self.taught_by not in TEACHERS:
+            raise InputError(
+                f"InPlace.taught_by must be one of {', '.join(TEACHERS)}, got {self.taught_by!r}."
             )
 
 
@@ -76,21 +86,28 @@ def sandwich(names: Sequence[str], at_once: int, seed: int, step: int) -> tuple[
 
 
 def in_place_loss(
-    outputs: Sequence[Tensor], labels: Tensor, how: InPlace, *, label_smoothing: float = 0.0
+    outputs: Sequence[Tensor],
+    labels: Tensor,
+    how: InPlace,
+    *,
+    taught: Tensor | None = None,
+    label_smoothing: float = 0.0,
 ) -> Tensor:
-    """``sum_i soft * t^2 KL(widest || i) + hard * CE(i)`` over the narrower networks.
+    """``sum_i soft * t^2 KL(teacher || i) + hard * CE(i)`` over the narrower networks.
 
     Args:
         outputs: logits [n, classes] of the widest network, of which no gradient is taken, and of
             each narrower one.
         labels: classes [n], or probabilities [n, classes].
         how: the weights.
+        taught: logits [n, classes] of the teacher; None: the widest network is it.
         label_smoothing: of the labels.
     """
     widest, *narrower = outputs
     total = torch.zeros((), device=widest.device)
+    wanted = widest.detach() if taught is None else taught
     for logits in narrower:
-        soft = soft_loss(logits, widest.detach(), how.temperature)
+        soft = soft_loss(logits, wanted, how.temperature)
         hard = F.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing)
         total = total + how.soft * soft + how.hard * hard
     return total
@@ -113,9 +130,16 @@ class Together:
         """Let the network's forward run one of them again."""
         self.slim.together = ()
 
-    def added(self, outputs: Sequence[Tensor], labels: Tensor) -> Tensor:
-        """What the narrower networks add to the loss of the widest."""
-        return in_place_loss(outputs, labels, self.how, label_smoothing=self.label_smoothing)
+    def added(self, outputs: Sequence[Tensor], labels: Tensor, dense: Tensor | None) -> Tensor:
+        """What the narrower networks add to the loss of the widest.
+
+        Args:
+            outputs, labels: as in ``in_place_loss``.
+            dense: logits [n, classes] of the dense network; None where it does not teach.
+        """
+        taught = dense if self.how.taught_by == "dense" else None
+        smoothing = self.label_smoothing
+        return in_place_loss(outputs, labels, self.how, taught=taught, label_smoothing=smoothing)
 
 
 def networks_together(model: nn.Module, how: InPlace | None, training: Training) -> Together | None:

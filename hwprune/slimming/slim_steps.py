@@ -21,11 +21,10 @@ from hwprune.job import SLIM_FACTS, Job
 from hwprune.pages.show import slim_table
 from hwprune.plan import Plan
 from hwprune.slimming.arrange import find_arrangement, importance_order
-from hwprune.slimming.in_place import InPlace
 from hwprune.slimming.nested import NestedPlan, Rescore, Scores, Wanted, nested
 from hwprune.slimming.slim import SlimNetwork, estimate_norms, make_slim
 from hwprune.slimming.slim_file import bytes_alone, bytes_together, load_slim, save_slim
-from hwprune.slimming.slim_run import SlimRun
+from hwprune.slimming.slim_run import Asked, SlimRun
 from hwprune.steps import (
     export_network,
     profile_step,
@@ -178,8 +177,6 @@ def _note_choice(run: SlimRun, found: Sequence[NestedPlan], slim: SlimNetwork) -
         ],
         "bytes": bytes_together(slim),
         "fixed": slim.arrangement.fixed,
-        "in_place": asdict(run.asked.in_place),
-        "multi_base": run.asked.multi_base,
     }
     write_text(run.folder / SLIM_FACTS, json.dumps(facts, indent=1) + "\n")
 
@@ -191,7 +188,7 @@ def is_slim(job: Job) -> bool:
 
 def train_slim(job: Job, *, resume: bool = False) -> None:
     """Train all widths together, in one process or in several; ``job`` is of the folder of all."""
-    recipe, facts = job.recipe, json.loads((job.folder / SLIM_FACTS).read_text(encoding="utf-8"))
+    recipe = job.recipe
     slim = load_slim(job.folder / PRUNED, job.loaded.model)
     distillation = Distillation(recipe.gamma, recipe.soft_weight, recipe.temperature)
     history = train_with_progress(
@@ -201,7 +198,7 @@ def train_slim(job: Job, *, resume: bool = False) -> None:
         "slim",
         Teaching(job.dense, job.graph, _lying(slim, slim.names[0]), distillation),
         resume=resume,
-        in_place=InPlace(**facts["in_place"]),
+        in_place=Asked.load(job.folder / ASKED).in_place,
     )
     if not processes.is_main():
         return

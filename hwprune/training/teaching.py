@@ -79,8 +79,10 @@ class Lesson:
         if compiled:
             self.ask = torch.compile(self.ask)
 
-    def added(self, images: Tensor, logits: Tensor, step: int) -> Tensor:
+    def added(self, images: Tensor, logits: Tensor, step: int) -> tuple[Tensor, Tensor]:
         """What the teacher adds to the loss of ``images``, whose ``logits`` the student just gave.
+
+        Beside it, the teacher's own logits [n, classes].
 
         Its features are let go one after the other; the step says which pixels are compared.
         """
@@ -96,4 +98,4 @@ class Lesson:
             loss = loss + self.how.gamma * inner_loss(self.maps, ours, theirs, self.variances)
         if self.how.soft_weight:
             loss = loss + self.how.soft_weight * soft_loss(logits, wanted, self.how.temperature)
-        return loss
+        return loss, wanted
