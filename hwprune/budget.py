@@ -134,6 +134,11 @@ class FittedPlan:
     rounds: tuple[Round, ...]
     remark: str = ""
 
+    @property
+    def slowest(self) -> Round:
+        """The round of the greatest ratio."""
+        return max(self.rounds, key=lambda turn: turn.ratio)
+
 
 class Limits(Offered, total=False):
     """What a plan keeps to beside latency; each as in ``solve``."""
@@ -200,13 +205,14 @@ def fit_budget(
         limits: what ``solve`` keeps to beside latency.
 
     Returns:
-        The most important of the plans that were measured within the budget.
+        The most important of the plans that were measured within the budget, and again beside the
+        dense network alone.
 
     Raises:
         BudgetError: out of reach, met by the dense network, or not met within the rounds.
         TableError: the table is of another batch, or lacks this network.
     """
-    bench = _Bench(graph, table, target, networks)
+    bench = _Bench(graph, table, target, networks, report)
     wanted = budget.ratio_to(bench.dense_ms)
     asked = wanted * bench.dense_predicted_ms * AIM
     tried: list[FittedPlan] = []
@@ -217,18 +223,21 @@ def fit_budget(
             why = f"{refusal} (The budget is {wanted:.3f}x of {bench.dense_ms:.3f} ms.)"
             stopped = why if refusal is not None else _COARSE
             break
-        measured = bench.measure(plans, asked, number)
-        tried += measured
-        turns = [each.rounds[0] for each in measured]
-        if report is not None:
-            for turn in turns:
-                report(turn)
+        tried += bench.measure(plans, asked, number)
         best = _chosen(tried, wanted)
-        if best is not None and best.rounds[0].uses(wanted):
+        if best is not None and best.slowest.uses(wanted):
+            best = _confirmed(tried, wanted, bench)
+        if best is not None and best.slowest.uses(wanted):
             break
+        turns = [turn for turn in bench.turns if turn.number == number]
         asked = fmean(_corrected(turn, bench.dense_predicted_ms, wanted) for turn in turns)
         asked = max(asked, 1e-9)
-    return _best(tried, wanted, stopped, table.network(graph))
+    best = _confirmed(tried, wanted, bench)
+    if best is None:
+        raise BudgetError(_missed(bench.turns, wanted, table.network(graph)) + stopped)
+    near = best.slowest.ratio >= LEAST * wanted
+    remark = "" if near else f"below the budget by more than wanted: {stopped}"
+    return replace(best, rounds=tuple(bench.turns), remark=remark)
 
 
 def _neighbours(
@@ -257,10 +266,15 @@ def _neighbours(
 
 
 class _Bench:
-    """Builds planned networks untrained, and measures them beside the dense one."""
+    """Builds planned networks untrained, measures them beside the dense one, and tells."""
 
     def __init__(
-        self, graph: ChannelGraph, table: LatencyTable, target: Target, networks: Networks
+        self,
+        graph: ChannelGraph,
+        table: LatencyTable,
+        target: Target,
+        networks: Networks,
+        report: Callable[[Round], None] | None,
     ) -> None:
         table.check_batch(batch_of(networks.dense))
         self.target, self.networks = target, networks
@@ -268,6 +282,8 @@ class _Bench:
         self.dense_run = target.load(networks.dense)
         self.dense_ms = interleave([self.dense_run], rounds=1000, seconds=4)[0].latency_ms
         self.known_ms = min(self.dense_ms, table.network(graph).dense_ms)
+        self.report = report
+        self.turns: list[Round] = []
 
     def measure(self, plans: Sequence[Plan], asked_ms: float, number: int) -> list[FittedPlan]:
         """The plans with their measured latencies, from one interleaved run."""
@@ -285,6 +301,9 @@ class _Bench:
             )
             plan = replace(plan, measured_ms=own.latency_ms, measured_ratio=turn.ratio)
             fitted.append(FittedPlan(plan, dense, own, (turn,)))
+            self.turns.append(turn)
+            if self.report is not None:
+                self.report(turn)
         return fitted
 
 
@@ -302,9 +321,23 @@ def _corrected(turn: Round, dense_ms: float, wanted: float) -> float:
 
 def _chosen(tried: Sequence[FittedPlan], wanted: float) -> FittedPlan | None:
     """The most important plan within the budget, with some room where one has it."""
-    met = [each for each in tried if each.rounds[0].ratio <= wanted]
-    roomy = [each for each in met if each.rounds[0].ratio <= each.rounds[0].most * wanted]
+    met = [each for each in tried if each.slowest.ratio <= wanted]
+    roomy = [each for each in met if each.slowest.ratio <= each.slowest.most * wanted]
     return max(roomy or met, key=lambda each: each.plan.value or 0.0, default=None)
+
+
+def _confirmed(tried: list[FittedPlan], wanted: float, bench: _Bench) -> FittedPlan | None:
+    """The chosen plan, once it was measured again, by itself, and is chosen still.
+
+    The best of several that were measured was lucky as often as not, and a network that runs by
+    turns with one other finds other caches than among four.
+    """
+    while (best := _chosen(tried, wanted)) is not None and len(best.rounds) == 1:
+        first = best.rounds[0]
+        (again,) = bench.measure([best.plan], first.budget_ms, first.number)
+        slower = max(best, again, key=lambda each: each.slowest.ratio)
+        tried[tried.index(best)] = replace(slower, rounds=(*best.rounds, *again.rounds))
+    return best
 
 
 def _trust(known: Network) -> str:
@@ -320,18 +353,13 @@ def _trust(known: Network) -> str:
     return said
 
 
-def _best(tried: Sequence[FittedPlan], wanted: float, stopped: str, known: Network) -> FittedPlan:
-    """The chosen plan with all rounds, and the reason where it is far below the budget."""
-    best = _chosen(tried, wanted)
-    if best is None:
-        ratios = ", ".join(f"{each.rounds[0].ratio:.3f}x" for each in tried)
-        measured = (
-            f"{len(tried)} networks were built and measured at {ratios} of the dense latency; none "
-            f"met {wanted:.3f}x. {_trust(known)}Run `hwprune profile --renew` where nothing else "
-            "runs, or give a larger --budget. "
-        )
-        raise BudgetError((measured if tried else "") + stopped)
-    near = best.rounds[0].ratio >= LEAST * wanted
-    turns = tuple(each.rounds[0] for each in tried)
-    remark = "" if near else f"below the budget by more than wanted: {stopped}"
-    return replace(best, rounds=turns, remark=remark)
+def _missed(turns: Sequence[Round], wanted: float, known: Network) -> str:
+    """What was measured where no plan met the budget; empty where nothing was."""
+    if not turns:
+        return ""
+    ratios = ", ".join(f"{turn.ratio:.3f}x" for turn in turns)
+    return (
+        f"Networks were built and measured at {ratios} of the dense latency; none met "
+        f"{wanted:.3f}x, and met it again. {_trust(known)}Run `hwprune profile --renew` where "
+        "nothing else runs, or give a larger --budget. "
+    )

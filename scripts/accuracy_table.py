@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 Row = dict[str, Any]
@@ -17,26 +17,27 @@ _HEAD = (f"| {' | '.join(_COLUMNS)} |", "|---" * len(_COLUMNS) + "|")
 def tables(rows: Sequence[Row], compared: Sequence[str], ablations: Sequence[str]) -> str:
     """Markdown: for each network the methods at each budget, then our parts switched off."""
     parts = []
-    for network in dict.fromkeys(row["network"] for row in rows):
-        own = [row for row in rows if row["network"] == network]
-        trained = [row for row in own if "top1" in row]
-        if not trained:
-            continue
-        dense = trained[0]["dense_top1"]
-        parts.append(
-            f"## {network}\n\nDense: {dense:.1%} of {trained[0]['images']:,} test images; "
-            f"{trained[0]['epochs']} epochs of training after pruning.\n"
-        )
-        budgets = sorted({row["budget"] for row in own}, reverse=True)
-        for title, methods in (("Methods", compared), ("Parts", [OURS, *ablations])):
+    for title, own, budgets in networks_of(rows):
+        parts.append(f"## {title}")
+        for part, methods in (("Methods", compared), ("Parts", [OURS, *ablations])):
             lines = [
-                line
-                for budget in budgets
-                for line in lines_of(own, budget, methods, _line, OURS, len(_COLUMNS))
+                line for budget in budgets for line in lines_of(own, budget, methods, _line, OURS)
             ]
             if any(row["method"] in methods and row["method"] != OURS for row in own):
-                parts.append("\n".join([f"### {title}\n", *_HEAD, *lines, ""]))
+                parts.append("\n".join([f"### {part}\n", *_HEAD, *lines, ""]))
     return "\n".join(parts)
+
+
+def networks_of(rows: Sequence[Row]) -> Iterator[tuple[str, list[Row], list[float]]]:
+    """Each network that was trained: title and first words, its rows, its budgets, widest first."""
+    for network in dict.fromkeys(row["network"] for row in rows if "top1" in row):
+        own = [row for row in rows if row["network"] == network]
+        first = next(row for row in own if "top1" in row)
+        words = (
+            f"{network}\n\nDense: {first['dense_top1']:.1%} of {first['images']:,} test images; "
+            f"{first['epochs']} epochs of training after pruning.\n"
+        )
+        yield words, own, sorted({row["budget"] for row in own}, reverse=True)
 
 
 def head(rows: Sequence[Row], network: str, methods: Sequence[str]) -> str:
@@ -65,7 +66,6 @@ def lines_of(
     methods: Iterable[str],
     line: Callable[[float, str, Sequence[Row], Mapping[int, float]], str],
     reference: str,
-    columns: int,
 ) -> Iterable[str]:
     """A line of a table for each method at a budget, held against one of them seed by seed."""
     at = [row for row in rows if row["budget"] == budget]
@@ -76,7 +76,7 @@ def lines_of(
         if trained:
             yield line(budget, method, trained, known)
         elif mine:
-            yield f"| {budget}x | {method} | not reached |{'  |' * (columns - 3)}"
+            yield f"| {budget}x | {method} | not reached |"
 
 
 def _line(budget: float, method: str, rows: Sequence[Row], ours: Mapping[int, float]) -> str:

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from accuracy_table import Row, behind, lines_of, spread
+from accuracy_table import Row, behind, lines_of, networks_of, spread
 
 ALONE = "separate"  # what the others are held against
 _COLUMNS = ("budget", "method", "top-1", "behind separate", "loss", "latency", "MB", "seeds")
@@ -16,22 +16,11 @@ _HEAD = (f"| {' | '.join(_COLUMNS)} |", "|---" * len(_COLUMNS) + "|")
 def tables(rows: Sequence[Row], methods: Sequence[str]) -> str:
     """Markdown: for each network the methods at each budget, from the widest."""
     parts = []
-    for network in dict.fromkeys(row["network"] for row in rows):
-        own = [row for row in rows if row["network"] == network]
-        trained = [row for row in own if "top1" in row]
-        if not trained:
-            continue
-        budgets = sorted({row["budget"] for row in own}, reverse=True)
+    for title, own, budgets in networks_of(rows):
         lines = [
-            line
-            for budget in budgets
-            for line in lines_of(own, budget, methods, _line, ALONE, len(_COLUMNS))
+            line for budget in budgets for line in lines_of(own, budget, methods, _line, ALONE)
         ]
-        words = (
-            f"Dense: {trained[0]['dense_top1']:.1%} of {trained[0]['images']:,} test images; "
-            f"{trained[0]['epochs']} epochs of training after pruning."
-        )
-        parts.append("\n".join([f"### {network}\n", f"{words}\n", *_HEAD, *lines, ""]))
+        parts.append("\n".join([f"### {title}", *_HEAD, *lines, ""]))
     return "\n".join(parts)
 
 
@@ -56,6 +45,7 @@ def draw(rows: Sequence[Row], methods: Sequence[str], path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
+    matplotlib.rcParams["svg.hashsalt"] = "slim"  # the same picture is the same file
     from matplotlib import pyplot
 
     networks = list(dict.fromkeys(row["network"] for row in rows if "top1" in row))

@@ -60,7 +60,8 @@ def main() -> None:
     for name in ("weights", "data", "criterion"):
         parser.add_argument(f"--{name}", default="magnitude" if name == "criterion" else "")
     parser.add_argument("--budgets", nargs="+", type=float, default=[0.35, 0.5, 0.65])
-    parser.add_argument("--joins", nargs="+", type=float, default=[0.0], help="ms a narrowed body")
+    words = "ms a narrowed body, or by the stage's channels: 16:0.009,32:0.005"
+    parser.add_argument("--joins", nargs="+", default=["0"], help=words)
     given = vars(parser.parse_args())
     budgets, joins = given.pop("budgets"), given.pop("joins")
     job = hwprune.Job(hwprune.Recipe.of(**given, calibration_images=128))
@@ -69,7 +70,7 @@ def main() -> None:
     parted, bodies = apart(graph)
     table = table_apart(coupled, graph, parted, bodies)
     scores, own = (score(model, g, batches, job.recipe.criterion) for g in (graph, parted))
-    shown = Table("budget", "coupled, ms", *(f"join of {ms} ms" for ms in joins))
+    shown = Table("budget", "coupled, ms", *(f"join of {join} ms" for join in joins))
     shown.title = f"{coupled.target}: least latency at the same importance (bodies narrowed)"
     for budget in budgets:
         most = budget * coupled.predict_ms(graph, graph.widths)
@@ -79,11 +80,20 @@ def main() -> None:
         least = cheapest(graph, scores, coupled, min_share=share, min_fraction=LEAST).predicted_ms
         assert least is not None
         cells = []
-        for join_ms in joins:
-            ms, narrowed = least_apart(parted, bodies, own, table, lost, join_ms)
+        for join in joins:
+            costs = {b.group: _join_ms(join, b.last.outputs.count(graph.widths)) for b in bodies}
+            ms, narrowed = least_apart(parted, bodies, own, table, lost, costs)
             cells.append(f"{ms / least - 1:+.2%} ({narrowed} of {len(bodies)})")
         shown.add_row(f"{budget}x", f"{least:.3f}", *cells)
     Console().print(shown)
+
+
+def _join_ms(text: str, channels: int) -> float:
+    """What a join costs in a stage of so many channels."""
+    if ":" not in text:
+        return float(text)
+    by_channels = dict(each.split(":") for each in text.split(","))
+    return float(by_channels[str(channels)])
 
 
 def apart(graph: ChannelGraph) -> tuple[ChannelGraph, list[Body]]:
@@ -148,14 +158,14 @@ def least_apart(
     scores: Mapping[str, Tensor],
     table: LatencyTable,
     lost: float,
-    join_ms: float,
+    join_ms: Mapping[str, float],
 ) -> tuple[float, int]:
     """The least latency in milliseconds that loses so much importance, and the bodies narrowed."""
     options = to_choose(parted, width_options(parted, [table], min_fraction=LEAST))
     latency = latency_cost(parted, table, options)
     tables = {scope: -ms for scope, ms in latency.tables.items()}
     for body in bodies:
-        scope, ms = _joining(body, options, join_ms)
+        scope, ms = _joining(body, options, join_ms[body.group])
         tables[scope] = tables.get(scope, 0.0) - ms
     faster = Cost(options, -latency.constant, tables)
     gone = Cost(options, 0.0, {(g,): each for g, each in _losses(bodies, scores, options).items()})

@@ -190,8 +190,9 @@ def _rounds(run: Run) -> str:
     head += "dense beside it (ms), measured / dense, of the budget"
     text = (
         f"Budget: {facts['budget']}. Each round builds networks that lie next to each other, "
-        "measures them beside the dense one, and corrects what is asked of the solver next. "
-        "Weights play no part."
+        "measures them beside the dense one, and corrects what is asked of the solver next. The "
+        "one that is taken was measured once more, with the dense one alone; the slower of the "
+        "two counts. Weights play no part."
     )
     gap = facts.get("gap")
     proof = (
