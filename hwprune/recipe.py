@@ -79,7 +79,7 @@ class Recipe:
         0.0, "a budget: bytes of activations held at a time, in fp32, for --batch images; 0: none"
     )
     keep: str = _option("", "layers that keep all channels: names or patterns, 'layer4.*,stem'")
-    min_fraction: float = _option(0.35, "share of its channels that every group keeps at least")
+    min_fraction: float = _option(0.125, "share of its channels that every group keeps at least")
     min_width: int = _option(0, "channels that every group keeps at least")
     multiple: int = _option(0, "widths to choose from; 0: the device's step, as measured")
     tie: str = _option(

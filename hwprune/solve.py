@@ -33,7 +33,7 @@ def solve(
     max_params: float | None = None,
     max_weight_bytes: float | None = None,
     max_activation_bytes: float | None = None,
-    min_fraction: float = 0.25,
+    min_fraction: float = 0.125,
     min_width: int = 1,
     multiple: int | None = None,
     max_options: int = 12,
@@ -62,7 +62,8 @@ def solve(
         max_weight_bytes: greatest size of the parameters in fp32.
         max_activation_bytes: greatest size of the activations that are held at a time, in fp32 and
             for the batch of the example input (``activations.py`` says what is held when).
-        min_fraction: the share of its channels that every group keeps at least.
+        min_fraction: the share of its channels that every group keeps at least; tables are
+            measured down to an eighth.
         min_width: the channels that every group keeps at least, where it has as many.
         multiple: widths to choose from are multiples of this, and the dense width; the table's
             step if not given.

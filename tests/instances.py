@@ -34,9 +34,9 @@ class Instance:
     table: LatencyTable
     scores: dict[str, torch.Tensor]
 
-    def choices(self):
+    def choices(self, **offered):
         """All widths that the solver may choose."""
-        options = width_options(self.graph, [self.table], 0.25, max_options=12)
+        options = width_options(self.graph, [self.table], **offered)
         for widths in itertools.product(*options.values()):
             yield dict(zip(options, widths, strict=True))
 

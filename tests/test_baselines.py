@@ -27,7 +27,7 @@ def test_baselines_choose_offered_widths_and_never_beat_the_optimum(name) -> Non
         except BudgetError:
             continue
         found += 1
-        options = width_options(made.graph, [made.table], 0.25)
+        options = width_options(made.graph, [made.table])
         assert all(width in options[group] for group, width in plan.widths.items())
         assert plan.value == pytest.approx(made.value(plan.widths))
         assert plan.predicted_ms == made.costs(plan.widths)["budget_ms"]

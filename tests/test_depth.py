@@ -24,7 +24,7 @@ def scored_instance(made: Instance, branch_scores) -> Instance:
     if branch_scores is None:
         return made
     (branch,) = made.graph.branches
-    options = width_options(made.graph, [made.table], 0.25)
+    options = width_options(made.graph, [made.table])
     best = {name: s.double().sort(descending=True).values for name, s in made.scores.items()}
     narrow = sum(float(best[name][: options[name][0]].sum()) for name in branch.groups)
     everything = sum(float(best[name].sum()) for name in branch.groups)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 
 import click
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from hwprune.cli import recipe_options
 from hwprune.errors import InputError
 from hwprune.recipe import Recipe
+from hwprune.solve import solve
 
 FIELDS = {field.name: field for field in dataclasses.fields(Recipe)}
 CHOICES = ("criterion", "precision", "optimizer", "schedule", "memory_format", "track")
@@ -19,6 +21,10 @@ BAD = {
     float: ["1", True, [1.0], {}],
     bool: ["true", 1, 0.0, []],
 }
+
+
+def test_the_command_offers_the_widths_that_the_library_does() -> None:
+    assert Recipe().min_fraction == inspect.signature(solve).parameters["min_fraction"].default
 
 
 @pytest.mark.parametrize("name", FIELDS)

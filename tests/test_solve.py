@@ -72,7 +72,7 @@ def test_no_budget_is_ever_exceeded(seed, names, share) -> None:
 @settings(max_examples=40, deadline=None)
 def test_costs_are_those_of_the_graph_and_the_table(seed) -> None:
     made = instance(seed)
-    options = width_options(made.graph, [made.table], 0.25, max_options=12)
+    options = width_options(made.graph, [made.table])
     to_choose = WidthOptions(options)
     costs = [
         latency_cost(made.graph, made.table, to_choose),
@@ -129,9 +129,9 @@ def test_budgets_that_prices_cannot_tell_from_reachable_ones() -> None:
     costs = made.costs(made.graph.widths)
     share = 0.3937802172786744
     budgets = {name: share * costs[name] for name in ("budget_ms", "max_params")}
-    assert made.best_value(budgets) == -1
+    assert made.best_value(budgets, made.choices(min_fraction=0.25)) == -1
     with pytest.raises(BudgetError, match=r"latency.*reachable; parameters.*reachable"):
-        solve(made.graph, made.scores, made.table, **budgets)
+        solve(made.graph, made.scores, made.table, min_fraction=0.25, **budgets)
 
 
 def test_a_budget_that_the_dense_network_meets_keeps_it_whole() -> None:

@@ -29,7 +29,7 @@ class Offered(TypedDict, total=False):
 def width_options(
     graph: ChannelGraph,
     tables: Sequence[LatencyTable],
-    min_fraction: float = 0.25,
+    min_fraction: float = 0.125,
     min_width: int = 1,
     multiple: int | None = None,
     max_options: int = 12,
