@@ -16,6 +16,7 @@ ResNet-20 and -56 need the files of tests/cifar_resnet.py, MobileNetV2 --clothin
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -27,12 +28,14 @@ from typing import Any
 import torch
 from accuracy_methods import ABLATIONS, METHODS, OURS, PEERS, Pruned, Unreachable
 from accuracy_table import head, tables
+from hwprune.export.to_onnx import to_onnx
 from results_file import append_row, read_rows, redraw
 from trained_networks import dense_job, of_recipe
 
 from hwprune.evaluate import evaluate
-from hwprune.files import write_atomically
+from hwprune.files import write_atomically, write_text
 from hwprune.job import Job
+from hwprune.latency.measure import interleave
 from hwprune.plan import Plan
 from hwprune.recipe import Recipe
 from hwprune.train import Teaching, Training, finetune
@@ -69,9 +72,15 @@ def main() -> None:
     parser.add_argument("--results", default=ROOT / "docs" / "accuracy.jsonl", type=Path)
     parser.add_argument("--processes", default=2, type=int, help="networks trained at once")
     parser.add_argument("--choose", action="store_true", help="measure and choose, train nothing")
+    words = "measure the chosen networks again, all in one interleaved run, and nothing else"
+    parser.add_argument("--measure", action="store_true", help=words)
+    parser.add_argument("--seconds", default=120.0, type=float, help="of --measure")
     parser.add_argument("--draw", action="store_true", help="write into docs and README alone")
     given = parser.parse_args()
-    if not given.draw:
+    if given.measure:
+        for network in given.networks:
+            _measure(given, network)
+    elif not given.draw:
         _fill(given)
     rows = read_rows(given.results)
     drawn = tables(rows, [*OURS, *PEERS], list(ABLATIONS))
@@ -94,11 +103,44 @@ def _fill(given: argparse.Namespace) -> None:
         ]
         cells = [cell for cell in cells if tuple(asdict(cell).values()) not in done]
         if cells:
-            own = of_recipe(network, given.clothing, given.weights)
-            dense = dense_job(own, given.out / network, epochs=given.epochs)
+            dense = _dense(given, network)
             chosen = list(_chosen(given, dense, cells))
             if not given.choose:
                 _train_all(given, dense, chosen)
+
+
+def _dense(given: argparse.Namespace, network: str) -> Job:
+    own = of_recipe(network, given.clothing, given.weights)
+    return dense_job(own, given.out / network, epochs=given.epochs)
+
+
+def _measure(given: argparse.Namespace, network: str) -> None:
+    """Put ratios of one interleaved run into the rows, in place of those of many.
+
+    What else runs on the machine slows the dense network down by another factor than the others,
+    so ratios of different minutes are not quite alike.
+    """
+    dense = _dense(given, network)
+    rows = read_rows(given.results)
+    chosen = {
+        key: _path(dense, *key)
+        for key in dict.fromkeys(
+            (row["method"], row["budget"]) for row in rows if row["network"] == network
+        )
+        if _path(dense, *key).exists()
+    }
+    dense.dense  # noqa: B018 - whose classes the saved networks are made of
+    students = [torch.load(path, weights_only=False)[0].student for path in chosen.values()]
+    files = [dense.networks.dense, *(to_onnx(s.eval(), dense.example) for s in students)]
+    runs = [dense.target.load(file) for file in files]
+    first, *others = interleave(runs, seconds=given.seconds)
+    print(f"{network}: dense {first.latency_ms:.3f} ms, {len(first.times_ms)} rounds", flush=True)
+    ratios = {k: m.latency_ms / first.latency_ms for k, m in zip(chosen, others, strict=True)}
+    for row in rows:
+        if row["network"] == network and (row["method"], row["budget"]) in ratios:
+            row["ratio"] = ratios[row["method"], row["budget"]]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    write_text(given.results, lines)
 
 
 def _chosen(
@@ -119,8 +161,7 @@ def _chosen(
 
 def _choose(dense: Job, method: str, budget: float) -> Path | Unreachable:
     """The file of a method's network, made now where it is not there; or why there is none."""
-    words = f"{method} {budget}".replace(",", "").replace(" ", "-")
-    path = dense.folder / f"{words}.pt"
+    path = _path(dense, method, budget)
     if not path.exists():
         begun = time.monotonic()
         try:
@@ -132,6 +173,11 @@ def _choose(dense: Job, method: str, budget: float) -> Path | Unreachable:
         write_atomically(path, lambda temporary: torch.save((pruned, seconds), temporary))
         print(f"{method} {budget}: {pruned.ratio:.3f} in {seconds:.0f} s", flush=True)
     return path
+
+
+def _path(dense: Job, method: str, budget: float) -> Path:
+    words = f"{method} {budget}".replace(",", "").replace(" ", "-")
+    return dense.folder / f"{words}.pt"
 
 
 def _train_all(given: argparse.Namespace, dense: Job, chosen: list[tuple[Cell, Path]]) -> None:
