@@ -17,7 +17,14 @@ from hwprune.errors import BudgetError, InputError
 from hwprune.graph import ChannelGraph
 from hwprune.knapsack.offered import Offered
 from hwprune.latency.fill import Networks, batch_of
-from hwprune.latency.measure import MOST_NOISE, Measurement, interleave, quietest, ratio_error
+from hwprune.latency.measure import (
+    MOST_NOISE,
+    SLOW,
+    Measurement,
+    interleave,
+    quietest,
+    ratio_error,
+)
 from hwprune.plan import Plan
 from hwprune.solve import solve
 from hwprune.table import LatencyTable, Network
@@ -124,8 +131,8 @@ class FittedPlan:
         plan: with its measured latency.
         dense, pruned: latencies from the same interleaved run; None where nothing was measured.
         rounds: every network that was built and measured.
-        remark: why the latency is further below the budget than wanted, or was not measured; empty
-            when all is well.
+        remark: why the latency is further below the budget than wanted, is not to be trusted, or
+            was not measured; empty when all is well.
     """
 
     plan: Plan
@@ -235,8 +242,9 @@ def fit_budget(
     best = _confirmed(tried, wanted, bench)
     if best is None:
         raise BudgetError(_missed(bench.turns, wanted, table.network(graph)) + stopped)
-    near = best.slowest.ratio >= LEAST * wanted
-    remark = "" if near else f"below the budget by more than wanted: {stopped}"
+    remark = bench.busy(best.slowest)
+    if best.slowest.ratio < LEAST * wanted:
+        remark = f"below the budget by more than wanted: {stopped} {remark}".strip()
     return replace(best, rounds=tuple(bench.turns), remark=remark)
 
 
@@ -305,6 +313,18 @@ class _Bench:
             if self.report is not None:
                 self.report(turn)
         return fitted
+
+    def busy(self, turn: Round) -> str:
+        """Why the ratio is not to be trusted; empty where it is."""
+        slower = turn.dense_ms / self.known_ms
+        if slower <= SLOW:
+            return ""
+        return (
+            f"The dense network took {slower:.2f} times its known latency: the machine is busy, or "
+            "slower than when the table was made. Other work slows a dense network down by more "
+            "than its pruned ones, so they will miss the budget when it is gone: prune where "
+            "nothing else runs."
+        )
 
 
 def _corrected(turn: Round, dense_ms: float, wanted: float) -> float:

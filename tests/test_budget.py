@@ -158,6 +158,11 @@ def test_another_budget_that_binds_stops_the_loop_and_is_named(bench, name, amou
     assert "another budget binds" in fitted.remark
 
 
+def test_a_dense_network_slower_than_it_is_known_to_be_is_told(bench) -> None:
+    assert "busy" not in bench.fit(FakeTarget(8), "0.6x").remark
+    assert "took 1.40 times" in bench.fit(FakeTarget(8, factor=1.4), "0.6x").remark
+
+
 class Flattering(FakeTarget):
     """What is measured for the first time comes out as 3 % faster than it is."""
 
