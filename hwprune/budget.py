@@ -130,7 +130,7 @@ class FittedPlan:
     Attributes:
         plan: with its measured latency.
         dense, pruned: latencies from the same interleaved run; None where nothing was measured.
-        rounds: every network that was built and measured.
+        rounds: every measurement of a network on the way, in order.
         remark: why the latency is further below the budget than wanted, is not to be trusted, or
             was not measured; empty when all is well.
     """
@@ -140,11 +140,6 @@ class FittedPlan:
     pruned: Measurement | None
     rounds: tuple[Round, ...]
     remark: str = ""
-
-    @property
-    def slowest(self) -> Round:
-        """The round of the greatest ratio."""
-        return max(self.rounds, key=lambda turn: turn.ratio)
 
 
 class Limits(Offered, total=False):
@@ -232,9 +227,9 @@ def fit_budget(
             break
         tried += bench.measure(plans, asked, number)
         best = _chosen(tried, wanted)
-        if best is not None and best.slowest.uses(wanted):
+        if best is not None and _slowest(best).uses(wanted):
             best = _confirmed(tried, wanted, bench)
-        if best is not None and best.slowest.uses(wanted):
+        if best is not None and _slowest(best).uses(wanted):
             break
         turns = [turn for turn in bench.turns if turn.number == number]
         asked = fmean(_corrected(turn, bench.dense_predicted_ms, wanted) for turn in turns)
@@ -242,8 +237,8 @@ def fit_budget(
     best = _confirmed(tried, wanted, bench)
     if best is None:
         raise BudgetError(_missed(bench.turns, wanted, table.network(graph)) + stopped)
-    remark = bench.busy(best.slowest)
-    if best.slowest.ratio < LEAST * wanted:
+    remark = bench.busy(_slowest(best))
+    if _slowest(best).ratio < LEAST * wanted:
         remark = f"below the budget by more than wanted: {stopped} {remark}".strip()
     return replace(best, rounds=tuple(bench.turns), remark=remark)
 
@@ -339,10 +334,15 @@ def _corrected(turn: Round, dense_ms: float, wanted: float) -> float:
     return dense_ms - slope * (1 - aim)
 
 
+def _slowest(tried: FittedPlan) -> Round:
+    """Of one plan's measurements, the one of the greatest ratio: that counts."""
+    return max(tried.rounds, key=lambda turn: turn.ratio)
+
+
 def _chosen(tried: Sequence[FittedPlan], wanted: float) -> FittedPlan | None:
     """The most important plan within the budget, with some room where one has it."""
-    met = [each for each in tried if each.slowest.ratio <= wanted]
-    roomy = [each for each in met if each.slowest.ratio <= each.slowest.most * wanted]
+    met = [each for each in tried if _slowest(each).ratio <= wanted]
+    roomy = [each for each in met if _slowest(each).ratio <= _slowest(each).most * wanted]
     return max(roomy or met, key=lambda each: each.plan.value or 0.0, default=None)
 
 
@@ -355,7 +355,7 @@ def _confirmed(tried: list[FittedPlan], wanted: float, bench: _Bench) -> FittedP
     while (best := _chosen(tried, wanted)) is not None and len(best.rounds) == 1:
         first = best.rounds[0]
         (again,) = bench.measure([best.plan], first.budget_ms, first.number)
-        slower = max(best, again, key=lambda each: each.slowest.ratio)
+        slower = max(best, again, key=lambda each: each.rounds[0].ratio)
         tried[tried.index(best)] = replace(slower, rounds=(*best.rounds, *again.rounds))
     return best
 
@@ -380,6 +380,6 @@ def _missed(turns: Sequence[Round], wanted: float, known: Network) -> str:
     ratios = ", ".join(f"{turn.ratio:.3f}x" for turn in turns)
     return (
         f"Networks were built and measured at {ratios} of the dense latency; none met "
-        f"{wanted:.3f}x, and met it again. {_trust(known)}Run `hwprune profile --renew` where "
+        f"{wanted:.3f}x in two runs. {_trust(known)}Run `hwprune profile --renew` where "
         "nothing else runs, or give a larger --budget. "
     )
