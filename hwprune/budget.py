@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LEAST = 0.97  # of the budget: a plan that uses less leaves accuracy behind
-ROOM = 0.005  # of the budget: kept below it beside two standard errors, for other minutes
+ROOM = 0.01  # of the budget: kept below it beside two standard errors, for other minutes
 AIM = 0.98  # of the budget, before anything was measured
 NEIGHBOURS = (1.0, 0.987, 1.01)  # of what is asked for: plans next to each other err differently
 ERROR = 0.004  # of a ratio, at which measuring stops

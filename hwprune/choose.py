@@ -20,6 +20,7 @@ from hwprune.prepare import OnStage, loss_before_training, prepare
 from hwprune.score import score
 from hwprune.solve import solve
 from hwprune.trace import trace
+from hwprune.training.chance import chances_of
 
 
 def scores_of(job: Job) -> ScoresOf:
@@ -30,7 +31,8 @@ def scores_of(job: Job) -> ScoresOf:
         if model is job.dense:
             own = job.scores
         else:
-            own = score(model, graph, job.calibration(), job.recipe.criterion)
+            with chances_of(job.recipe.seed):
+                own = score(model, graph, job.calibration(), job.recipe.criterion)
         return own if found is None else found.apply(own)
 
     return of

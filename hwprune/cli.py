@@ -17,7 +17,13 @@ import hwprune
 from hwprune.budget_profile import find_profile
 from hwprune.cli_compare import compare_command
 from hwprune.cli_engine import export_command, verify_command
-from hwprune.cli_job import job_of_all, recipe_of_folder, recipe_options
+from hwprune.cli_job import (
+    job_of_all,
+    of_profile,
+    profile_option,
+    recipe_of_folder,
+    recipe_options,
+)
 from hwprune.errors import HwpruneError, InputError
 from hwprune.recipe import Recipe
 
@@ -183,43 +189,56 @@ def slim_command(
     metavar="DIR",
     help="measure the networks in such a folder; needs no PyTorch",
 )
+@profile_option
 @recipe_options
 def profile_command(
-    renew: bool, export_only: Path | None, measure: Path | None, **options: Any
+    renew: bool,
+    export_only: Path | None,
+    measure: Path | None,
+    profile: str | None,
+    **options: Any,
 ) -> None:
     """Fill a latency table on the target."""
+    recipe = of_profile(recipe_of_folder(options), profile)
     if measure is not None:
         from hwprune.export.folder import measure_folder
 
-        measure_folder(measure, recipe_of_folder(options), Console(), renew=renew)
+        measure_folder(measure, recipe, Console(), renew=renew)
         return
     from hwprune.elsewhere import export_networks
     from hwprune.job import Job
     from hwprune.steps import profile_step
 
-    job = Job(recipe_of_folder(options), Console())
+    job = Job(recipe, Console())
     if export_only is not None:
         export_networks(job, export_only)
         return
     job.recipe.need("out")
-    job.recipe.save(job.folder / "recipe.toml")
+    if profile is None:  # a folder with a recipe is a run's, and the profile's has not begun
+        job.recipe.save(job.folder / "recipe.toml")
     profile_step(job, renew=renew)
 
 
 @commands.command("plan")
 @click.option("--explain", is_flag=True, help="what the next widths of every group would change")
+@profile_option
 @recipe_options
-def plan_command(explain: bool, **options: Any) -> None:
+def plan_command(explain: bool, profile: str | None, **options: Any) -> None:
     """Choose the widths by the latency table alone; nothing is measured.
 
-    The table may have been made on another device. Writes plan.json in --out.
+    The table may have been made on another device. Writes plan.json in --out, or in its folder of
+    the profile's name.
     """
     from hwprune.elsewhere import plan_only
     from hwprune.job import Job
 
     job = Job(recipe_of_folder(options), Console())
     job.recipe.need("out")
-    job.recipe.save(job.folder / "recipe.toml")
+    if profile is None:
+        job.recipe.save(job.folder / "recipe.toml")
+    else:
+        shared, job = job, Job(of_profile(job.recipe, profile), job.console)
+        shared.lend(job)
     plan_only(job, explained=explain)
 
 
@@ -228,14 +247,18 @@ def plan_command(explain: bool, **options: Any) -> None:
 @click.argument("pruned", type=click.Path(path_type=Path))
 @click.option("--target", default=Recipe.target, help="device and runtime")
 @click.option("--budget", default=Recipe.budget, help="0.5x of the dense network's, or 12ms")
-def measure_command(dense: Path, pruned: Path, target: str, budget: str) -> None:
+@profile_option
+def measure_command(
+    dense: Path, pruned: Path, target: str, budget: str, profile: str | None
+) -> None:
     """Measure the ONNX file PRUNED beside DENSE; needs no PyTorch.
 
     Exits with status 10 when it misses the budget.
     """
     from hwprune.export.latency import measure_files
 
-    measure_files(dense, pruned, target, budget, Console())
+    recipe = of_profile(Recipe.of(target=target, budget=budget), profile)
+    measure_files(dense, pruned, recipe.target, recipe.budget, Console())
 
 
 _step_command("dense", "Train the dense network first, and measure its accuracy.")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 import click
 from rich.console import Console
 
+from hwprune.budget_profile import apply_profile, find_profile
 from hwprune.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -46,6 +47,16 @@ def recipe_options(command: F, *, without: Sequence[str] = ()) -> F:
         option = click.option(name, default=None, help=text, **shape)
         command = option(command)
     return command
+
+
+profile_option = click.option(
+    "--profile", metavar="NAME", help="a budget profile, whose target, table and budget win"
+)
+
+
+def of_profile(recipe: Recipe, profile: str | None) -> Recipe:
+    """The recipe for the device of a budget profile, where one is given."""
+    return recipe if profile is None else apply_profile(recipe, find_profile(profile))
 
 
 def job_of_all(options: dict[str, Any]) -> Job:

@@ -36,6 +36,7 @@ from hwprune.targets import Target, file_precision, load_target, symmetric
 from hwprune.tensorrt_precision import CALIBRATED, for_tensorrt
 from hwprune.trace import trace
 from hwprune.training.augment import Augmentation
+from hwprune.training.chance import chances_of
 
 STEP_NAMES = ("trace", "dense", "profile", "prune", "finetune", "export", "verify", "report")
 SLIM_FACTS = "slim.json"  # in the folder of several networks, beside a folder for each
@@ -162,7 +163,9 @@ class Job:
     def scores(self) -> dict[str, Tensor]:
         """The importance of every channel."""
         known = self.features if self.recipe.criterion == "surgeon" else None
-        return score(self.dense, self.graph, self.calibration(), self.recipe.criterion, known=known)
+        images, criterion = self.calibration(), self.recipe.criterion
+        with chances_of(self.recipe.seed):
+            return score(self.dense, self.graph, images, criterion, known=known)
 
     @cached_property
     def features(self) -> Features | None:

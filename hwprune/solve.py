@@ -138,8 +138,8 @@ def cheapest(
     )  # fmt: skip
     widths, found, _ = best_widths([limit], faster, gap, time_limit_s)
     plan = _plan(graph, worth, table, widths)
-    assert plan.predicted_ms is not None
-    off = max(0.0, plan.predicted_ms + found.bound) / plan.predicted_ms
+    straight_ms = table.straight_ms(graph, widths)
+    off = max(0.0, straight_ms + found.bound) / straight_ms
     return replace(plan, gap=off, budgets={limit.key: limit.most})
 
 
@@ -196,7 +196,7 @@ def _certified(plan: Plan, found: Found, limits: Sequence[Limit]) -> Plan:
     bound = max(found.bound, value)
     prices: dict[str, float] = {}
     for limit, price in zip(limits, found.prices, strict=bool(found.prices)):
-        prices[limit.key] = prices.get(limit.key, 0.0) + price / limit.most
+        prices[limit.key] = prices.get(limit.key, 0.0) + limit.per_unit(price)
     return replace(
         plan,
         bound=bound,

@@ -296,21 +296,25 @@ def run_profiles(shared: Job, profiles: Sequence[Path], *, resume: bool = False)
             copy_file(job.search_path, shared.search_path)  # one search serves all budgets
     shared.console.rule("comparison", align="left")
     shared.console.print(comparison_table([job.folder for job in jobs]))
-    if failures:
-        raise failures[0]
+    if failures:  # the first of those that say more than that nothing was measured
+        raise min(failures, key=lambda failure: isinstance(failure, NotMeasured))
 
 
 def _kernel_times(job: Job, widths: dict[str, dict[str, int]]) -> list[dict[str, Any]]:
     """Predicted milliseconds of every kernel at each of the given widths."""
     table = job.table
     network = table.network(job.graph)
+    factors = {
+        name: network.scale * table.predict_ms(job.graph, w) / table.straight_ms(job.graph, w)
+        for name, w in widths.items()
+    }
     rows = []
     for kernel in network.kernels:
         surface = table.surfaces[kernel.kind]
         ms = {
             name: 0.0
             if kernel.vanishes(w)
-            else network.scale
+            else factors[name]
             * surface.ms(table.steps(kernel.inputs.count(w)), table.steps(kernel.outputs.count(w)))
             for name, w in widths.items()
         }

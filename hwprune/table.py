@@ -9,7 +9,7 @@ import json
 import math
 import zlib
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
@@ -23,10 +23,12 @@ from hwprune.errors import HwpruneError, TableError
 from hwprune.files import write_text
 from hwprune.graph import ChannelGraph
 from hwprune.latency.kernels import Kernel
+from hwprune.latency.measure import Measurement
 from hwprune.plain import restore
 
 TABLE_VERSION = 1
 Steps = TypeVar("Steps", float, NDArray[np.float64])
+_ON_A_LINE = 6  # profiled networks, at least, that tell which of them was profiled slowly
 _VERSIONS = {"runtime", "driver"}  # of the environment: where only these differ a table is stale
 
 
@@ -42,6 +44,20 @@ class Sample:
     outputs: int
     times_ms: tuple[float, ...]
     origin: str
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Raw times of whole networks that were measured in turn.
+
+    ``fingerprint`` is that of the dense network. ``times_ms`` has the times of each network: the
+    dense one first, those that the calibration is fitted to and tested on, and at last the profiled
+    ones, whose numbers of ``origin`` are ``profiled``.
+    """
+
+    fingerprint: str
+    times_ms: tuple[tuple[float, ...], ...]
+    profiled: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -82,17 +98,19 @@ class Network:
     Attributes:
         fingerprint: of its channel graph.
         kernels: of the dense network.
-        scale, offset_ms, ms_per_mparam: ``latency = scale * sum of kernels + offset_ms +
+        scale, offset_ms, ms_per_mparam: ``straight = scale * sum of kernels + offset_ms +
             ms_per_mparam * millions of parameters``. Profilers charge each kernel a little, which
             makes the offset negative; weights that outgrow a cache make every kernel slower than
             it was inside smaller networks, which the last term stands for.
         dense_ms: the dense network's measured latency.
+        bend: ``latency = straight * (1 + bend * (1 - straight / dense_ms))``: small networks stay
+            in caches from run to run, so latency need not be a straight line over the sum.
         held_out: ``(predicted, measured)`` in milliseconds of networks not used in the fit.
         fitted: the same of the networks that were.
         noise: the relative standard error that the measured ratios to the dense network had when
             time was up, in the median of the networks; None where too few samples tell.
         seconds, profiled, rejected: what the profile took from its last start on: seconds, runs
-            under the profiler, and those of them thrown away because the machine was slow.
+            under the profiler, and those of them beside which the machine was slow.
     """
 
     fingerprint: str
@@ -101,6 +119,7 @@ class Network:
     offset_ms: float
     ms_per_mparam: float
     dense_ms: float
+    bend: float = 0.0
     held_out: tuple[tuple[float, float], ...] = ()
     fitted: tuple[tuple[float, float], ...] = ()
     noise: float | None = field(default=None, compare=False)
@@ -113,6 +132,16 @@ class Network:
         """``|predicted - measured| / measured`` on the held-out networks, ascending."""
         return tuple(sorted(abs(p - m) / m for p, m in self.held_out))
 
+    def bent(self, straight_ms: float) -> float:
+        """The latency in milliseconds of what lies at ``straight_ms`` on the straight line."""
+        return straight_ms * (1 + self.bend * (1 - straight_ms / self.dense_ms))
+
+    def straight(self, latency_ms: float) -> float:
+        """The inverse of ``bent``; where it rises no more, the most that it can be asked for."""
+        a, b = self.bend / self.dense_ms, 1 + self.bend
+        root = math.sqrt(max(0.0, b * b - 4 * a * latency_ms))
+        return 2 * latency_ms / (b + root) if root or a <= 0 else b / (2 * a)
+
 
 @dataclass
 class LatencyTable:
@@ -124,6 +153,7 @@ class LatencyTable:
         step: channels that the device computes at once; widths are worth choosing on it.
         samples: all kernel times, in the order in which they were taken.
         networks: the networks that were profiled, by fingerprint.
+        moments: times of whole networks, in the order in which they were taken.
     """
 
     target: str
@@ -131,6 +161,7 @@ class LatencyTable:
     step: int
     samples: list[Sample] = field(default_factory=list)
     networks: dict[str, Network] = field(default_factory=dict)
+    moments: list[Moment] = field(default_factory=list)
 
     def network(self, graph: ChannelGraph) -> Network:
         """The profiled network of a channel graph.
@@ -210,6 +241,10 @@ class LatencyTable:
         Raises:
             TableError: as ``network``; or a width lies outside the range that was measured.
         """
+        return self.network(graph).bent(self.straight_ms(graph, widths))
+
+    def straight_ms(self, graph: ChannelGraph, widths: Mapping[str, int]) -> float:
+        """The same before it is bent: a sum over kernels and parameters, as the solver wants it."""
         network = self.network(graph)
         gone = {name for branch in graph.left_out(widths) for name in branch.groups}
         for name, least in self.narrowest(graph).items():
@@ -240,14 +275,49 @@ class LatencyTable:
     def surfaces(self) -> dict[str, Surface]:
         """A fitted surface for every kind of kernel."""
         points: dict[str, dict[tuple[int, int], list[float]]] = defaultdict(dict)
+        slower = self._slowdowns()
         for sample in self.samples:
             place = self.steps(sample.inputs), self.steps(sample.outputs)
-            points[sample.kind].setdefault(place, []).append(typical_ms(sample.times_ms))
+            ms = typical_ms(sample.times_ms) / slower.get(sample.origin, 1.0)
+            points[sample.kind].setdefault(place, []).append(ms)
         return {kind: _fit(of_kind) for kind, of_kind in points.items()}
 
-    def add(self, *, samples: list[Sample] | None = None, network: Network | None = None) -> None:
+    def _slowdowns(self) -> dict[str, float]:
+        """By what factor the machine was slower than usual when a network was profiled.
+
+        A profile takes a second, in which the machine may be slow from end to end. How long the
+        network takes is known better, from moments. What a profile's kernels sum up to is on one
+        line with it, but for that factor.
+        """
+        whole: dict[str, list[float]] = defaultdict(list)
+        for moment in self.moments:
+            own = moment.times_ms[len(moment.times_ms) - len(moment.profiled) :]
+            for index, times_ms in zip(moment.profiled, own, strict=True):
+                whole[f"{moment.fingerprint}/{index}"] += times_ms
+        sums: dict[str, float] = defaultdict(float)
+        for sample in self.samples:
+            if sample.origin in whole:
+                sums[sample.origin] += typical_ms(sample.times_ms)
+        if len(sums) < _ON_A_LINE:
+            return {}
+        latencies = np.array([Measurement(tuple(whole[o])).latency_ms for o in sums])
+        line = np.stack([np.array(list(sums.values())), np.ones(len(sums))], axis=1)
+        slope, offset = np.linalg.lstsq(line / latencies[:, None], np.ones(len(sums)))[0]
+        if slope <= 0:
+            return {}
+        expected = (latencies - offset) / slope
+        return {o: max(0.1, sums[o] / ms) for o, ms in zip(sums, expected, strict=True) if ms > 0}
+
+    def add(
+        self,
+        *,
+        samples: list[Sample] | None = None,
+        moment: Moment | None = None,
+        network: Network | None = None,
+    ) -> None:
         """Add measurements."""
         self.samples.extend(samples or [])
+        self.moments.extend([moment] if moment else [])
         self.__dict__.pop("surfaces", None)
         if network is not None:
             self.networks[network.fingerprint] = network
@@ -264,6 +334,7 @@ class LatencyTable:
             "step": self.step,
         }
         rows = [{"sample": asdict(sample)} for sample in self.samples]
+        rows += [{"moment": asdict(moment)} for moment in self.moments]
         rows += [{"network": asdict(network)} for network in self.networks.values()]
         return [_line(header), *map(_line, rows)]
 
@@ -303,19 +374,28 @@ class LatencyTable:
         for row in rows:
             if "sample" in row:
                 table.samples.append(restore(Sample, row["sample"]))
+            elif "moment" in row:
+                table.moments.append(restore(Moment, row["moment"]))
             elif "network" in row:
                 network = restore(Network, row["network"])
                 table.networks[network.fingerprint] = network
         return table
 
 
-def append(path: Path, *, samples: list[Sample], network: Network | None = None) -> None:
+def append(
+    path: Path,
+    *,
+    samples: Sequence[Sample] = (),
+    moment: Moment | None = None,
+    network: Network | None = None,
+) -> None:
     """Add measurements to the end of a table file; a torn last line is cut off first.
 
     Raises:
         HwpruneError: the file cannot be written; what it held is still there.
     """
     rows = [{"sample": asdict(sample)} for sample in samples]
+    rows += [{"moment": asdict(moment)}] if moment else []
     rows += [{"network": asdict(network)}] if network else []
     try:
         with path.open("r+b") as file:

@@ -5,9 +5,10 @@ Each network is profiled from nothing into a table of its own. Then networks of 
 structured widths (a ramp over depth with jitter) are measured interleaved with the dense one, and
 their measured ratio to it is compared with the predicted one. Beside it stands what multiply-
 accumulates predict. Every network is a line of RESULTS, written when it is done and skipped when it
-is there.
+is there, made on this device with this runtime.
 
     python scripts/bench_latency_model.py
+    python scripts/bench_latency_model.py --draw
 """
 
 from __future__ import annotations
@@ -15,15 +16,14 @@ from __future__ import annotations
 import argparse
 import time
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from hwprune.export.planned import planned_networks
-from results_file import append_row, read_rows
-from rich.console import Console
-from rich.table import Table
+from results_file import append_row, read_rows, redraw
 
 import hwprune
 from hwprune.latency.measure import interleave
@@ -31,6 +31,7 @@ from hwprune.latency.sampling import held_out_widths
 from hwprune.models import build_model
 from hwprune.targets import load_target
 
+ROOT = Path(__file__).resolve().parents[1]
 NETWORKS = {
     "torchvision:resnet50": 224,
     "torchvision:mobilenet_v2": 224,
@@ -49,19 +50,27 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS))
     parser.add_argument("--pixels", type=int, default=0, help="default: 224, and 32 for ResNet-56")
     parser.add_argument("--count", type=int, default=20, help="networks to compare")
-    parser.add_argument("--seconds", type=float, default=180.0, help="to measure these at most")
+    parser.add_argument("--seconds", type=float, default=120.0, help="to measure these")
     parser.add_argument("--tables", type=Path, default=Path("runs/latency_model"))
-    parser.add_argument("--results", type=Path, default=Path("runs/latency_model/results.jsonl"))
+    parser.add_argument("--results", type=Path, default=ROOT / "docs" / "latency_model.jsonl")
+    parser.add_argument("--draw", action="store_true", help="write into latency_tables alone")
     given = parser.parse_args()
     warnings.simplefilter("ignore")
+    if not given.draw:
+        _fill(given)
+    drawn = _tables(read_rows(given.results))
+    print(drawn)
+    if given.draw:
+        redraw(ROOT / "latency_tables" / "README.md", Path(__file__).name, drawn)
+
+
+def _fill(given: argparse.Namespace) -> None:
     target = load_target(given.target)
-    rows = read_rows(given.results)
+    here = {"target": target.name, "environment": target.environment()}
     for name in given.networks:
-        if any(row["target"] == target.name and row["network"] == name for row in rows):
-            continue
-        rows.append(_compare(name, target, given))
-        append_row(given.results, rows[-1])
-    Console(width=150).print(_table([row for row in rows if row["target"] == target.name]))
+        key = {**here, "network": name}
+        if not any(key.items() <= row.items() for row in read_rows(given.results)):
+            append_row(given.results, _compare(name, target, given))
 
 
 def _compare(name: str, target: Any, given: argparse.Namespace) -> dict[str, Any]:
@@ -77,7 +86,7 @@ def _compare(name: str, target: Any, given: argparse.Namespace) -> dict[str, Any
     networks = planned_networks(target.takes, model, image, graph)
     others = held_out_widths(graph, table.step, given.count, seed=SEED)
     runnables = [target.load(networks.at(widths)) for widths in (graph.widths, *others)]
-    dense, *measured = interleave(runnables, seconds=given.seconds, rounds=100)
+    dense, *measured = interleave(runnables, seconds=given.seconds)
     dense_predicted = table.predict_ms(graph, graph.widths)
     return {
         "target": target.name,
@@ -91,31 +100,49 @@ def _compare(name: str, target: Any, given: argparse.Namespace) -> dict[str, Any
         "profile_s": seconds,
         "profiled": table.network(graph).profiled,
         "rejected": table.network(graph).rejected,
-        "stated": table.network(graph).errors,
-        "measured": [m.latency_ms / dense.latency_ms for m in measured],
-        "predicted": [table.predict_ms(graph, w) / dense_predicted for w in others],
-        "macs": [graph.macs(w) / graph.macs() for w in others],
+        "noise": table.network(graph).noise,
+        "stated": _rounded(table.network(graph).errors),
+        "measured": _rounded(m.latency_ms / dense.latency_ms for m in measured),
+        "predicted": _rounded(table.predict_ms(graph, w) / dense_predicted for w in others),
+        "macs": _rounded(graph.macs(w) / graph.macs() for w in others),
     }
 
 
-def _table(rows: list[dict[str, Any]]) -> Table:
-    table = Table(title="predicted / measured ratio to dense", title_justify="left")
-    for column in ("network", "px", "dense, ms", "ratios", "kernel times", "profiles (rejected)",
-                   "seconds", "median", "95 %", "worst", "MACs: median", "worst"):  # fmt: skip
-        table.add_column(column, justify="left" if column == "network" else "right")
+def _rounded(values: Iterable[float]) -> list[float]:
+    return [round(float(value), 5) for value in values]
+
+
+def _tables(rows: list[dict[str, Any]]) -> str:
+    """Markdown: for every device and runtime a line for each network."""
+    columns = ("network", "dense", "ratios", "median", "95 %", "worst", "by MACs: median", "worst",
+               "kernel times", "table", "profiles (beside slow probes)", "known to")  # fmt: skip
+    head = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    parts: dict[str, list[str]] = {}
     for row in rows:
-        measured = np.array(row["measured"])
-        errors = np.abs(np.array(row["predicted"]) / measured - 1)
-        by_macs = np.abs(np.array(row["macs"]) / measured - 1)
-        table.add_row(
-            row["network"].rpartition(":")[2], str(row["pixels"]), f"{row['dense_ms']:.2f}",
-            f"{measured.min():.2f} to {measured.max():.2f}", str(row["samples"]),
-            f"{row['profiled']} ({row['rejected']})", f"{row['profile_s']:.0f}",
-            f"{np.median(errors):.1%}",
-            f"{np.quantile(errors, 0.95):.1%}", f"{errors.max():.1%}",
-            f"{np.median(by_macs):.1%}", f"{by_macs.max():.1%}",
-        )  # fmt: skip
-    return table
+        facts = row["environment"]
+        title = f"{facts['runtime']} on {facts['device']}, {facts['precision']}"
+        parts.setdefault(title, []).append(_line(row))
+    return "\n".join(
+        "\n".join([f"**{title}**", "", *head, *lines, ""]) for title, lines in parts.items()
+    )
+
+
+def _line(row: dict[str, Any]) -> str:
+    measured = np.array(row["measured"])
+    errors = np.abs(np.array(row["predicted"]) / measured - 1)
+    by_macs = np.abs(np.array(row["macs"]) / measured - 1)
+    cells = [
+        f"{row['network'].rpartition(':')[2]}, {row['pixels']} px",
+        f"{row['dense_ms']:.1f} ms",
+        f"{measured.min():.2f} to {measured.max():.2f}",
+        *(f"{each:.1%}" for each in (np.median(errors), np.quantile(errors, 0.95), errors.max())),
+        *(f"{each:.1%}" for each in (np.median(by_macs), by_macs.max())),
+        str(row["samples"]),
+        f"{row['profile_s']:.0f} s",
+        f"{row['profiled']} ({row['rejected']})",
+        f"{row['noise']:.1%}" if row.get("noise") is not None else "",
+    ]
+    return f"| {' | '.join(cells)} |"
 
 
 if __name__ == "__main__":

@@ -376,6 +376,30 @@ def test_a_table_of_another_machine_plans_and_is_refused_for_verification(
     assert status_of(["measure", *files, "--target", "fake:step=16", "--budget", "0.1x"]) == 10
 
 
+def test_a_budget_profile_with_a_table_of_another_machine(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    recipe = (folder / "recipe.toml").read_bytes()
+    table = LatencyTable.load(folder / "table.jsonl")
+    table.environment["device"] = "a board in another town"
+    table.save(tmp_path / "board.jsonl")
+    (tmp_path / "board.toml").write_text(f'target = "{table.target}"\nbudget = "0.7x"\n')
+    profile = ["--profile", str(tmp_path / "board.toml")]
+    main(["plan", "--out", str(folder), *profile])
+    assert "a board in another town" in capsys.readouterr().out
+    plan = Plan.load(folder / "board" / "plan.json")
+    assert plan.predicted_ms is not None and 0.5 < plan.predicted_ms / dense_ms(table) <= 0.7
+    assert (folder / "recipe.toml").read_bytes() == recipe
+    assert status_of(["run", "--out", str(folder), *profile]) == 2  # the folder holds a run
+    assert status_of(["run", "--out", str(folder), "--resume", *profile]) == 13
+    files = [str(folder / "dense.onnx"), str(folder / "model.onnx")]
+    main(["measure", *files, *profile])
+    assert "budget 0.700" in capsys.readouterr().out
+    assert status_of(["plan", "--out", str(folder), "--profile", "nowhere"]) == 2
+
+
 def test_a_plan_explains_itself_and_leaves_branches_out_when_asked(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -92,13 +92,18 @@ def test_measuring_stops_when_the_ratio_is_known() -> None:
     assert ratio_error(*longer) <= 0.005
 
 
-def test_the_error_of_a_ratio_is_the_spread_of_its_blocks() -> None:
+def test_the_error_of_a_ratio_is_what_leaving_out_a_block_changes() -> None:
     first = Measurement((2.0,) * 80)
-    other = Measurement((1.0,) * 40 + (1.5,) * 40)
-    # eight ratios, four of 0.5 and four of 0.75
-    assert ratio_error(first, other) == pytest.approx(0.125 * math.sqrt(1 / 7) / 0.625)
+    other = Measurement((1.0,) * 10 + (1.5,) * 70)
+    # without the first of eight blocks 0.75, without any other 0.5: 7/32 of a mean of 17/32
+    assert ratio_error(first, other) == pytest.approx(7 / 17)
     assert ratio_error(first, Measurement((1.0,) * 80)) == 0.0
     assert ratio_error(Measurement((1.0,) * 9), Measurement((1.0,) * 9)) == math.inf
+
+
+def test_blocks_in_which_the_machine_was_never_quiet_do_not_count() -> None:
+    first, other = Measurement((2.0,) * 80), Measurement((1.0,) * 20 + (1.5,) * 60)
+    assert ratio_error(first, other) == 0.0
 
 
 def test_a_run_in_which_the_dense_network_was_slow_is_taken_again() -> None:

@@ -7,6 +7,7 @@ import math
 import random
 import zlib
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -243,3 +244,22 @@ def test_a_missing_file_says_how_to_make_one(tmp_path) -> None:
 def test_a_file_that_cannot_be_written_is_an_error_of_ours(tmp_path) -> None:
     with pytest.raises(HwpruneError, match="Could not write"):
         append(tmp_path / "none" / "table.jsonl", samples=samples())
+
+
+@pytest.mark.parametrize("bend", [-0.7, -0.1, 0.0, 0.1, 0.7])
+def test_a_bent_calibration_rises_and_has_an_inverse(bend) -> None:
+    network = Network("0", (), 1.0, 0.0, 0.0, dense_ms=8.0, bend=bend)
+    straight = np.linspace(0.01, 8.0, 100)
+    latencies = [network.bent(float(ms)) for ms in straight]
+    assert latencies == sorted(latencies)
+    assert latencies[-1] == pytest.approx(8.0)
+    assert network.bent(4.0) == pytest.approx(4.0 * (1 + bend / 2))
+    for ms, latency_ms in zip(straight, latencies, strict=True):
+        assert network.straight(latency_ms) == pytest.approx(ms)
+
+
+def test_a_latency_that_a_bent_calibration_never_reaches() -> None:
+    network = Network("0", (), 1.0, 0.0, 0.0, dense_ms=8.0, bend=0.7)
+    highest = network.straight(100.0)
+    assert all(network.bent(highest) >= network.bent(ms) for ms in (0.9 * highest, 1.1 * highest))
+    assert network.bent(highest) < 100.0

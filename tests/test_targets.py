@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import subprocess
 import sys
 
@@ -16,6 +17,7 @@ from hwprune.latency.chain import probe_model
 from hwprune.latency.kernels import describe
 from hwprune.targets import load_target
 from hwprune.targets.apart import Apart
+from hwprune.targets.cpu import described
 from hwprune.targets.fake import FakeTarget
 from hwprune.trace import trace
 
@@ -208,3 +210,30 @@ def test_a_runtime_that_is_not_installed_is_named(monkeypatch) -> None:
     monkeypatch.setattr("hwprune.targets.apart.Apart", missing)
     with pytest.raises(NotHere, match=r"openvino.*pip install 'hwprune\[openvino\]'"):
         load_target("openvino-cpu")
+
+
+@pytest.mark.parametrize(
+    ("info", "cache", "name"),
+    [
+        (
+            "cpu family\t: 25\nmodel\t\t: 1\nmodel name\t: AMD EPYC\nstepping\t: 1\n"
+            "cache size\t: 512 KB\nflags\t\t: fpu avx2 fsrm\n",
+            "32768K",
+            "AMD EPYC AVX2 25/1/1, 32768K",
+        ),
+        (
+            "cpu family\t: 6\nmodel\t\t: 143\nmodel name\t: Intel(R) Xeon(R) Processor\n"
+            "stepping\t: 8\nflags\t\t: fpu avx2 avx512f\n",
+            "",
+            "Intel(R) Xeon(R) Processor AVX-512 6/143/8",
+        ),
+        (
+            "CPU implementer\t: 0x41\nCPU part\t: 0xd0c\nCPU revision\t: 1\n",
+            "",
+            f"{platform.machine()} 0x41/0xd0c/1",
+        ),
+    ],
+    ids=["amd", "intel", "arm"],
+)
+def test_processors_of_one_name_are_told_apart(info, cache, name) -> None:
+    assert described(info, cache) == name

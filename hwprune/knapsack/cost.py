@@ -151,7 +151,7 @@ class Cost:
 
 
 def latency_cost(graph: ChannelGraph, table: LatencyTable, widths: WidthOptions) -> Cost:
-    """Milliseconds by the latency table, calibration included."""
+    """Milliseconds by the latency table, calibration included, but for its bend."""
     network = table.network(graph)
     cost = Cost(widths, network.offset_ms)
     for kernel in network.kernels:

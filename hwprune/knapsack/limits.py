@@ -20,6 +20,7 @@ from hwprune.knapsack.cost import (
 from hwprune.table import LatencyTable
 
 Widths = Mapping[str, int]
+_ROUNDED = 1 + 1e-12  # a budget that was bent and made straight; what is met is asked of `exact`
 
 
 @dataclass(frozen=True)
@@ -90,9 +91,11 @@ class Limit:
     Attributes:
         key: its name in a plan's ``budgets`` and ``prices``.
         name, unit: for people.
-        cost: what it limits, in the solver's form.
+        cost: what it limits, in the solver's form, which may have another unit.
         most: the budget.
         exact: what it limits, as the graph or a table counts it.
+        within: the budget in the unit of ``cost``; None where that is the same.
+        told: what a cost is in the unit of the budget.
     """
 
     key: str
@@ -101,6 +104,19 @@ class Limit:
     cost: Cost
     most: float
     exact: Callable[[Widths], float]
+    within: float | None = None
+    told: Callable[[float], float] = float
+
+    @property
+    def budget(self) -> float:
+        """The budget in the unit of ``cost``."""
+        return self.most if self.within is None else self.within
+
+    def per_unit(self, price: float) -> float:
+        """A price for the whole budget, as one for a little more of it."""
+        less = 0.999 * self.budget
+        rise = self.told(self.budget) - self.told(less)
+        return price / self.budget * (self.budget - less) / rise if rise > 0 else 0.0
 
     def met(self, widths: Widths) -> bool:
         """Whether the widths are within the budget."""
@@ -113,7 +129,9 @@ def limits_of(graph: ChannelGraph, options: WidthOptions, budgets: Budgets) -> l
     for key, table, most in budgets.latencies():
         assert table is not None  # as checked
         cost, exact = latency_cost(graph, table, options), partial(table.predict_ms, graph)
-        limits.append(Limit(key, key.replace("ms", "latency", 1), "ms", cost, most, exact))
+        name, network = key.replace("ms", "latency", 1), table.network(graph)
+        within, told = network.straight(most) * _ROUNDED, network.bent
+        limits.append(Limit(key, name, "ms", cost, most, exact, within, told))
     if budgets.max_macs is not None:
         cost = macs_cost(graph, options)
         limits.append(Limit("macs", "MACs", "", cost, budgets.max_macs, graph.macs))

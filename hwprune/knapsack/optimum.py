@@ -93,8 +93,8 @@ def _program(limits: Sequence[Limit], objective: Cost) -> Program:
     """The knapsack with every budget as 1."""
 
     def share(limit: Limit) -> Cost:
-        tables = {scope: table / limit.most for scope, table in limit.cost.tables.items()}
-        return Cost(objective.widths, limit.cost.constant / limit.most, tables)
+        tables = {scope: table / limit.budget for scope, table in limit.cost.tables.items()}
+        return Cost(objective.widths, limit.cost.constant / limit.budget, tables)
 
     return Program.of(objective.widths, objective, [share(limit) for limit in limits])
 
@@ -152,7 +152,7 @@ def _unreachable(program: Program, limits: Sequence[Limit], time_limit_s: float)
     """Which budgets cannot be met, and the least that can be reached of each."""
     least: dict[str, tuple[float, Limit]] = {}
     for limit, share in zip(limits, program.shares, strict=True):
-        lowest = -_greatest(program, _negative(share), time_limit_s) * limit.most
+        lowest = limit.told(-_greatest(program, _negative(share), time_limit_s) * limit.budget)
         if lowest >= least.get(limit.key, (-math.inf, limit))[0]:
             least[limit.key] = lowest, limit
     said = [

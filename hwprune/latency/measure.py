@@ -102,16 +102,23 @@ class Probe:
 
 
 def ratio_error(first: Measurement, other: Measurement) -> float:
-    """Relative standard error of ``other.latency_ms / first.latency_ms``, from blocks in time.
+    """Relative standard error of ``other.latency_ms / first.latency_ms``: a jackknife.
 
-    Both must come from the same interleaved run. Infinite for fewer than two samples a block.
+    Both must come from the same interleaved run. The ratio is taken again without each of some
+    blocks in time (Künsch 1989, "The Jackknife and the Bootstrap for General Stationary
+    Observations"). The spread of the blocks' own ratios would be that of blocks in which the
+    machine was never quiet, and came out three times as large on a machine that is quiet a quarter
+    of the time. Infinite for fewer than two samples a block.
     """
-    if len(first.times_ms) < 2 * BLOCKS:
+    count = len(first.times_ms)
+    if count < 2 * BLOCKS:
         return math.inf
-    blocks = [np.array_split(m.times_ms, BLOCKS) for m in (first, other)]
-    lows = [[float(np.quantile(block, QUANTILE)) for block in each] for each in blocks]
-    ratios = [b / a for a, b in zip(*lows, strict=True)]
-    return float(statistics.stdev(ratios) / math.sqrt(BLOCKS) / statistics.fmean(ratios))
+    ratios = []
+    for block in np.array_split(np.arange(count), BLOCKS):
+        low, lower = (np.quantile(np.delete(m.times_ms, block), QUANTILE) for m in (first, other))
+        ratios.append(float(lower / low))
+    spread = statistics.pvariance(ratios) * (BLOCKS - 1)
+    return math.sqrt(spread) / statistics.fmean(ratios)
 
 
 def noise(measurements: Sequence[Measurement]) -> float | None:

@@ -42,6 +42,8 @@ def merge_tables(tables: Sequence[LatencyTable]) -> LatencyTable:
             )
         known = set(merged.samples)
         merged.add(samples=[sample for sample in table.samples if sample not in known])
+        for moment in table.moments:
+            merged.add(moment=None if moment in merged.moments else moment)
         for network in table.networks.values():
             merged.add(network=network)
     return merged

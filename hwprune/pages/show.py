@@ -105,7 +105,7 @@ def profile_summary(path: Path, table: LatencyTable, network: Network) -> str:
     if network.profiled:
         parts.append(
             f"{network.profiled} profiles in {network.seconds:.0f} s, {network.rejected} of them "
-            "rejected because the machine was slow"
+            "beside slow probes (of these the quiet runs were kept)"
         )
     if network.noise is not None:
         parts.append(f"whole networks known to {network.noise:.1%}")

@@ -24,6 +24,7 @@ _PRECISIONS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}  # of what is not q
 _DATA = ("Input", "Const", "Output")  # entries of the execution graph that are no kernels
 _LAYERS = ("Convolution", "Deconvolution", "FullyConnected", "MatMul")  # that always are
 _WARM = 2  # runs that are not timed
+_BLOCK_S = 0.1  # a block of timed runs is no longer, but the first of two runs
 
 
 class OpenVinoCpu:
@@ -83,21 +84,21 @@ class OpenVinoNetwork:
 
         A counter is the mean of all runs since compilation, the cold first ones included, in whole
         microseconds. So the times are those of blocks of runs, each as long as all before it, which
-        tells their mean to two microseconds; there are as many as hold ``runs``, and two at least.
-        Of a kernel below a microsecond the counter says that it did not run: what had a time in the
-        first run, which takes longer, is a kernel, and so is a layer.
+        tells their mean to two microseconds. A block is no longer than a machine may stay quiet:
+        the network is compiled again until there are enough. Of a kernel below a microsecond the
+        counter says that it did not run: what had a time in the first run, which takes longer, is a
+        kernel, and so is a layer.
         """
-        compiled, request = self._compile({"PERF_COUNT": True})
-        sums: dict[str, list[float]] = defaultdict(list)  # of the first 1, 2, 4, ... runs
-        done = 0
-        while done < max(runs + _WARM, 4 * _WARM):
-            ahead = max(1, done)
-            for _ in range(ahead):
-                request.infer()
-            done += ahead
-            for entry in request.profiling_info:
-                sums[entry.node_name].append(done * entry.real_time.total_seconds() * 1e3)
-        return self._kernels(compiled.get_runtime_model().get_ordered_ops(), sums)
+        means: dict[str, list[float]] = defaultdict(list)
+        while runs > 0:
+            compiled, request = self._compile({"PERF_COUNT": True})
+            sums, timed = _sums(request, runs)  # of the first 1, 2, 4, ... runs
+            first = {name: own[0] for name, own in sums.items()}
+            for name, own in sums.items():
+                means[name] += block_means(own)
+            runs -= timed
+        operators = compiled.get_runtime_model().get_ordered_ops()
+        return self._kernels(operators, first, means)
 
     def _compile(self, more: dict[str, Any]) -> tuple[Any, Any]:
         core = openvino.Core()
@@ -111,7 +112,9 @@ class OpenVinoNetwork:
             request.set_input_tensor(index, openvino.Tensor(array))
         return compiled, request
 
-    def _kernels(self, operators: Iterable[Any], sums: dict[str, list[float]]) -> list[KernelTime]:
+    def _kernels(
+        self, operators: Iterable[Any], first: dict[str, float], means: dict[str, list[float]]
+    ) -> list[KernelTime]:
         """Join the counters with the execution graph; what took no time passes its input on."""
         behind: dict[str, tuple[str, ...]] = {}  # entry -> the kernels whose outputs it holds
         kernels = []
@@ -122,10 +125,9 @@ class OpenVinoNetwork:
                 dict.fromkeys(k for s in sources for k in behind.get(s.get_friendly_name(), ()))
             )
             kind = _fact(operator, "layerType")
-            ran = any(sums.get(name, ())) or (kind in _LAYERS and name in sums)
+            ran = any((first.get(name), *means[name])) or (kind in _LAYERS and name in first)
             if ran and kind not in _DATA:
-                times = block_means(sums[name])
-                kernels.append(KernelTime(name, self._kind(operator), reads, times))
+                kernels.append(KernelTime(name, self._kind(operator), reads, tuple(means[name])))
                 behind[name] = (name,)
             else:
                 behind[name] = reads
@@ -153,6 +155,23 @@ class OpenVinoNetwork:
         shapes = [list(port.get_shape()) for port in ports]
         words += [f"b{shapes[0][0]}"] if shapes and shapes[0] else []
         return " ".join([*words, *("x".join(map(str, s[2:])) for s in shapes if len(s) == 4)])
+
+
+def _sums(request: Any, runs: int) -> tuple[dict[str, list[float]], int]:
+    """Milliseconds of each kernel in the first 1, 2, 4, ... runs; and how many runs were timed.
+
+    These are ``runs`` or more, or fewer where they take long.
+    """
+    sums: dict[str, list[float]] = defaultdict(list)
+    done, begun = 0, 0.0
+    while done < 2 * _WARM or (done < _WARM + runs and 2 * (time.monotonic() - begun) < _BLOCK_S):
+        ahead, begun = max(1, done), time.monotonic()
+        for _ in range(ahead):
+            request.infer()
+        done += ahead
+        for entry in request.profiling_info:
+            sums[entry.node_name].append(done * entry.real_time.total_seconds() * 1e3)
+    return sums, done - _WARM
 
 
 def block_means(sums_ms: Sequence[float]) -> tuple[float, ...]:
