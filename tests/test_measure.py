@@ -14,7 +14,12 @@ from torch import nn
 
 from hwprune.latency.chain import probe_model
 from hwprune.latency.measure import Measurement, Probe, interleave, quietest, ratio_error
-from hwprune.latency.sampling import calibration_widths, crossed_widths, held_out_widths
+from hwprune.latency.sampling import (
+    calibration_widths,
+    crossed_widths,
+    error_widths,
+    held_out_widths,
+)
 from hwprune.table import anchors
 from hwprune.targets.fake import FakeTarget
 from hwprune.trace import trace
@@ -202,12 +207,13 @@ def test_every_layer_meets_all_pairs_of_levels(graph) -> None:
 
 
 def test_sampled_widths_lie_within_the_measured_range(graph) -> None:
-    lists = (calibration_widths(graph, 8), held_out_widths(graph, 8, 9, seed=1))
+    lists = (calibration_widths(graph, 8), error_widths(graph, 8))
     for group, networks in itertools.product(graph.groups, lists):
         for widths in networks:
             assert anchors(group.width, 8)[0] <= widths[group.name] <= group.width
             assert widths[group.name] % 8 == 0
     assert lists[0][0] == graph.widths
-    assert len(lists[1]) == 9
-    assert lists[1] == held_out_widths(graph, 8, 9, seed=1) != held_out_widths(graph, 8, 9, seed=2)
-    assert not any(widths in lists[0] for widths in lists[1])
+    assert [len(networks) for networks in lists] == [13, 8]
+    assert not any(widths in (*lists[0], *crossed_widths(graph, 8)) for widths in lists[1])
+    drawn = [held_out_widths(graph, 8, 9, seed) for seed in (1, 1, 2)]
+    assert drawn[0] == drawn[1] != drawn[2]

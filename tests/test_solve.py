@@ -34,9 +34,11 @@ from hwprune.knapsack.cost import (
     macs_cost,
     params_cost,
 )
+from hwprune.knapsack.limits import Limit
 from hwprune.knapsack.offered import width_options
 from hwprune.knapsack.program import Program
 from hwprune.solve import cheapest, pareto, solve
+from hwprune.table import Network
 
 
 @pytest.mark.parametrize("names", COMBINATIONS, ids="+".join)
@@ -82,11 +84,24 @@ def test_costs_are_those_of_the_graph_and_the_table(seed) -> None:
     for widths in random.Random(seed).choices(list(made.choices()), k=5):
         choice = {name: options[name].index(width) for name, width in widths.items()}
         choice = Program.of(to_choose, Cost(to_choose), ()).whole(choice)
-        for cost, true in zip(costs, made.costs(widths).values(), strict=False):
+        straight_ms = made.table.straight_ms(made.graph, widths)
+        assert made.table.network(made.graph).bent(straight_ms) == made.costs(widths)["budget_ms"]
+        for cost, true in zip(
+            costs, (straight_ms, made.graph.macs(widths), made.graph.params(widths)), strict=True
+        ):
             assert cost.at(choice) == pytest.approx(true)
         for time, held in enumerate(made.graph.held_bytes(widths)):
             cost = activation_cost(made.graph, time, to_choose)
             assert cost.at(choice) == pytest.approx(held)
+
+
+def test_a_price_is_that_of_a_millisecond_where_the_calibration_is_bent() -> None:
+    network = Network("0", (), 1.0, 0.0, 0.0, dense_ms=10.0, bend=0.5)
+    free = Cost(WidthOptions({}))
+    limit = Limit("ms", "latency", "ms", free, 5.0, float, network.straight(5.0), network.bent)
+    more = network.straight(5.001) / network.straight(5.0) - 1  # of the budget, for a microsecond
+    assert limit.per_unit(2.0) == pytest.approx(2.0 * more / 0.001, rel=1e-3)
+    assert Limit("macs", "MACs", "", free, 5.0, float).per_unit(2.0) == pytest.approx(0.4)
 
 
 def test_the_kept_channels_are_those_of_the_greatest_scores() -> None:
@@ -255,11 +270,11 @@ def test_further_targets_have_names_of_their_own() -> None:
     made = instance(7)
     dense_ms = made.costs(made.graph.widths)["budget_ms"]
     name = f"ms on {made.table.target}"
-    also = [(made.table, 0.9 * dense_ms), (made.table, 0.8 * dense_ms)]
+    also = [(made.table, 0.95 * dense_ms), (made.table, 0.85 * dense_ms)]
     alone = solve(made.graph, made.scores, also=also)
-    assert alone.budgets == {name: 0.9 * dense_ms, f"{name} #2": 0.8 * dense_ms}
-    assert made.table.predict_ms(made.graph, alone.widths) <= 0.8 * dense_ms
-    beside = solve(made.graph, made.scores, made.table, budget_ms=0.85 * dense_ms, also=also)
+    assert alone.budgets == {name: 0.95 * dense_ms, f"{name} #2": 0.85 * dense_ms}
+    assert made.table.predict_ms(made.graph, alone.widths) <= 0.85 * dense_ms
+    beside = solve(made.graph, made.scores, made.table, budget_ms=0.9 * dense_ms, also=also)
     assert list(beside.budgets) == ["ms", name, f"{name} #2"]
     with pytest.raises(InputError, match=f"A budget of -1 {name}; give a positive"):
         solve(made.graph, made.scores, also=[(made.table, -1), (made.table, dense_ms)])

@@ -48,12 +48,12 @@ Pair: TypeAlias = tuple[float, float]  # predicted and measured milliseconds
 Times: TypeAlias = tuple[tuple[float, ...], ...]  # milliseconds of each network, in order taken
 
 _ATTEMPTS = 3  # at profiling one network, at least, while the machine is slow
-_PATIENCE_S = 3.0  # at most with one network
+_PATIENCE_S = 2.0  # at most with one network
 _AGREE = 1.03  # times the fastest run's time: runs up to this are as fast
 _FEWEST = 4  # runs of a network that are kept, however far apart
 _MOMENTS = 4  # at which whole networks are measured: before, between and after profiles
 _ROUNDS = 100  # of whole networks, at most
-_SECONDS = 120.0  # for these, at most but for the least rounds
+_SECONDS = 60.0  # for these, at most but for the least rounds
 _LEAST_ROUNDS = 20  # of whole networks, however slow they are
 _LONGER = 2  # times as long they are measured again where that was noisy
 _BENDABLE = 8  # networks fitted to: with more, the calibration may be a bent line

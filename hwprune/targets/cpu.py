@@ -34,6 +34,14 @@ def _fact(words: str, info: str) -> str:
     return found[1].strip() if found else ""
 
 
+def saturates() -> bool:
+    """Whether sums of two products of bytes are cut off at 16 bits: x86 without VNNI."""
+    if not _INFO.exists():
+        return platform.machine().lower() in ("x86_64", "amd64")
+    info = _INFO.read_text(encoding="utf-8")
+    return " avx2" in info and "vnni" not in info
+
+
 def thread_count(given: str | int) -> int:
     """A number of threads as it was typed.
 
