@@ -13,21 +13,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.optimize import nnls
 
 from hwprune.errors import HwpruneError, TableError
 from hwprune.files import write_text
 from hwprune.graph import ChannelGraph
 from hwprune.latency.kernels import Kernel
 from hwprune.latency.measure import Measurement
+from hwprune.latency.surface import Surface, fit_surface, typical_ms
 from hwprune.plain import restore
 
 TABLE_VERSION = 1
-Steps = TypeVar("Steps", float, NDArray[np.float64])
 _ON_A_LINE = 6  # profiled networks, at least, that tell which of them was profiled slowly
 _VERSIONS = {"runtime", "driver"}  # of the environment: where only these differ a table is stale
 
@@ -58,37 +56,6 @@ class Moment:
     fingerprint: str
     times_ms: tuple[tuple[float, ...], ...]
     profiled: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class Surface:
-    """Time of a kernel: ``overhead + input*a + output*b + pair*a*b + spills`` milliseconds.
-
-    ``a`` and ``b`` are the input and output channels in steps of the device, rounded up. Each
-    spill ``(knee, slope)`` adds ``slope * max(0, a*b - knee)``: weights that outgrow a cache. No
-    coefficient is negative, so more channels never cost less: a monotone envelope in which an
-    optimiser finds no lucky dips.
-    """
-
-    overhead: float
-    input: float
-    output: float
-    pair: float
-    spills: tuple[tuple[float, float], ...] = ()
-
-    def ms(self, a: Steps, b: Steps) -> Steps:
-        """Milliseconds at ``a`` input steps and ``b`` output steps; numbers or arrays of them."""
-        linear = self.overhead + self.input * a + self.output * b + self.pair * a * b
-        for knee, slope in self.spills:
-            linear = linear + slope * np.maximum(0.0, a * b - knee)
-        return linear
-
-    def scaled(self, by: float) -> Surface:
-        """The surface times a factor."""
-        spills = tuple((knee, by * slope) for knee, slope in self.spills)
-        return Surface(
-            by * self.overhead, by * self.input, by * self.output, by * self.pair, spills
-        )
 
 
 @dataclass(frozen=True)
@@ -280,7 +247,7 @@ class LatencyTable:
             place = self.steps(sample.inputs), self.steps(sample.outputs)
             ms = typical_ms(sample.times_ms) / slower.get(sample.origin, 1.0)
             points[sample.kind].setdefault(place, []).append(ms)
-        return {kind: _fit(of_kind) for kind, of_kind in points.items()}
+        return {kind: fit_surface(of_kind) for kind, of_kind in points.items()}
 
     def _slowdowns(self) -> dict[str, float]:
         """By what factor the machine was slower than usual when a network was profiled.
@@ -410,12 +377,6 @@ def append(
         ) from error
 
 
-def typical_ms(times_ms: tuple[float, ...]) -> float:
-    """The mean of the faster half: noise only adds, and profilers round to microseconds."""
-    fastest = sorted(times_ms)[: max(1, len(times_ms) // 2)]
-    return sum(fastest) / len(fastest)
-
-
 @cache
 def anchors(width: int, step: int, levels: int = 5) -> tuple[int, ...]:
     """The widths at which a group of ``width`` channels is measured, ascending.
@@ -427,21 +388,6 @@ def anchors(width: int, step: int, levels: int = 5) -> tuple[int, ...]:
         return (width,)
     spread = np.linspace(lowest, width, levels)
     return tuple(sorted({min(width, step * round(float(w) / step)) for w in spread} | {width}))
-
-
-def _fit(points: Mapping[tuple[int, int], list[float]]) -> Surface:
-    """Non-negative least squares on relative errors."""
-    places = np.array(list(points), dtype=float)
-    times = np.array([float(np.median(values)) for values in points.values()])
-    times = np.maximum(times, 1e-4)
-    a, b = places[:, 0], places[:, 1]
-    knees = [float(np.quantile(a * b, q)) for q in (0.3, 0.5, 0.7, 0.85)]
-    spilled = [np.maximum(0.0, a * b - knee) for knee in knees]
-    features = np.stack([np.ones_like(a), a, b, a * b, *spilled], axis=1)
-    solution, _ = nnls(features / times[:, None], np.ones_like(times))
-    overhead, first, second, pair, *slopes = map(float, solution)
-    spills = tuple((k, s) for k, s in zip(knees, slopes, strict=True) if s > 0)
-    return Surface(overhead, first, second, pair, spills)
 
 
 def _differences(there: Mapping[str, str], here: Mapping[str, str]) -> dict[str, str]:

@@ -9,7 +9,7 @@ import pytest
 
 from hwprune.graph import Channels
 from hwprune.knapsack.cost import Cost, WidthOptions
-from hwprune.table import Surface
+from hwprune.latency.surface import Surface
 
 OPTIONS = {"g": [8, 16], "h": [4, 8, 12]}
 G, H = Channels(0, (("g", 1),)), Channels(0, (("h", 1),))

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from hwprune.errors import HwpruneError, TableError
 from hwprune.graph import ChannelGraph, Channels, Group, Layer, ParameterShape
 from hwprune.latency.kernels import Kernel
-from hwprune.table import LatencyTable, Network, Sample, Surface, anchors, append, typical_ms
+from hwprune.latency.surface import Surface, typical_ms
+from hwprune.table import LatencyTable, Network, Sample, anchors, append
 
 G = Channels(0, (("g", 1),))
 GRAPH = ChannelGraph(

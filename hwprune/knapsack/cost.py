@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from hwprune.graph import FLOAT_BYTES, Branch, ChannelGraph, Channels
 from hwprune.knapsack.ties import leaders, merged
-from hwprune.table import LatencyTable, Surface
+from hwprune.latency.surface import Surface
+from hwprune.table import LatencyTable
 
 Options = Mapping[str, Sequence[int]]  # group -> widths to choose from, ascending
 Table = NDArray[np.float64]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,24 +16,17 @@ from typing import Protocol, TypeAlias
 
 import numpy as np
 from filelock import FileLock, Timeout
-from numpy.typing import NDArray
-from scipy.optimize import least_squares, lsq_linear
 
 from hwprune.errors import TableError
 from hwprune.graph import ChannelGraph
+from hwprune.latency.calibrate import MOMENTS, Times, calibrate, calibrating, calibration_run
 from hwprune.latency.chain import probe_model
 from hwprune.latency.kernels import Kernel, describe
-from hwprune.latency.measure import (
-    MOST_NOISE,
-    PROBE_TOLERANCE,
-    Measurement,
-    Probe,
-    interleave,
-    noise,
-)
-from hwprune.latency.sampling import calibration_widths, crossed_widths, error_widths
+from hwprune.latency.measure import PROBE_TOLERANCE, Measurement, Probe
+from hwprune.latency.sampling import crossed_widths
 from hwprune.latency.step import find_step
-from hwprune.table import LatencyTable, Moment, Network, Sample, append, typical_ms
+from hwprune.latency.surface import typical_ms
+from hwprune.table import LatencyTable, Moment, Sample, append
 from hwprune.targets import (
     KernelTime,
     Loadable,
@@ -44,21 +37,11 @@ from hwprune.targets import (
 )
 
 Progress: TypeAlias = Callable[[str, float], None]  # what is being done, share done in [0, 1]
-Pair: TypeAlias = tuple[float, float]  # predicted and measured milliseconds
-Times: TypeAlias = tuple[tuple[float, ...], ...]  # milliseconds of each network, in order taken
 
 _ATTEMPTS = 3  # at profiling one network, at least, while the machine is slow
 _PATIENCE_S = 2.0  # at most with one network
 _AGREE = 1.03  # times the fastest run's time: runs up to this are as fast
 _FEWEST = 4  # runs of a network that are kept, however far apart
-_MOMENTS = 4  # at which whole networks are measured: before, between and after profiles
-_ROUNDS = 100  # of whole networks, at most
-_SECONDS = 60.0  # for these, at most but for the least rounds
-_LEAST_ROUNDS = 20  # of whole networks, however slow they are
-_LONGER = 2  # times as long they are measured again where that was noisy
-_BENDABLE = 8  # networks fitted to: with more, the calibration may be a bent line
-_MOST_BEND = 0.7  # of it, either way
-_DENSE_WEIGHT = 5.0  # of the others' error, in the calibration
 _KNOWN = 0.98  # of a network's time measured before, in other networks: it is not run again
 
 
@@ -132,31 +115,13 @@ def fill(
         kernels = tuple(describe(dense, networks.dense, graph))
         wanted = _unknown(table, graph, kernels, dense)
         profiles = _profiles(table, device, networks, graph, wanted, probe, effort, path, tell)
-        wholes = [*_calibrating(graph, table.step), *(widths for _, widths in wanted)]
-        runnables = [device.load(networks.at(widths)) for widths in wholes]
-        numbers = tuple(index for index, _ in wanted)
-        part = math.ceil(len(wanted) / (_MOMENTS - 1))
-
-        def profile_some() -> None:
-            for _ in itertools.islice(profiles, part):
-                pass
-
-        def keep(times_ms: Times) -> None:
-            moment = Moment(graph.fingerprint, times_ms, numbers)
-            table.add(moment=moment)
-            if path is not None:
-                append(path, moment=moment)
-
-        known = [
-            moment.times_ms
-            for moment in table.moments
-            if (moment.fingerprint, moment.profiled) == (graph.fingerprint, numbers)
-        ]
-        tell("measuring whole networks", 0.05)
-        between = [profile_some] * (_MOMENTS - 1)
-        measured = calibration_run(runnables, between, known=known, keep=keep)
-        profiled = wholes[len(wholes) - len(wanted) :]
-        network = _calibrate(table, graph, kernels, profiled, measured, effort)
+        measured = _measure_whole(table, device, networks, graph, wanted, profiles, path, tell)
+        network = replace(
+            calibrate(table, graph, kernels, [widths for _, widths in wanted], measured),
+            seconds=round(time.monotonic() - effort.begun, 1),
+            profiled=effort.profiled,
+            rejected=effort.rejected,
+        )
         table.add(network=network)
         if path is not None:
             append(path, network=network)
@@ -261,6 +226,45 @@ def _unknown(
     return wanted
 
 
+def _measure_whole(
+    table: LatencyTable,
+    device: Target,
+    networks: Networks,
+    graph: ChannelGraph,
+    wanted: Sequence[tuple[int, dict[str, int]]],
+    profiles: Iterator[None],
+    path: Path | None,
+    tell: Progress,
+) -> list[Measurement]:
+    """Measure networks as wholes, at moments between which others are profiled.
+
+    These are the ones to calibrate on, and the profiled ones, in this order.
+    """
+    wholes = [*calibrating(graph, table.step), *(widths for _, widths in wanted)]
+    runnables = [device.load(networks.at(widths)) for widths in wholes]
+    numbers = tuple(index for index, _ in wanted)
+    part = math.ceil(len(wanted) / (MOMENTS - 1))
+
+    def profile_some() -> None:
+        for _ in itertools.islice(profiles, part):
+            pass
+
+    def keep(times_ms: Times) -> None:
+        moment = Moment(graph.fingerprint, times_ms, numbers)
+        table.add(moment=moment)
+        if path is not None:
+            append(path, moment=moment)
+
+    known = [
+        moment.times_ms
+        for moment in table.moments
+        if (moment.fingerprint, moment.profiled) == (graph.fingerprint, numbers)
+    ]
+    tell("measuring whole networks", 0.05)
+    between = [profile_some] * (MOMENTS - 1)
+    return calibration_run(runnables, between, known=known, keep=keep)
+
+
 def _profiles(
     table: LatencyTable,
     device: Target,
@@ -338,130 +342,3 @@ def quiet_runs(profiles: Sequence[Sequence[KernelTime]]) -> list[KernelTime]:
 def _runs(runnable: Runnable) -> int:
     """Enough runs for a third of a second, between 10 and 100."""
     return int(np.clip(300 / max(runnable.run_ms(), 1e-3), 10, 100))
-
-
-def _calibrating(graph: ChannelGraph, step: int) -> list[dict[str, int]]:
-    """Widths of the networks that are measured as wholes: to fit to, then to tell the error."""
-    return [*calibration_widths(graph, step), *error_widths(graph, step)]
-
-
-def calibration_run(
-    runnables: Sequence[Runnable],
-    between: Sequence[Callable[[], None]] = (),
-    *,
-    known: Sequence[Times] = (),
-    keep: Callable[[Times], None] = lambda times_ms: None,
-) -> list[Measurement]:
-    """Whole networks measured in turn, at several moments; once more, for longer, where noisy.
-
-    Other work on a machine changes within minutes, and slows a large network down by more than a
-    small one: what was measured in one go was off by up to 4 % in the next.
-
-    Args:
-        runnables: the networks.
-        between: what is done between two moments.
-        known: times of the first moments, which are over.
-        keep: is given the times of every moment that is measured.
-    """
-    moments = len(between) + 1
-    taken = list(known)
-    dense_s = runnables[0].run_ms() / 1e3  # the others take about half; each sample is two runs
-    seconds = max(_SECONDS, _LEAST_ROUNDS * len(runnables) * dense_s)
-
-    def measure(times: int, parts: int) -> None:
-        rounds = math.ceil(times * _ROUNDS / parts)
-        found = interleave(runnables, rounds=rounds, seconds=times * seconds / parts)
-        taken.append(tuple(own.times_ms for own in found))
-        keep(taken[-1])
-
-    for number, before in enumerate([None, *between]):
-        if before is not None:
-            before()
-        if number >= len(taken):
-            measure(1, moments)
-    first = _together(taken[:moments])
-    error = noise(first)
-    if error is None or error <= MOST_NOISE:
-        return first
-    if len(taken) == moments:
-        measure(_LONGER, 1)
-    longer = _together(taken[moments:])
-    again = noise(longer)
-    return longer if again is not None and again < error else first
-
-
-def _together(moments: Sequence[Times]) -> list[Measurement]:
-    """A measurement of each network, of all its moments."""
-    return [Measurement(tuple(itertools.chain(*own))) for own in zip(*moments, strict=True)]
-
-
-def _calibrate(
-    table: LatencyTable,
-    graph: ChannelGraph,
-    kernels: tuple[Kernel, ...],
-    profiled: Sequence[Mapping[str, int]],
-    measurements: Sequence[Measurement],
-    effort: _Effort,
-) -> Network:
-    """Fit how sums of kernels become latencies; tell the error on networks left out of it.
-
-    Args:
-        table: holds the kernels.
-        graph, kernels: of the dense network.
-        profiled: the widths of the networks that were profiled, which are fitted to as well.
-        measurements: of ``_calibrating``, then of these.
-        effort: what it has taken.
-    """
-    latencies = [m.latency_ms for m in measurements]
-    end, dense_ms = len(calibration_widths(graph, table.step)), latencies[0]
-    sampled = _calibrating(graph, table.step)
-    of_fit: list[tuple[Mapping[str, int], float]]
-    of_fit = [*zip(sampled[:end], latencies, strict=False)]
-    of_fit += zip(profiled, latencies[len(sampled) :], strict=True)
-    table.add(network=Network(graph.fingerprint, kernels, 1.0, 0.0, 0.0, dense_ms))
-    sums = np.array([table.straight_ms(graph, widths) for widths, _ in of_fit])
-    params = np.array([graph.params(widths) / 1e6 for widths, _ in of_fit])
-    fit = _fit_calibration(sums, params, np.array([ms for _, ms in of_fit]))
-    calibrated = Network(graph.fingerprint, kernels, *fit[:3], dense_ms, fit[3])
-    table.add(network=calibrated)
-
-    def pairs(networks: Iterable[tuple[Mapping[str, int], float]]) -> tuple[Pair, ...]:
-        return tuple((table.predict_ms(graph, widths), ms) for widths, ms in networks)
-
-    return replace(
-        calibrated,
-        held_out=pairs(zip(sampled[end:], latencies[end:], strict=False)),
-        fitted=pairs(of_fit),
-        noise=noise(measurements),
-        seconds=round(time.monotonic() - effort.begun, 1),
-        profiled=effort.profiled,
-        rejected=effort.rejected,
-    )
-
-
-def _fit_calibration(
-    sums: NDArray[np.float64], params: NDArray[np.float64], measured: NDArray[np.float64]
-) -> tuple[float, float, float, float]:
-    """Scale, offset, milliseconds per million parameters and bend, as ``Network`` has them.
-
-    Least squares of relative errors: of a straight line first, then of a bent one. The dense
-    network, which comes first, weighs more: every budget is a fraction of it. The bend is bounded
-    so that latency rises with the sum up to the dense network's.
-    """
-    features = np.stack([sums, np.ones_like(sums), params], axis=1)
-    weights = np.where(np.arange(len(measured)) == 0, _DENSE_WEIGHT, 1.0)
-    weighted = features * (weights / measured)[:, None]
-    lower, upper = [0.0, -np.inf, 0.0], [np.inf, np.inf, np.inf]
-    line = lsq_linear(weighted, weights, bounds=(lower, upper)).x
-    if len(measured) <= _BENDABLE:
-        return float(line[0]), float(line[1]), float(line[2]), 0.0
-
-    def errors(fit: NDArray[np.float64]) -> NDArray[np.float64]:
-        straight = features @ fit[:3]
-        latency = straight * (1 + fit[3] * (1 - straight / measured[0]))
-        return np.asarray(weights * (latency / measured - 1))
-
-    bounds = ([*lower, -_MOST_BEND], [*upper, _MOST_BEND])
-    found = least_squares(errors, [*np.maximum(line, lower), 0.0], bounds=bounds, x_scale="jac")
-    scale, offset_ms, ms_per_mparam, bend = map(float, found.x)
-    return scale, offset_ms, ms_per_mparam, bend

@@ -13,7 +13,8 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from hwprune.errors import TableError
-from hwprune.table import LatencyTable, Network, Sample, typical_ms
+from hwprune.latency.surface import typical_ms
+from hwprune.table import LatencyTable, Network, Sample
 
 
 def shipped_tables() -> list[Path]:

@@ -1,0 +1,156 @@
+"""Calibrate a latency table on whole networks: from sums of kernels to latencies.
+
+Nothing here needs PyTorch, so that a device without it can be measured.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import least_squares, lsq_linear
+
+from hwprune.graph import ChannelGraph
+from hwprune.latency.kernels import Kernel
+from hwprune.latency.measure import MOST_NOISE, Measurement, interleave, noise
+from hwprune.latency.sampling import calibration_widths, error_widths
+from hwprune.table import LatencyTable, Network
+from hwprune.targets import Runnable
+
+Pair: TypeAlias = tuple[float, float]  # predicted and measured milliseconds
+Times: TypeAlias = tuple[tuple[float, ...], ...]  # milliseconds of each network, in order taken
+
+MOMENTS = 4  # at which whole networks are measured: before, between and after profiles
+_ROUNDS = 100  # of whole networks, at most
+_SECONDS = 60.0  # for these, at most but for the least rounds
+_LEAST_ROUNDS = 20  # of whole networks, however slow they are
+_LONGER = 2  # times as many moments more, at most, while ratios are noisy
+_BENDABLE = 8  # networks fitted to: with more, the calibration may be a bent line
+_MOST_BEND = 0.7  # of it, either way
+_DENSE_WEIGHT = 5.0  # of the others' error, in the calibration
+
+
+def calibrating(graph: ChannelGraph, step: int) -> list[dict[str, int]]:
+    """Widths of the networks that are measured as wholes: to fit to, then to tell the error."""
+    return [*calibration_widths(graph, step), *error_widths(graph, step)]
+
+
+def calibration_run(
+    runnables: Sequence[Runnable],
+    between: Sequence[Callable[[], None]] = (),
+    *,
+    known: Sequence[Times] = (),
+    keep: Callable[[Times], None] = lambda times_ms: None,
+) -> list[Measurement]:
+    """Whole networks measured in turn, at several moments; at further ones while that is noisy.
+
+    Other work on a machine changes within minutes, and slows a large network down by more than a
+    small one: what was measured in one go was off by up to 4 % in the next.
+
+    Args:
+        runnables: the networks.
+        between: what is done between two moments.
+        known: times of the first moments, which are over.
+        keep: is given the times of every moment that is measured.
+    """
+    moments = len(between) + 1
+    taken = list(known)
+    dense_s = runnables[0].run_ms() / 1e3  # the others take about half; each sample is two runs
+    seconds = max(_SECONDS, _LEAST_ROUNDS * len(runnables) * dense_s)
+
+    def measure() -> None:
+        rounds = math.ceil(_ROUNDS / moments)
+        found = interleave(runnables, rounds=rounds, seconds=seconds / moments)
+        taken.append(tuple(own.times_ms for own in found))
+        keep(taken[-1])
+
+    for number, before in enumerate([None, *between]):
+        if before is not None:
+            before()
+        if number >= len(taken):
+            measure()
+    while len(taken) < (1 + _LONGER) * moments and _noisy(_together(taken)):
+        measure()
+    return _together(taken)
+
+
+def _noisy(measurements: Sequence[Measurement]) -> bool:
+    error = noise(measurements)
+    return error is not None and error > MOST_NOISE
+
+
+def _together(moments: Sequence[Times]) -> list[Measurement]:
+    """A measurement of each network, of all its moments."""
+    return [Measurement(tuple(itertools.chain(*own))) for own in zip(*moments, strict=True)]
+
+
+def calibrate(
+    table: LatencyTable,
+    graph: ChannelGraph,
+    kernels: tuple[Kernel, ...],
+    profiled: Sequence[Mapping[str, int]],
+    measurements: Sequence[Measurement],
+) -> Network:
+    """Fit how sums of kernels become latencies; tell the error on networks left out of it.
+
+    Args:
+        table: holds the kernels.
+        graph, kernels: of the dense network.
+        profiled: the widths of the networks that were profiled, which are fitted to as well.
+        measurements: of ``calibrating``, then of these.
+    """
+    latencies = [m.latency_ms for m in measurements]
+    end, dense_ms = len(calibration_widths(graph, table.step)), latencies[0]
+    sampled = calibrating(graph, table.step)
+    of_fit: list[tuple[Mapping[str, int], float]]
+    of_fit = [*zip(sampled[:end], latencies, strict=False)]
+    of_fit += zip(profiled, latencies[len(sampled) :], strict=True)
+    table.add(network=Network(graph.fingerprint, kernels, 1.0, 0.0, 0.0, dense_ms))
+    sums = np.array([table.straight_ms(graph, widths) for widths, _ in of_fit])
+    params = np.array([graph.params(widths) / 1e6 for widths, _ in of_fit])
+    fit = _fit_calibration(sums, params, np.array([ms for _, ms in of_fit]))
+    calibrated = Network(graph.fingerprint, kernels, *fit[:3], dense_ms, fit[3])
+    table.add(network=calibrated)
+
+    def pairs(networks: Iterable[tuple[Mapping[str, int], float]]) -> tuple[Pair, ...]:
+        return tuple((table.predict_ms(graph, widths), ms) for widths, ms in networks)
+
+    return replace(
+        calibrated,
+        held_out=pairs(zip(sampled[end:], latencies[end:], strict=False)),
+        fitted=pairs(of_fit),
+        noise=noise(measurements),
+    )
+
+
+def _fit_calibration(
+    sums: NDArray[np.float64], params: NDArray[np.float64], measured: NDArray[np.float64]
+) -> tuple[float, float, float, float]:
+    """Scale, offset, milliseconds per million parameters and bend, as ``Network`` has them.
+
+    Least squares of relative errors: of a straight line first, then of a bent one. The dense
+    network, which comes first, weighs more: every budget is a fraction of it. The bend is bounded
+    so that latency rises with the sum up to the dense network's.
+    """
+    features = np.stack([sums, np.ones_like(sums), params], axis=1)
+    weights = np.where(np.arange(len(measured)) == 0, _DENSE_WEIGHT, 1.0)
+    weighted = features * (weights / measured)[:, None]
+    lower, upper = [0.0, -np.inf, 0.0], [np.inf, np.inf, np.inf]
+    line = lsq_linear(weighted, weights, bounds=(lower, upper)).x
+    if len(measured) <= _BENDABLE:
+        return float(line[0]), float(line[1]), float(line[2]), 0.0
+
+    def errors(fit: NDArray[np.float64]) -> NDArray[np.float64]:
+        straight = features @ fit[:3]
+        latency = straight * (1 + fit[3] * (1 - straight / measured[0]))
+        return np.asarray(weights * (latency / measured - 1))
+
+    bounds = ([*lower, -_MOST_BEND], [*upper, _MOST_BEND])
+    found = least_squares(errors, [*np.maximum(line, lower), 0.0], bounds=bounds, x_scale="jac")
+    scale, offset_ms, ms_per_mparam, bend = map(float, found.x)
+    return scale, offset_ms, ms_per_mparam, bend
