@@ -38,7 +38,7 @@ from hwprune.targets import (
 
 Progress: TypeAlias = Callable[[str, float], None]  # what is being done, share done in [0, 1]
 
-_ATTEMPTS = 3  # at profiling one network, at least, while the machine is slow
+_ATTEMPTS = 3  # at profiling one network while the machine is slow
 _PATIENCE_S = 2.0  # at most with one network
 _AGREE = 1.03  # times the fastest run's time: runs up to this are as fast
 _FEWEST = 4  # runs of a network that are kept, however far apart
@@ -314,8 +314,7 @@ def _profile_one(runnable: Runnable, probe: Probe, effort: _Effort) -> list[Kern
         effort.rejected += slow
         quiet = quiet_runs(taken)
         agree = len(quiet[0].times_ms) > _FEWEST and min(probes) <= PROBE_TOLERANCE
-        enough = not slow or len(taken) >= _ATTEMPTS
-        if (enough and agree) or (len(taken) >= _ATTEMPTS and time.monotonic() > end):
+        if (agree and (not slow or len(taken) >= _ATTEMPTS)) or time.monotonic() > end:
             return quiet
 
 
