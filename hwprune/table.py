@@ -26,6 +26,7 @@ from hwprune.latency.surface import Surface, fit_surface, typical_ms
 from hwprune.plain import restore
 
 TABLE_VERSION = 1
+MOST_BEND = 0.7  # of a calibration, either way: latency rises up to the dense network's
 _ON_A_LINE = 6  # profiled networks, at least, that tell which of them was profiled slowly
 _VERSIONS = {"runtime", "driver"}  # of the environment: where only these differ a table is stale
 
@@ -345,6 +346,8 @@ class LatencyTable:
                 table.moments.append(restore(Moment, row["moment"]))
             elif "network" in row:
                 network = restore(Network, row["network"])
+                if network.scale < 0 or network.ms_per_mparam < 0 or abs(network.bend) > MOST_BEND:
+                    raise ValueError(f"a calibration in which latency falls: {network.fingerprint}")
                 table.networks[network.fingerprint] = network
         return table
 

@@ -7,6 +7,8 @@ import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from results_file import made_on
+
 Row = dict[str, Any]
 OURS = "hwprune"
 _COLUMNS = ("budget", "method", "top-1", "behind hwprune", "loss", "untrained", "latency", "MACs",
@@ -18,7 +20,7 @@ def tables(rows: Sequence[Row], compared: Sequence[str], ablations: Sequence[str
     """Markdown: for each network the methods at each budget, then our parts switched off."""
     parts = []
     for title, own, budgets in networks_of(rows):
-        parts.append(f"## {title}")
+        parts.append(f"## {title}\n\n{about(own)}")
         for part, methods in (("Methods", compared), ("Parts", [OURS, *ablations])):
             lines = [
                 line for budget in budgets for line in lines_of(own, budget, methods, _line, OURS)
@@ -29,21 +31,29 @@ def tables(rows: Sequence[Row], compared: Sequence[str], ablations: Sequence[str
 
 
 def networks_of(rows: Sequence[Row]) -> Iterator[tuple[str, list[Row], list[float]]]:
-    """Each network that was trained: title and first words, its rows, its budgets, widest first."""
-    for network in dict.fromkeys(row["network"] for row in rows if "top1" in row):
-        own = [row for row in rows if row["network"] == network]
-        first = next(row for row in own if "top1" in row)
-        words = (
-            f"{network}\n\nDense: {first['dense_top1']:.1%} of {first['images']:,} test images; "
-            f"{first['epochs']} epochs of training after pruning.\n"
-        )
-        yield words, own, sorted({row["budget"] for row in own}, reverse=True)
+    """Each network that was trained, on each device: title, its rows, its budgets, widest first."""
+    for network, place in dict.fromkeys((r["network"], made_on(r)) for r in rows if "top1" in r):
+        own = [row for row in rows if (row["network"], made_on(row)) == (network, place)]
+        yield f"{network}, {place}", own, sorted({row["budget"] for row in own}, reverse=True)
+
+
+def about(rows: Sequence[Row]) -> str:
+    """What the rows of a network are measured against, in words."""
+    first = next(row for row in rows if "top1" in row)
+    return (
+        f"Dense: {first['dense_top1']:.1%} of {first['images']:,} test images; "
+        f"{first['epochs']} epochs of training after pruning.\n"
+    )
 
 
 def head(rows: Sequence[Row], network: str, methods: Sequence[str]) -> str:
-    """Markdown: the top-1 of each method at each budget, best at the middle one first."""
-    own = [row for row in rows if row["network"] == network and "top1" in row]
-    budgets = sorted({row["budget"] for row in own}, reverse=True)
+    """Markdown: the top-1 of each method at each budget, best at the middle one first.
+
+    Of a network that was trained on several devices those of the first.
+    """
+    named = [row for row in rows if row["network"] == network]
+    _, first, budgets = next(networks_of(named))
+    own = [row for row in first if "top1" in row]
     found = {
         (m, b): [100 * row["top1"] for row in own if (row["method"], row["budget"]) == (m, b)]
         for m in methods

@@ -3,9 +3,10 @@
 
 Every network is first trained on the data as it is; that is the dense baseline and the teacher of
 all rows. Every cell of the grid (network, method, budget, seed) is a line of RESULTS, written when
-it is done and skipped when it is there, so the grid fills over many runs and machines. Networks
-are chosen and measured one after the other, once for all seeds, which differ in the order and the
-augmentation of the training images; training then runs in PROCESSES at once.
+it is done and skipped when it is there, made on this device with this runtime in as many epochs; so
+the grid fills over many runs, and every device and runtime has its own. Networks are chosen and
+measured one after the other, once for all seeds, which differ in the order and the augmentation of
+the training images; training then runs in PROCESSES at once.
 
     python scripts/bench_accuracy.py --networks resnet20 --methods all --budgets 0.7 0.5 0.35
     python scripts/bench_accuracy.py --draw
@@ -94,7 +95,10 @@ def main() -> None:
 def _fill(given: argparse.Namespace) -> None:
     methods = [m for name in given.methods for m in SETS.get(name, [name])]
     for network in given.networks:
-        done = {tuple(row[k] for k in Cell.__annotations__) for row in read_rows(given.results)}
+        dense = _dense(given, network)
+        key = _key(given, dense)
+        rows = [row for row in read_rows(given.results) if key.items() <= row.items()]
+        done = {tuple(row[k] for k in Cell.__annotations__) for row in rows}
         cells = [
             Cell(network, method, budget, seed)
             for seed in given.seeds
@@ -103,7 +107,6 @@ def _fill(given: argparse.Namespace) -> None:
         ]
         cells = [cell for cell in cells if tuple(asdict(cell).values()) not in done]
         if cells:
-            dense = _dense(given, network)
             chosen = list(_chosen(given, dense, cells))
             if not given.choose:
                 _train_all(given, dense, chosen)
@@ -114,6 +117,11 @@ def _dense(given: argparse.Namespace, network: str) -> Job:
     return dense_job(own, given.out / network, epochs=given.epochs)
 
 
+def _key(given: argparse.Namespace, dense: Job) -> dict[str, Any]:
+    """What rows have in common that one run adds and goes on from."""
+    return {"epochs": given.epochs, "environment": dense.target.environment()}
+
+
 def _measure(given: argparse.Namespace, network: str) -> None:
     """Put ratios of one interleaved run into the rows, in place of those of many.
 
@@ -122,12 +130,12 @@ def _measure(given: argparse.Namespace, network: str) -> None:
     """
     dense = _dense(given, network)
     rows = read_rows(given.results)
+    key = {"network": network, **_key(given, dense)}
+    own = [row for row in rows if key.items() <= row.items() and "top1" in row]
     chosen = {
-        key: _path(dense, *key)
-        for key in dict.fromkeys(
-            (row["method"], row["budget"]) for row in rows if row["network"] == network
-        )
-        if _path(dense, *key).exists()
+        each: _path(dense, *each)
+        for each in dict.fromkeys((row["method"], row["budget"]) for row in own)
+        if _path(dense, *each).exists()
     }
     dense.dense  # noqa: B018 - whose classes the saved networks are made of
     students = [torch.load(path, weights_only=False)[0].student for path in chosen.values()]
@@ -136,8 +144,8 @@ def _measure(given: argparse.Namespace, network: str) -> None:
     first, *others = interleave(runs, seconds=given.seconds)
     print(f"{network}: dense {first.latency_ms:.3f} ms, {len(first.times_ms)} rounds", flush=True)
     ratios = {k: m.latency_ms / first.latency_ms for k, m in zip(chosen, others, strict=True)}
-    for row in rows:
-        if row["network"] == network and (row["method"], row["budget"]) in ratios:
+    for row in own:
+        if (row["method"], row["budget"]) in ratios:
             row["ratio"] = ratios[row["method"], row["budget"]]
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     write_text(given.results, lines)
@@ -157,7 +165,8 @@ def _chosen(
             paths[key] = missed or _choose(dense, *key)  # what misses a budget misses lower ones
         path = paths[key]
         if isinstance(path, Unreachable):
-            append_row(given.results, {**asdict(cell), "unreachable": str(path)})
+            row = {**asdict(cell), **_key(given, dense), "unreachable": str(path)}
+            append_row(given.results, row)
         else:
             yield cell, path
 
@@ -191,8 +200,8 @@ def _train_all(given: argparse.Namespace, dense: Job, chosen: list[tuple[Cell, P
         }
         for each in as_completed(running):
             cell = running[each]
-            row = {**asdict(cell), "epochs": given.epochs, **each.result()}
-            append_row(given.results, {**row, "environment": dense.target.environment()})
+            row = {**asdict(cell), **_key(given, dense), **each.result()}
+            append_row(given.results, row)
             print(f"{cell}: {row['top1']:.2%}", flush=True)
 
 

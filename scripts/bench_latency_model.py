@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from hwprune.export.planned import planned_networks
-from results_file import append_row, read_rows, redraw
+from results_file import append_row, made_on, read_rows, redraw
 
 import hwprune
 from hwprune.latency.measure import interleave
@@ -119,9 +119,7 @@ def _tables(rows: list[dict[str, Any]]) -> str:
     head = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     parts: dict[str, list[str]] = {}
     for row in rows:
-        facts = row["environment"]
-        title = f"{facts['runtime']} on {facts['device']}, {facts['precision']}"
-        parts.setdefault(title, []).append(_line(row))
+        parts.setdefault(made_on(row), []).append(_line(row))
     return "\n".join(
         "\n".join([f"**{title}**", "", *head, *lines, ""]) for title, lines in parts.items()
     )

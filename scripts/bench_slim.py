@@ -8,7 +8,8 @@ does; ``slim`` (our nested plans), ``multi_base`` (importance taken again on eac
 the same share of its channels, those of the largest weights) are one network each. Channels are
 chosen and measured once for all seeds, which differ in the order and the augmentation of the
 training images. Every cell (network, method, budget, seed) is a line of RESULTS, from the exported
-file; what is there is not made again, and a run that was stopped goes on.
+file; what is there, of this device with this runtime, is not made again, and a run that was stopped
+goes on.
 
     python scripts/bench_slim.py --networks mobilenet_v2 --clothing clothing --weights weights
     python scripts/bench_slim.py --draw
@@ -94,14 +95,15 @@ def main() -> None:
 
 def _fill(given: argparse.Namespace, network: str, method: str, seed: int) -> None:
     budgets = given.budgets or BUDGETS[network]
-    key = {"network": network, "method": method, "seed": seed, "epochs": given.epochs}
+    dense = _dense(given, network)
+    key = {"network": network, "method": method, "seed": seed, "epochs": given.epochs,
+           "environment": dense.target.environment()}  # fmt: skip
     done = [row["budget"] for row in read_rows(given.results) if key.items() <= row.items()]
     left = [budget for budget in budgets if budget not in done]
     if not left:
         return
     if method != "separate":
         left = list(budgets)  # they are one network
-    dense = _dense(given, network)
     of = "" if method == "separate" else "-" + "-".join(map(str, budgets))
     first, folder = (
         given.out / network / f"{method}-{number}-{given.epochs}{of}"

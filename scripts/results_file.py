@@ -22,6 +22,12 @@ def append_row(path: Path, row: Mapping[str, Any]) -> None:
         file.write(json.dumps(row) + "\n")
 
 
+def made_on(row: Mapping[str, Any]) -> str:
+    """The device and the runtime that a result was measured on, in words."""
+    facts = row["environment"]
+    return f"{facts['runtime']} on {facts['device']}, {facts['precision']}"
+
+
 def redraw(page: Path, script: str, drawn: str) -> None:
     """Put what a script draws between its marks in a page."""
     begin, end = f"<!-- drawn by scripts/{script} --draw -->\n", "<!-- drawn until here -->\n"

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from accuracy_table import Row, behind, lines_of, networks_of, spread
+from accuracy_table import Row, about, behind, lines_of, networks_of, spread
 
 ALONE = "separate"  # what the others are held against
 _COLUMNS = ("budget", "method", "top-1", "behind separate", "loss", "latency", "MB", "seeds")
@@ -20,7 +20,7 @@ def tables(rows: Sequence[Row], methods: Sequence[str]) -> str:
         lines = [
             line for budget in budgets for line in lines_of(own, budget, methods, _line, ALONE)
         ]
-        parts.append("\n".join([f"### {title}", *_HEAD, *lines, ""]))
+        parts.append("\n".join([f"### {title}\n\n{about(own)}", *_HEAD, *lines, ""]))
     return "\n".join(parts)
 
 
@@ -48,24 +48,22 @@ def draw(rows: Sequence[Row], methods: Sequence[str], path: Path) -> None:
     matplotlib.rcParams["svg.hashsalt"] = "slim"  # the same picture is the same file
     from matplotlib import pyplot
 
-    networks = list(dict.fromkeys(row["network"] for row in rows if "top1" in row))
+    trained = [row for row in rows if "top1" in row]
+    panels = list(networks_of(trained))
     figure, axes = pyplot.subplots(
-        1, len(networks), figsize=(4.8 * len(networks), 3.6), layout="constrained", squeeze=False
+        1, len(panels), figsize=(4.8 * len(panels), 3.6), layout="constrained", squeeze=False
     )
-    for network, panel in zip(networks, axes[0], strict=True):
+    for (title, here, _), panel in zip(panels, axes[0], strict=True):
         for method in methods:
-            own = [
-                row
-                for row in rows
-                if (row["network"], row["method"]) == (network, method) and "top1" in row
-            ]
+            own = [row for row in here if row["method"] == method]
             means = [
                 [statistics.fmean(r[k] for r in own if r["budget"] == b) for k in ("ratio", "top1")]
                 for b in sorted({row["budget"] for row in own})
             ]
             if means:
                 panel.plot([m[0] for m in means], [100 * m[1] for m in means], "o-", label=method)
-        panel.set(title=network, xlabel="measured latency / dense", ylabel="top-1, %")
+        panel.set_title(title.replace(", ", "\n", 1), fontsize="small")
+        panel.set(xlabel="measured latency / dense", ylabel="top-1, %")
         panel.legend(frameon=False)
         panel.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)

@@ -6,6 +6,8 @@ import itertools
 import math
 import random
 import zlib
+from contextlib import nullcontext
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -233,6 +235,17 @@ def test_whole_lines_of_something_else_are_refused(tmp_path) -> None:
     made.save(tmp_path / "t.jsonl")
     with pytest.raises(TableError, match="holds no latency table of version 1"):
         LatencyTable.load(tmp_path / "t.jsonl")
+
+
+@pytest.mark.parametrize("wrong", [{"scale": -1.0}, {"ms_per_mparam": -0.1}, {"bend": 0.71}])
+def test_a_calibration_in_which_latency_falls_is_refused(tmp_path, wrong) -> None:
+    made = table()
+    fits = Network("0", (), 1.0, 0.0, 0.0, 1.0)
+    for network, refused in ((fits, False), (replace(fits, **wrong), True)):
+        made.networks = {"0": network}
+        made.save(tmp_path / "t.jsonl")
+        with pytest.raises(TableError, match="latency falls") if refused else nullcontext():
+            LatencyTable.load(tmp_path / "t.jsonl")
 
 
 def test_a_missing_file_says_how_to_make_one(tmp_path) -> None:

@@ -19,7 +19,7 @@ from hwprune.graph import ChannelGraph
 from hwprune.latency.kernels import Kernel
 from hwprune.latency.measure import MOST_NOISE, Measurement, interleave, noise
 from hwprune.latency.sampling import calibration_widths, error_widths
-from hwprune.table import LatencyTable, Network
+from hwprune.table import MOST_BEND, LatencyTable, Network
 from hwprune.targets import Runnable
 
 Pair: TypeAlias = tuple[float, float]  # predicted and measured milliseconds
@@ -31,7 +31,6 @@ _SECONDS = 60.0  # for these, at most but for the least rounds
 _LEAST_ROUNDS = 20  # of whole networks, however slow they are
 _LONGER = 2  # times as many moments more, at most, while ratios are noisy
 _BENDABLE = 8  # networks fitted to: with more, the calibration may be a bent line
-_MOST_BEND = 0.7  # of it, either way
 _DENSE_WEIGHT = 5.0  # of the others' error, in the calibration
 
 
@@ -150,7 +149,7 @@ def _fit_calibration(
         latency = straight * (1 + fit[3] * (1 - straight / measured[0]))
         return np.asarray(weights * (latency / measured - 1))
 
-    bounds = ([*lower, -_MOST_BEND], [*upper, _MOST_BEND])
+    bounds = ([*lower, -MOST_BEND], [*upper, MOST_BEND])
     found = least_squares(errors, [*np.maximum(line, lower), 0.0], bounds=bounds, x_scale="jac")
     scale, offset_ms, ms_per_mparam, bend = map(float, found.x)
     return scale, offset_ms, ms_per_mparam, bend
