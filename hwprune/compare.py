@@ -40,7 +40,7 @@ class Entry:
 
     @property
     def latency_ms(self) -> float:
-        """Of a whole batch: the fastest tenth of the samples."""
+        """Of a whole batch: the third percentile of the samples."""
         return Measurement(self.times_ms).latency_ms
 
     @property

@@ -17,7 +17,7 @@ from scipy.optimize import least_squares, lsq_linear
 
 from hwprune.graph import ChannelGraph
 from hwprune.latency.kernels import Kernel
-from hwprune.latency.measure import MOST_NOISE, Measurement, interleave, noise
+from hwprune.latency.measure import MOST_NOISE, Measurement, interleave, noise, pooled
 from hwprune.latency.sampling import calibration_widths, error_widths
 from hwprune.table import MOST_BEND, LatencyTable, Network
 from hwprune.targets import Runnable
@@ -85,7 +85,7 @@ def _noisy(measurements: Sequence[Measurement]) -> bool:
 
 def _together(moments: Sequence[Times]) -> list[Measurement]:
     """A measurement of each network, of all its moments."""
-    return [Measurement(tuple(itertools.chain(*own))) for own in zip(*moments, strict=True)]
+    return [pooled(map(Measurement, own)) for own in zip(*moments, strict=True)]
 
 
 def calibrate(
@@ -103,9 +103,13 @@ def calibrate(
         profiled: the widths of the networks that were profiled, which are fitted to as well.
         measurements: of ``calibrating``, then of these.
     """
-    latencies = [m.latency_ms for m in measurements]
-    end, dense_ms = len(calibration_widths(graph, table.step)), latencies[0]
     sampled = calibrating(graph, table.step)
+    end = len(calibration_widths(graph, table.step))
+    copies = [widths == graph.widths for widths in (*sampled, *profiled)]
+    dense_ms = pooled(itertools.compress(measurements, copies)).latency_ms
+    latencies = [
+        dense_ms if dense else m.latency_ms for m, dense in zip(measurements, copies, strict=True)
+    ]
     of_fit: list[tuple[Mapping[str, int], float]]
     of_fit = [*zip(sampled[:end], latencies, strict=False)]
     of_fit += zip(profiled, latencies[len(sampled) :], strict=True)

@@ -2,9 +2,11 @@
 
 What is compared is interleaved: a shared machine moves between speed plateaus, and scaling times
 afterwards does not work, because they slow one network down more than another. A network's
-latency is the fastest tenth of many samples that are spread over time: what it takes when nothing
-disturbs it. A profile cannot be repeated as often; it is taken between two runs of a small fixed
-probe, and again where the probe was slow.
+latency is the third percentile of many samples that are spread over time: what it takes when
+nothing disturbs it. The tenth lay between two plateaus where the machine was quiet a quarter of
+the time: ratios of the two halves of one calibration differed by 6 %, of third percentiles by 2 %.
+A profile cannot be repeated as often; it is taken between two runs of a small fixed probe, and
+again where the probe was slow.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import math
 import random
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -24,7 +26,7 @@ from hwprune.targets import Runnable
 
 PROBE_TOLERANCE = 1.10  # a probe slower than this times its best marks a slow window
 PROBE_RUNS = 5  # whose fastest counts: what ran before has emptied the caches
-QUANTILE = 0.10  # of the samples is the latency; repeats to 0.5 % where medians do to 2 %
+QUANTILE = 0.03  # of the samples is the latency: what is above may be of busy moments
 QUIET = 1.10  # samples up to this times the latency were taken on a quiet machine
 LEAST_ROUNDS = 5  # however slow the networks
 SLOW = 1.15  # times its known latency: what a network takes where others empty the shared caches
@@ -54,7 +56,7 @@ class Measurement:
 
     @property
     def latency_ms(self) -> float:
-        """The network's latency when nothing disturbs it: the fastest tenth of the samples."""
+        """The network's latency when nothing disturbs it: the third percentile of the samples."""
         return float(np.quantile(self.times_ms, QUANTILE))
 
     @property
@@ -119,6 +121,14 @@ def ratio_error(first: Measurement, other: Measurement) -> float:
         ratios.append(float(lower / low))
     spread = statistics.pvariance(ratios) * (BLOCKS - 1)
     return math.sqrt(spread) / statistics.fmean(ratios)
+
+
+def pooled(measurements: Iterable[Measurement]) -> Measurement:
+    """One measurement of a network that was measured several times, or of its copies.
+
+    Copies of one network differ by up to 1 % with where in memory they happen to lie.
+    """
+    return Measurement(tuple(itertools.chain(*(m.times_ms for m in measurements))))
 
 
 def noise(measurements: Sequence[Measurement]) -> float | None:

@@ -108,8 +108,9 @@ def _section(run: Run, name: str, step: str, body: Callable[[Run], str]) -> str:
 def _summary(run: Run) -> str:
     table = _table(("", "dense", "pruned", "change"), run.rows)
     return table + _note(
-        "Accuracy ± one standard error over the images (binomial). Latency is the fastest "
-        "tenth of samples of the two networks taken in turn; IQR is the distance between quartiles."
+        "Accuracy ± one standard error over the images (binomial). Latency is the third "
+        "percentile of samples of the two networks taken in turn; IQR is the distance between "
+        "quartiles."
     )
 
 
@@ -305,8 +306,8 @@ def _exported(run: Run) -> str:
     if not rows:
         return text + _paragraph(" ".join(facts["misses"]))
     note = _note(
-        "The latency is the fastest tenth of the samples, taken in turn; quiet samples lie within "
-        "a tenth of it."
+        "The latency is the third percentile of the samples, taken in turn; quiet samples lie "
+        "within a tenth of it."
     )
     title = "Latency samples of the exported files"
     latency = {name: facts[name]["latency_ms"] for name in times}
