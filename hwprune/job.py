@@ -32,7 +32,7 @@ from hwprune.precision import in_precision
 from hwprune.recipe import Recipe
 from hwprune.score import score, score_branches
 from hwprune.table import LatencyTable
-from hwprune.targets import Target, file_precision, load_target, symmetric
+from hwprune.targets import Form, Target, file_precision, load_target, symmetric
 from hwprune.tensorrt_precision import CALIBRATED, for_tensorrt
 from hwprune.trace import trace
 from hwprune.training.augment import Augmentation
@@ -117,9 +117,17 @@ class Job:
         return trace(self.loaded.model, self.example, keep=self.kept_whole)
 
     @cached_property
+    def planned(self) -> dict[Form, Networks]:
+        """``networks`` by form, of this job and of those that it is lent to."""
+        return {}
+
+    @property
     def networks(self) -> Networks:
         """The dense network, and any planned one, in the form that the target takes."""
-        return planned_networks(self.target.takes, self.dense, self.example, self.graph)
+        form = self.target.takes
+        if form not in self.planned:
+            self.planned[form] = planned_networks(form, self.dense, self.example, self.graph)
+        return self.planned[form]
 
     @property
     def table_path(self) -> Path:
@@ -191,7 +199,7 @@ class Job:
         for name in ("data", "loaded", "dense", "scores", "features"):
             vars(other)[name] = getattr(self, name)
         if other.recipe.batch == self.recipe.batch:  # the graph counts the batch's activations
-            vars(other)["graph"] = self.graph
+            vars(other)["graph"], vars(other)["planned"] = self.graph, self.planned
 
     @property
     def offered(self) -> Offered:

@@ -20,10 +20,10 @@ from hwprune.errors import HwpruneError, InputError, NotMeasured
 from hwprune.evaluate import Accuracy, evaluate
 from hwprune.files import copy_file, write_atomically
 from hwprune.job import Job
+from hwprune.latency.fill import fill
 from hwprune.latency.measure import Measurement
 from hwprune.pages.show import STAGES, graph_facts, profile_progress, profile_summary
 from hwprune.plan import Plan
-from hwprune.profile import profile
 from hwprune.report import comparison_table
 from hwprune.train_steps import finetune_step, train_dense_step
 
@@ -47,11 +47,11 @@ def profile_step(job: Job, *, renew: bool = False) -> None:
     """Fill the latency table; one that was made elsewhere is taken as it is."""
     if renew or not job.table_path.exists() or not job.elsewhere:
         with profile_progress(job.console) as tell:
-            profile(
-                job.loaded.model,
-                job.example,
+            tell("tracing and exporting", 0.0)
+            fill(
+                job.graph,
+                job.networks,
                 job.target,
-                graph=job.graph,
                 path=job.table_path,
                 renew=renew,
                 progress=tell,

@@ -22,6 +22,7 @@ from hwprune.files import write_text
 from hwprune.graph import ChannelGraph
 from hwprune.latency.kernels import Kernel
 from hwprune.latency.measure import Measurement
+from hwprune.latency.slowdown import slowdowns
 from hwprune.latency.surface import Surface, fit_surface, typical_ms
 from hwprune.plain import restore
 
@@ -251,30 +252,23 @@ class LatencyTable:
         return {kind: fit_surface(of_kind) for kind, of_kind in points.items()}
 
     def _slowdowns(self) -> dict[str, float]:
-        """By what factor the machine was slower than usual when a network was profiled.
-
-        A profile takes a second, in which the machine may be slow from end to end. How long the
-        network takes is known better, from moments. What a profile's kernels sum up to is on one
-        line with it, but for that factor.
-        """
+        """By what factor the machine was slower than usual when a network was profiled."""
         whole: dict[str, list[float]] = defaultdict(list)
         for moment in self.moments:
             own = moment.times_ms[len(moment.times_ms) - len(moment.profiled) :]
             for index, times_ms in zip(moment.profiled, own, strict=True):
                 whole[f"{moment.fingerprint}/{index}"] += times_ms
-        sums: dict[str, float] = defaultdict(float)
+        sums: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
         for sample in self.samples:
             if sample.origin in whole:
-                sums[sample.origin] += typical_ms(sample.times_ms)
-        if len(sums) < _ON_A_LINE:
-            return {}
-        latencies = np.array([Measurement(tuple(whole[o])).latency_ms for o in sums])
-        line = np.stack([np.array(list(sums.values())), np.ones(len(sums))], axis=1)
-        slope, offset = np.linalg.lstsq(line / latencies[:, None], np.ones(len(sums)))[0]
-        if slope <= 0:
-            return {}
-        expected = (latencies - offset) / slope
-        return {o: max(0.1, sums[o] / ms) for o, ms in zip(sums, expected, strict=True) if ms > 0}
+                sums[sample.origin.partition("/")[0]][sample.origin] += typical_ms(sample.times_ms)
+        found: dict[str, float] = {}
+        for own_sums in sums.values():
+            if len(own_sums) >= _ON_A_LINE:
+                latencies = [Measurement(tuple(whole[o])).latency_ms for o in own_sums]
+                factors = slowdowns(np.array(list(own_sums.values())), np.array(latencies))
+                found |= zip(own_sums, factors.tolist(), strict=True)
+        return found
 
     def add(
         self,

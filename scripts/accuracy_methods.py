@@ -240,7 +240,7 @@ def _ours(how: Distillation = INNER, **recipe: Any) -> Method:
     def method(job: Job, budget: float) -> Pruned:
         out = str(job.folder / f"{budget}x-{job.recipe.seed}")
         mine = Job(replace(job.recipe, budget=f"{budget}x", out=out, **recipe), job.console)
-        for name in ("target", "data", "loaded", "dense", "example", "graph", "networks", "table",
+        for name in ("target", "data", "loaded", "dense", "example", "graph", "planned", "table",
                      "scores"):  # fmt: skip
             if name != "scores" or "criterion" not in recipe:
                 vars(mine)[name] = getattr(job, name)

@@ -10,7 +10,7 @@ from accuracy_methods import OFFERED
 from rich.console import Console
 
 from hwprune.job import Job
-from hwprune.profile import profile
+from hwprune.latency.fill import fill
 from hwprune.recipe import Recipe
 from hwprune.steps import trace_step
 from hwprune.train_steps import train_dense_step
@@ -57,5 +57,5 @@ def dense_job(own: Mapping[str, Any], out: Path, **more: Any) -> Job:
     for name, step in (("trace", trace_step), ("dense", train_dense_step)):
         if not (out / f"{name}.json").exists():
             step(job)
-    profile(job.loaded.model, job.example, job.target, graph=job.graph, path=job.table_path)
+    fill(job.graph, job.networks, job.target, path=job.table_path)
     return job

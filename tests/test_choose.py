@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from hwprune.export.planned import planned_networks
 
 from hwprune.cli import main
 
@@ -13,14 +14,20 @@ DEMO = ["--model", "hwprune.demo:digits_resnet", "--data", "digits", "--image-si
         "--dense-epochs", "1", "--epochs", "1", "--calibration-images", "64"]  # fmt: skip
 
 
-def test_one_search_for_compensations_serves_all_budget_profiles(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_one_search_for_compensations_and_one_export_serve_all_budget_profiles(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    exports: list[str] = []
+    monkeypatch.setattr(
+        "hwprune.job.planned_networks",
+        lambda form, *given: exports.append(form) or planned_networks(form, *given),
+    )
     for name, budget in (("wide", "0.7x"), ("tight", "0.5x")):
         (tmp_path / f"{name}.toml").write_text(f'target = "fake:step=8"\nbudget = "{budget}"\n')
     profiles = ["--profile", str(tmp_path / "wide.toml"), "--profile", str(tmp_path / "tight.toml")]
     main(["run", *DEMO, "--compensate", "3", "--out", str(tmp_path / "runs"), *profiles])
     printed = " ".join(capsys.readouterr().out.split())
+    assert exports == ["onnx"]
     assert printed.count("after 3 candidates") == 1
     assert " before" in printed
     searches = [tmp_path / "runs" / name / "compensation.jsonl" for name in ("wide", "tight")]
