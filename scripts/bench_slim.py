@@ -31,7 +31,7 @@ from slim_table import draw, tables
 from trained_networks import CIFAR, dense_job, of_recipe
 
 from hwprune import baselines
-from hwprune.budget import FittedPlan
+from hwprune.budget import ROOM, FittedPlan
 from hwprune.errors import BudgetError, HwpruneError
 from hwprune.job import SLIM_FACTS, Job
 from hwprune.plan import Plan
@@ -194,8 +194,9 @@ def _choose_uniform(prepared: SlimRun) -> None:
     found = []
     for name in sorted(prepared.jobs, key=lambda text: -float(text[:-1])):
         budget = float(name[:-1])
+        within = (1 - ROOM) * budget  # as our own loop keeps it
         plan, ratio = nearest(
-            job, budget, plan_at, lambda plan: job.target.load(job.networks.at(plan.widths))
+            job, within, plan_at, lambda plan: job.target.load(job.networks.at(plan.widths))
         )
         kept = sum(float(scores[g][list(channels)].sum()) for g, channels in plan.kept.items())
         share = kept / sum(float(each.sum()) for each in scores.values())
