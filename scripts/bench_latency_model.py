@@ -18,6 +18,7 @@ import time
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from hwprune.export.planned import planned_networks
 from results_file import append_row, made_on, read_rows, redraw
 
 import hwprune
-from hwprune.latency.measure import interleave, pooled
+from hwprune.latency.measure import interleave
 from hwprune.latency.sampling import held_out_widths
 from hwprune.models import build_model
 from hwprune.targets import load_target
@@ -88,15 +89,15 @@ def _compare(name: str, target: Any, given: argparse.Namespace) -> dict[str, Any
     others = held_out_widths(graph, table.step, given.count, seed=SEED)
     runnables = [target.load(networks.at(w)) for w in (*[graph.widths] * COPIES, *others)]
     found = interleave(runnables, seconds=given.seconds)
-    dense, measured = pooled(found[:COPIES]), found[COPIES:]
+    dense_ms, measured = fmean(m.latency_ms for m in found[:COPIES]), found[COPIES:]
     dense_predicted = table.predict_ms(graph, graph.widths)
     return {
         "target": target.name,
         "environment": target.environment(),
         "network": name,
         "pixels": pixels,
-        "dense_ms": dense.latency_ms,
-        "quiet_share": dense.quiet_share,
+        "dense_ms": dense_ms,
+        "quiet_share": found[0].quiet_share,
         "rounds": len(found[0].times_ms),
         "samples": len(table.samples),
         "profile_s": seconds,
@@ -104,7 +105,7 @@ def _compare(name: str, target: Any, given: argparse.Namespace) -> dict[str, Any
         "rejected": table.network(graph).rejected,
         "noise": table.network(graph).noise,
         "stated": _rounded(table.network(graph).errors),
-        "measured": _rounded(m.latency_ms / dense.latency_ms for m in measured),
+        "measured": _rounded(m.latency_ms / dense_ms for m in measured),
         "predicted": _rounded(table.predict_ms(graph, w) / dense_predicted for w in others),
         "macs": _rounded(graph.macs(w) / graph.macs() for w in others),
     }

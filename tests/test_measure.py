@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from hwprune.latency.chain import probe_model
-from hwprune.latency.measure import Measurement, Probe, interleave, pooled, quietest, ratio_error
+from hwprune.latency.measure import Measurement, Probe, interleave, quietest, ratio_error
 from hwprune.latency.sampling import (
     calibration_widths,
     crossed_widths,
@@ -49,10 +49,6 @@ def test_the_latency_is_the_third_percentile() -> None:
     assert Measurement(times).latency_ms == 13.0
     assert Measurement(times).median_ms == 60.0
     assert Measurement(times).iqr_ms == 50.0
-
-
-def test_copies_of_a_network_are_one_measurement() -> None:
-    assert pooled([Measurement((2.0, 1.0)), Measurement((3.0,))]).times_ms == (2.0, 1.0, 3.0)
 
 
 def test_networks_are_measured_in_turn() -> None:

@@ -9,6 +9,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from statistics import fmean
 from typing import TypeAlias
 
 import numpy as np
@@ -17,7 +18,7 @@ from scipy.optimize import least_squares, lsq_linear
 
 from hwprune.graph import ChannelGraph
 from hwprune.latency.kernels import Kernel
-from hwprune.latency.measure import MOST_NOISE, Measurement, interleave, noise, pooled
+from hwprune.latency.measure import MOST_NOISE, Measurement, interleave, noise
 from hwprune.latency.sampling import calibration_widths, error_widths
 from hwprune.table import MOST_BEND, LatencyTable, Network
 from hwprune.targets import Runnable
@@ -85,7 +86,7 @@ def _noisy(measurements: Sequence[Measurement]) -> bool:
 
 def _together(moments: Sequence[Times]) -> list[Measurement]:
     """A measurement of each network, of all its moments."""
-    return [pooled(map(Measurement, own)) for own in zip(*moments, strict=True)]
+    return [Measurement(tuple(itertools.chain(*own))) for own in zip(*moments, strict=True)]
 
 
 def calibrate(
@@ -106,7 +107,7 @@ def calibrate(
     sampled = calibrating(graph, table.step)
     end = len(calibration_widths(graph, table.step))
     copies = [widths == graph.widths for widths in (*sampled, *profiled)]
-    dense_ms = pooled(itertools.compress(measurements, copies)).latency_ms
+    dense_ms = fmean(m.latency_ms for m in itertools.compress(measurements, copies))
     latencies = [
         dense_ms if dense else m.latency_ms for m, dense in zip(measurements, copies, strict=True)
     ]

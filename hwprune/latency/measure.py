@@ -16,7 +16,7 @@ import math
 import random
 import statistics
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -121,14 +121,6 @@ def ratio_error(first: Measurement, other: Measurement) -> float:
         ratios.append(float(lower / low))
     spread = statistics.pvariance(ratios) * (BLOCKS - 1)
     return math.sqrt(spread) / statistics.fmean(ratios)
-
-
-def pooled(measurements: Iterable[Measurement]) -> Measurement:
-    """One measurement of a network that was measured several times, or of its copies.
-
-    Copies of one network differ by up to 1 % with where in memory they happen to lie.
-    """
-    return Measurement(tuple(itertools.chain(*(m.times_ms for m in measurements))))
 
 
 def noise(measurements: Sequence[Measurement]) -> float | None:
