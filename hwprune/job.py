@@ -17,7 +17,7 @@ from hwprune import processes
 from hwprune.budget import Budget, Limits
 from hwprune.checkpoint import PLAN, WEIGHTS, load
 from hwprune.data import Data, balanced_indices, batches, load_data
-from hwprune.errors import InputError, NotHere
+from hwprune.errors import InputError, NotHere, TableError
 from hwprune.export.planned import planned_networks
 from hwprune.export.to_onnx import to_onnx
 from hwprune.files import write_text
@@ -147,7 +147,19 @@ class Job:
         if not self.elsewhere:
             renew = f"hwprune profile --out {self.folder} --renew"
             table.check_device(self.environment, renew=renew, stale=self.recipe.stale_table)
+        if not table.is_read_alike(self.graph):
+            raise TableError(
+                f"{self.table_path} was calibrated by another version of hwprune, which read its "
+                f"samples otherwise. `hwprune profile --out {self.folder}` fits it again."
+            )
         return table
+
+    @property
+    def stale(self) -> bool:
+        """Whether the table is stale, and to be used as it is."""
+        if not (self.recipe.stale_table and self.table_path.exists()):
+            return False
+        return LatencyTable.load(self.table_path).is_stale(self.environment)
 
     @cached_property
     def environment(self) -> dict[str, str]:

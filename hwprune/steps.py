@@ -44,8 +44,8 @@ def trace_step(job: Job) -> None:
 
 
 def profile_step(job: Job, *, renew: bool = False) -> None:
-    """Fill the latency table; one that was made elsewhere is taken as it is."""
-    if renew or not job.table_path.exists() or not job.elsewhere:
+    """Fill the latency table; one that was made elsewhere, or is stale, may be taken as it is."""
+    if renew or not (job.stale or job.elsewhere):
         with profile_progress(job.console) as tell:
             tell("tracing and exporting", 0.0)
             fill(
@@ -61,6 +61,9 @@ def profile_step(job: Job, *, renew: bool = False) -> None:
     job.console.print(profile_summary(job.table_path, table, network))
     if job.elsewhere:
         job.console.print(f"[yellow]It was made on {job.elsewhere}: nothing is measured here.")
+    if job.stale:
+        runtime = table.environment["runtime"]
+        job.console.print(f"[yellow]It is stale, of {runtime}, and used as it is.")
     job.note(
         "profile",
         {

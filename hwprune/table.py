@@ -29,6 +29,7 @@ from hwprune.plain import restore
 TABLE_VERSION = 1
 MOST_BEND = 0.7  # of a calibration, either way: latency rises up to the dense network's
 _ON_A_LINE = 6  # profiled networks, at least, that tell which of them was profiled slowly
+_READ_ALIKE = 0.05  # of the dense latency: a calibration and the samples that it was fitted to
 _VERSIONS = {"runtime", "driver"}  # of the environment: where only these differ a table is stale
 
 
@@ -44,6 +45,11 @@ class Sample:
     outputs: int
     times_ms: tuple[float, ...]
     origin: str
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the dense network that was profiled."""
+        return self.origin.partition("/")[0]
 
 
 @dataclass(frozen=True)
@@ -173,11 +179,9 @@ class LatencyTable:
         Raises:
             TableError: says what differs.
         """
-        own = {name: value for name, value in self.environment.items() if name != "batch"}
-        differing = _differences(own, environment)
+        differing = _differences(self._own(), environment)
         facts = "; ".join(sorted(differing.values()))
-        names = [facts.get("runtime", "").partition(" ")[0] for facts in (own, environment)]
-        older = set(differing) <= _VERSIONS and names[0] == names[1]
+        older = self.is_stale(environment)
         if not differing or (older and stale):
             return
         if older:
@@ -189,6 +193,25 @@ class LatencyTable:
             f"The latency table was made elsewhere: {facts}. Use another file with --table, or "
             f"make it anew for this target with `{renew}`."
         )
+
+    def is_stale(self, environment: Mapping[str, str]) -> bool:
+        """Whether it differs in the version of the runtime or driver, and in nothing else."""
+        names = [facts.get("runtime", "").partition(" ")[0] for facts in (self._own(), environment)]
+        differing = set(_differences(self._own(), environment))
+        return bool(differing) and differing <= _VERSIONS and names[0] == names[1]
+
+    def _own(self) -> dict[str, str]:
+        return {name: value for name, value in self.environment.items() if name != "batch"}
+
+    def is_read_alike(self, graph: ChannelGraph) -> bool:
+        """Whether a network's calibration fits the samples still, as they are read now.
+
+        It does not where another version of hwprune has fitted it, which reads samples otherwise.
+        """
+        fitted = self.network(graph).fitted
+        if not fitted:
+            return True
+        return bool(abs(self.predict_ms(graph, graph.widths) / fitted[0][0] - 1) < _READ_ALIKE)
 
     def check_batch(self, batch: str) -> None:
         """Refuse another batch than the table was measured with.
@@ -261,13 +284,14 @@ class LatencyTable:
         sums: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
         for sample in self.samples:
             if sample.origin in whole:
-                sums[sample.origin.partition("/")[0]][sample.origin] += typical_ms(sample.times_ms)
+                sums[sample.fingerprint][sample.origin] += typical_ms(sample.times_ms)
+        together = {origin: ms for own in sums.values() for origin, ms in own.items()}
         found: dict[str, float] = {}
-        for own_sums in sums.values():
-            if len(own_sums) >= _ON_A_LINE:
-                latencies = [Measurement(tuple(whole[o])).latency_ms for o in own_sums]
-                factors = slowdowns(np.array(list(own_sums.values())), np.array(latencies))
-                found |= zip(own_sums, factors.tolist(), strict=True)
+        for own in (*sums.values(), together):  # few profiles of a network are held against all
+            if len(own) >= _ON_A_LINE:
+                latencies = [Measurement(tuple(whole[origin])).latency_ms for origin in own]
+                factors = slowdowns(np.array(list(own.values())), np.array(latencies))
+                found = dict(zip(own, factors.tolist(), strict=True)) | found
         return found
 
     def add(
@@ -337,10 +361,14 @@ class LatencyTable:
             if "sample" in row:
                 table.samples.append(restore(Sample, row["sample"]))
             elif "moment" in row:
-                table.moments.append(restore(Moment, row["moment"]))
+                moment = restore(Moment, row["moment"])
+                if not all(moment.times_ms) or len(moment.times_ms) < len(moment.profiled):
+                    raise ValueError(f"a moment lacks times: {moment.fingerprint}")
+                table.moments.append(moment)
             elif "network" in row:
                 network = restore(Network, row["network"])
-                if network.scale < 0 or network.ms_per_mparam < 0 or abs(network.bend) > MOST_BEND:
+                slopes = min(network.scale, network.ms_per_mparam)
+                if not (slopes >= 0 and abs(network.bend) <= MOST_BEND):
                     raise ValueError(f"a calibration in which latency falls: {network.fingerprint}")
                 table.networks[network.fingerprint] = network
         return table

@@ -194,7 +194,7 @@ def _choose_uniform(prepared: SlimRun) -> None:
     found = []
     for name in sorted(prepared.jobs, key=lambda text: -float(text[:-1])):
         budget = float(name[:-1])
-        within = (1 - ROOM) * budget  # as our own loop keeps it
+        within = (1 - ROOM) * budget  # ours keep two standard errors more
         plan, ratio = nearest(
             job, within, plan_at, lambda plan: job.target.load(job.networks.at(plan.widths))
         )

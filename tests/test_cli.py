@@ -444,6 +444,9 @@ def test_a_stale_table_is_refused_with_the_command_that_renews_it(
         complaint = capsys.readouterr().err
         assert "is stale" in complaint and f"hwprune profile --out {folder} --renew" in complaint
         main(["prune", *target, "--stale-table"])
+        main(["profile", *target, "--stale-table"])
+        assert "It is stale" in capsys.readouterr().out
+        assert LatencyTable.load(folder / "table.jsonl") == table
         main(["profile", *target, "--renew"])
         main(["prune", *target])
     assert LatencyTable.load(folder / "table.jsonl").environment["runtime"].endswith("1.0")

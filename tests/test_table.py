@@ -18,7 +18,7 @@ from hwprune.errors import HwpruneError, TableError
 from hwprune.graph import ChannelGraph, Channels, Group, Layer, ParameterShape
 from hwprune.latency.kernels import Kernel
 from hwprune.latency.surface import Surface, typical_ms
-from hwprune.table import LatencyTable, Network, Sample, anchors, append
+from hwprune.table import LatencyTable, Moment, Network, Sample, anchors, append
 
 G = Channels(0, (("g", 1),))
 GRAPH = ChannelGraph(
@@ -246,6 +246,23 @@ def test_a_calibration_in_which_latency_falls_is_refused(tmp_path, wrong) -> Non
         made.save(tmp_path / "t.jsonl")
         with pytest.raises(TableError, match="latency falls") if refused else nullcontext():
             LatencyTable.load(tmp_path / "t.jsonl")
+
+
+@pytest.mark.parametrize("times_ms", [((1.0,), ()), ((1.0,),)])
+def test_a_moment_that_lacks_times_is_refused(tmp_path, times_ms) -> None:
+    made = table()
+    made.add(moment=Moment("0", times_ms, (0, 1)))
+    made.save(tmp_path / "t.jsonl")
+    with pytest.raises(TableError, match="lacks times"):
+        LatencyTable.load(tmp_path / "t.jsonl")
+
+
+def test_a_calibration_of_samples_that_are_read_otherwise_now_is_told() -> None:
+    made = table()
+    ms = made.predict_ms(GRAPH, GRAPH.widths)
+    for predicted, alike in ((ms, True), (1.01 * ms, True), (1.2 * ms, False)):
+        made.networks = {GRAPH.fingerprint: replace(NETWORK, fitted=((predicted, 1.0),))}
+        assert made.is_read_alike(GRAPH) is alike
 
 
 def test_a_missing_file_says_how_to_make_one(tmp_path) -> None:

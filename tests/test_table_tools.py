@@ -13,7 +13,7 @@ from hwprune.cli import main
 from hwprune.errors import TableError
 from hwprune.latency.table_tools import kernel_ratios, merge_tables, shipped_tables
 from hwprune.models import build_model
-from hwprune.table import LatencyTable, Network, Sample
+from hwprune.table import LatencyTable, Moment, Network, Sample
 from hwprune.trace import trace
 
 CONV = [Sample("Conv", 8, width, (0.1 * width, 9.0), "n/0") for width in (8, 16, 24)]
@@ -33,6 +33,19 @@ def test_a_merged_table_holds_what_all_hold_once() -> None:
     assert merged.samples == CONV
     assert merged.networks["f" * 16].dense_ms == 3.0
     assert len(one.samples) == 2
+
+
+def test_of_a_network_in_several_tables_the_last_profile_counts() -> None:
+    """Two profiles of one network are not added up, and an unfinished one adds nothing."""
+    name = NETWORK.fingerprint
+    mine = [replace(sample, origin=f"{name}/0") for sample in CONV]
+    slower = [replace(s, times_ms=tuple(2 * t for t in s.times_ms)) for s in mine]
+    one, other, unfinished = table(mine), table([*CONV, *slower]), table(mine[:1])
+    for finished, ms in ((one, 1.0), (other, 2.0)):
+        finished.add(moment=Moment(name, ((ms,),), (0,)), network=NETWORK)
+    merged = merge_tables([one, other, unfinished])
+    assert merged.samples == [*CONV, *slower]
+    assert [moment.times_ms for moment in merged.moments] == [((2.0,),)]
 
 
 @pytest.mark.parametrize("other", [{"device": "another"}, {"runtime": "2"}])

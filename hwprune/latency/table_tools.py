@@ -14,7 +14,7 @@ from rich.table import Table
 
 from hwprune.errors import TableError
 from hwprune.latency.surface import typical_ms
-from hwprune.table import LatencyTable, Network, Sample
+from hwprune.table import LatencyTable, Moment, Network, Sample
 
 
 def shipped_tables() -> list[Path]:
@@ -24,7 +24,10 @@ def shipped_tables() -> list[Path]:
 
 
 def merge_tables(tables: Sequence[LatencyTable]) -> LatencyTable:
-    """One table with the samples and networks of all; of equal networks the last one wins.
+    """One table with the samples and networks of all.
+
+    Of a network that several have profiled to the end, the last one's samples and moments count:
+    the machine was slow by other factors in each, and calibrations belong to samples.
 
     Args:
         tables: of one device, runtime and batch, and of one step.
@@ -41,10 +44,16 @@ def merge_tables(tables: Sequence[LatencyTable]) -> LatencyTable:
                 f"Only tables of one device can be merged; these differ: {'; '.join(differing)}. "
                 "Keep a file for each device, runtime and batch."
             )
-        known = set(merged.samples)
-        merged.add(samples=[sample for sample in table.samples if sample not in known])
-        for moment in table.moments:
-            merged.add(moment=None if moment in merged.moments else moment)
+        whole = table.networks.keys()
+        merged.samples = [s for s in merged.samples if s.fingerprint not in whole]
+        merged.moments = [m for m in merged.moments if m.fingerprint not in whole]
+        known = {*merged.samples, *merged.moments}
+        done = merged.networks.keys() - whole
+        new = [each for each in (*table.samples, *table.moments)
+               if each not in known and each.fingerprint not in done]  # fmt: skip
+        merged.add(samples=[each for each in new if isinstance(each, Sample)])
+        for each in new:
+            merged.add(moment=each if isinstance(each, Moment) else None)
         for network in table.networks.values():
             merged.add(network=network)
     return merged
