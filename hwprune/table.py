@@ -285,13 +285,13 @@ class LatencyTable:
         for sample in self.samples:
             if sample.origin in whole:
                 sums[sample.fingerprint][sample.origin] += typical_ms(sample.times_ms)
-        together = {origin: ms for own in sums.values() for origin, ms in own.items()}
+        together = {origin: ms for each in sums.values() for origin, ms in each.items()}
         found: dict[str, float] = {}
-        for own in (*sums.values(), together):  # few profiles of a network are held against all
-            if len(own) >= _ON_A_LINE:
-                latencies = [Measurement(tuple(whole[origin])).latency_ms for origin in own]
-                factors = slowdowns(np.array(list(own.values())), np.array(latencies))
-                found = dict(zip(own, factors.tolist(), strict=True)) | found
+        for each in (*sums.values(), together):  # few profiles of a network are held against all
+            if len(each) >= _ON_A_LINE:
+                latencies = [Measurement(tuple(whole[origin])).latency_ms for origin in each]
+                factors = slowdowns(np.array(list(each.values())), np.array(latencies))
+                found = dict(zip(each, factors.tolist(), strict=True)) | found
         return found
 
     def add(

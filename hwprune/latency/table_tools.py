@@ -14,7 +14,7 @@ from rich.table import Table
 
 from hwprune.errors import TableError
 from hwprune.latency.surface import typical_ms
-from hwprune.table import LatencyTable, Moment, Network, Sample
+from hwprune.table import LatencyTable, Network, Sample
 
 
 def shipped_tables() -> list[Path]:
@@ -47,13 +47,13 @@ def merge_tables(tables: Sequence[LatencyTable]) -> LatencyTable:
         whole = table.networks.keys()
         merged.samples = [s for s in merged.samples if s.fingerprint not in whole]
         merged.moments = [m for m in merged.moments if m.fingerprint not in whole]
-        known = {*merged.samples, *merged.moments}
         done = merged.networks.keys() - whole
-        new = [each for each in (*table.samples, *table.moments)
-               if each not in known and each.fingerprint not in done]  # fmt: skip
-        merged.add(samples=[each for each in new if isinstance(each, Sample)])
-        for each in new:
-            merged.add(moment=each if isinstance(each, Moment) else None)
+        known, moments = set(merged.samples), set(merged.moments)
+        new = [s for s in table.samples if s not in known and s.fingerprint not in done]
+        merged.add(samples=new)
+        for moment in table.moments:
+            if moment not in moments and moment.fingerprint not in done:
+                merged.add(moment=moment)
         for network in table.networks.values():
             merged.add(network=network)
     return merged
