@@ -211,7 +211,7 @@ def _unknown(
     shown = {
         (sample.kind, table.steps(sample.inputs), table.steps(sample.outputs))
         for sample in table.samples
-        if not sample.origin.startswith(f"{graph.fingerprint}/")
+        if sample.fingerprint != graph.fingerprint
     }
     weights = np.array([typical_ms(time.times_ms) for time in dense])
     wanted = []

@@ -3,10 +3,9 @@
 What is compared is interleaved: a shared machine moves between speed plateaus, and scaling times
 afterwards does not work, because they slow one network down more than another. A network's
 latency is the third percentile of many samples that are spread over time: what it takes when
-nothing disturbs it. The tenth lay between two plateaus where the machine was quiet a quarter of
-the time: ratios of the two halves of one calibration differed by 6 %, of third percentiles by 2 %.
-A profile cannot be repeated as often; it is taken between two runs of a small fixed probe, and
-again where the probe was slow.
+nothing disturbs it. Higher ones lie between a quiet and a busy plateau where the machine is quiet
+a quarter of the time, and do not repeat. A profile cannot be repeated as often; it is taken between
+two runs of a small fixed probe, and again where the probe was slow.
 """
 
 from __future__ import annotations
