@@ -42,14 +42,6 @@ class Group:
     width: int
     slices: tuple[Slice, ...]
 
-    def step(self, channels: int) -> int:
-        """How many of the group's channels fill a step of so many channels of its layers.
-
-        Fewer where one of its channels is several of a layer's, as behind a group norm.
-        """
-        places = max((len(s.positions[0]) for s in self.slices if s.dim == 0), default=1)
-        return channels // math.gcd(channels, places)
-
 
 @dataclass(frozen=True)
 class Channels:
@@ -269,6 +261,34 @@ class ChannelGraph:
             f"No channel group is called {name!r}; this graph has {known}, ... "
             "List them with `hwprune trace`."
         )
+
+    def step(self, group: Group, channels: int) -> int:
+        """How many of a group's channels fill a step of so many channels of its layers.
+
+        Fewer where one of its channels is several of a layer's, as behind a group norm. A grouped
+        convolution computes each of its groups by itself: where these are whole steps, they stay
+        so, since runtimes compute others with a slower kernel.
+        """
+        places = max((len(s.positions[0]) for s in group.slices if s.dim == 0), default=1)
+        inside = self._in_conv_groups.get(group.name, 0)
+        if inside and inside * group.width % channels == 0:
+            places = inside
+        return channels // math.gcd(channels, places)
+
+    @cached_property
+    def _in_conv_groups(self) -> dict[str, int]:
+        """How often each channel of a group lies in every group of a grouped convolution."""
+        of_weight = {each.key: each for each in self.parameters}
+        found: dict[str, int] = {}
+        for layer in (layer for layer in self.layers if layer.weight in of_weight):
+            pairs = layer.inputs.count(self.widths) * layer.outputs.count(self.widths)
+            weight = of_weight[layer.weight]
+            weight_pairs = weight.rows.count(self.widths) * weight.columns.count(self.widths)
+            conv_groups = pairs // weight_pairs
+            for name, times in (*layer.inputs.groups, *layer.outputs.groups):
+                if conv_groups > 1 and times % conv_groups == 0:
+                    found[name] = times // conv_groups
+        return found
 
     def norms_of(self, group: Group) -> list[str]:
         """The names of the norms whose statistics run over the group's channels."""

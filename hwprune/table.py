@@ -58,12 +58,14 @@ class Moment:
 
     ``fingerprint`` is that of the dense network. ``times_ms`` has the times of each network: the
     dense one first, those that the calibration is fitted to and tested on, and at last the profiled
-    ones, whose numbers of ``origin`` are ``profiled``.
+    ones, whose numbers of ``origin`` are ``profiled``. ``state`` is what a GPU said of its clocks,
+    power and temperature right afterwards; empty for other devices.
     """
 
     fingerprint: str
     times_ms: tuple[tuple[float, ...], ...]
     profiled: tuple[int, ...] = ()
+    state: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -261,7 +263,7 @@ class LatencyTable:
 
     def narrowest(self, graph: ChannelGraph) -> dict[str, int]:
         """The smallest width of every group that lies within the measured range."""
-        return {g.name: anchors(g.width, g.step(self.step))[0] for g in graph.groups}
+        return {g.name: anchors(g.width, graph.step(g, self.step))[0] for g in graph.groups}
 
     @cached_property
     def surfaces(self) -> dict[str, Surface]:

@@ -13,7 +13,7 @@ from hwprune.export.to_onnx import to_onnx
 from torch import nn
 
 from hwprune.errors import TableError
-from hwprune.latency.calibrate import calibration_run
+from hwprune.latency.calibrate import calibrate, calibrating, calibration_run
 from hwprune.latency.fill import batch_of, only_writer, quiet_runs
 from hwprune.latency.measure import MOST_NOISE, Measurement, noise
 from hwprune.latency.step import find_step
@@ -450,3 +450,39 @@ def test_an_own_table_may_be_extended_by_hand(unbroken, tmp_path) -> None:
     sample = LatencyTable.load(path).samples[0]
     append(path, samples=[sample])
     assert LatencyTable.load(path).samples[-1] == sample
+
+
+def test_the_dense_latency_is_the_mean_of_its_copies(unbroken, graph) -> None:
+    """Copies of one network differ by up to a percent: no ratio is to one of them alone."""
+    table = LatencyTable.load(unbroken)
+    kernels = table.networks[graph.fingerprint].kernels
+    wholes = [*calibrating(graph, table.step), graph.widths]
+    assert [widths == graph.widths for widths in wholes].count(True) == 2
+    measured = [Measurement((table.predict_ms(graph, widths),)) for widths in wholes]
+    dense_ms = measured[0].latency_ms
+    measured[-1] = Measurement((1.02 * dense_ms,))
+    found = calibrate(table, graph, kernels, [graph.widths], measured)
+    assert found.dense_ms == pytest.approx(1.01 * dense_ms)
+
+
+class Clocked(FakeTarget):
+    """A fake device that says it is a GPU."""
+
+    def environment(self) -> dict[str, str]:
+        return {**super().environment(), "driver": "580"}
+
+
+def test_clocks_of_a_gpu_are_kept_with_its_times(model, graph, tmp_path, monkeypatch) -> None:
+    asked = tmp_path / "nvidia-smi"
+    asked.write_text("#!/bin/sh\necho '1755 MHz, 2619 MHz, 1980 MHz, 310.2 W, 41, 0x4'\n")
+    asked.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr("hwprune.targets.nvidia.gpu_bus", lambda: "0000:01:00.0")
+    path = tmp_path / "table.jsonl"
+    table = profile(model, EXAMPLE, Clocked(8), graph=graph, path=path)
+    assert {moment.state["clocks.sm"] for moment in table.moments} == {"1755 MHz"}
+    assert LatencyTable.load(path) == table
+
+
+def test_a_device_that_is_no_gpu_is_asked_for_no_clocks(unbroken) -> None:
+    assert all(not moment.state for moment in LatencyTable.load(unbroken).moments)

@@ -52,7 +52,7 @@ def width_options(
         least = [narrowest[group.name] for narrowest in measured]
         floor = max(math.ceil(min_fraction * group.width), min_width, *least)
         greatest = (most or {}).get(group.name, group.width)
-        lowest, step = min(floor, greatest), group.step(of_layers)
+        lowest, step = min(floor, greatest), graph.step(group, of_layers)
         widths = range(step * math.ceil(lowest / step), greatest, step)
         options[group.name] = sorted({*widths, greatest})
     for tie in merged(ties):

@@ -35,6 +35,7 @@ from hwprune.targets import (
     TorchNetwork,
     load_for_grid,
 )
+from hwprune.targets.nvidia import gpu_state
 
 Progress: TypeAlias = Callable[[str, float], None]  # what is being done, share done in [0, 1]
 
@@ -250,7 +251,8 @@ def _measure_whole(
             pass
 
     def keep(times_ms: Times) -> None:
-        moment = Moment(graph.fingerprint, times_ms, numbers)
+        state = gpu_state() if "driver" in table.environment else {}
+        moment = Moment(graph.fingerprint, times_ms, numbers, state)
         table.add(moment=moment)
         if path is not None:
             append(path, moment=moment)

@@ -31,10 +31,11 @@ def crossed_widths(graph: ChannelGraph, step: int) -> list[dict[str, int]]:
             for group in graph.groups:
                 c = column[group.name]
                 level = shuffles[group.name][(i + c * j) % LEVELS if c < LEVELS else j]
-                options = anchors(group.width, group.step(step), LEVELS)
+                options = anchors(group.width, graph.step(group, step), LEVELS)
                 widths[group.name] = options[round(level * (len(options) - 1) / (LEVELS - 1))]
             networks.append(widths)
-    return [*networks, {g.name: anchors(g.width, g.step(step), LEVELS)[0] for g in graph.groups}]
+    narrowest = {g.name: anchors(g.width, graph.step(g, step))[0] for g in graph.groups}
+    return [*networks, narrowest]
 
 
 def calibration_widths(graph: ChannelGraph, step: int) -> list[dict[str, int]]:
@@ -56,7 +57,7 @@ def held_out_widths(graph: ChannelGraph, step: int, count: int, seed: int) -> li
         widths = {}
         for index, group in enumerate(graph.groups):
             fraction = (begin + (end - begin) * index / last) * (1 + draw.uniform(-0.3, 0.3))
-            own_step = group.step(step)
+            own_step = graph.step(group, step)
             lowest = anchors(group.width, own_step)[0]
             wanted = own_step * round(fraction * group.width / own_step)
             widths[group.name] = min(group.width, max(lowest, wanted))
