@@ -21,14 +21,12 @@ from hwprune.errors import HwpruneError, TableError
 from hwprune.files import write_text
 from hwprune.graph import ChannelGraph
 from hwprune.latency.kernels import Kernel
-from hwprune.latency.measure import Measurement
-from hwprune.latency.slowdown import slowdowns
+from hwprune.latency.slowdown import slowdowns_of
 from hwprune.latency.surface import Surface, fit_surface, typical_ms
 from hwprune.plain import restore
 
 TABLE_VERSION = 1
 MOST_BEND = 0.7  # of a calibration, either way: latency rises up to the dense network's
-_ON_A_LINE = 6  # profiled networks, at least, that tell which of them was profiled slowly
 _READ_ALIKE = 0.05  # of the dense latency: a calibration and the samples that it was fitted to
 _VERSIONS = {"runtime", "driver"}  # of the environment: where only these differ a table is stale
 
@@ -269,32 +267,12 @@ class LatencyTable:
     def surfaces(self) -> dict[str, Surface]:
         """A fitted surface for every kind of kernel."""
         points: dict[str, dict[tuple[int, int], list[float]]] = defaultdict(dict)
-        slower = self._slowdowns()
+        slower = slowdowns_of(self.samples, self.moments)
         for sample in self.samples:
             place = self.steps(sample.inputs), self.steps(sample.outputs)
             ms = typical_ms(sample.times_ms) / slower.get(sample.origin, 1.0)
             points[sample.kind].setdefault(place, []).append(ms)
         return {kind: fit_surface(of_kind) for kind, of_kind in points.items()}
-
-    def _slowdowns(self) -> dict[str, float]:
-        """By what factor the machine was slower than usual when a network was profiled."""
-        whole: dict[str, list[float]] = defaultdict(list)
-        for moment in self.moments:
-            own = moment.times_ms[len(moment.times_ms) - len(moment.profiled) :]
-            for index, times_ms in zip(moment.profiled, own, strict=True):
-                whole[f"{moment.fingerprint}/{index}"] += times_ms
-        sums: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
-        for sample in self.samples:
-            if sample.origin in whole:
-                sums[sample.fingerprint][sample.origin] += typical_ms(sample.times_ms)
-        together = {origin: ms for each in sums.values() for origin, ms in each.items()}
-        found: dict[str, float] = {}
-        for each in (*sums.values(), together):  # few profiles of a network are held against all
-            if len(each) >= _ON_A_LINE:
-                latencies = [Measurement(tuple(whole[origin])).latency_ms for origin in each]
-                factors = slowdowns(np.array(list(each.values())), np.array(latencies))
-                found = dict(zip(each, factors.tolist(), strict=True)) | found
-        return found
 
     def add(
         self,

@@ -31,7 +31,7 @@ from accuracy_methods import ABLATIONS, METHODS, OURS, PEERS, Pruned, Unreachabl
 from accuracy_table import head, tables
 from hwprune.export.to_onnx import to_onnx
 from results_file import append_row, read_rows, redraw
-from trained_networks import dense_job, of_recipe
+from trained_networks import job_of, make_dense, of_recipe
 
 from hwprune.evaluate import evaluate
 from hwprune.files import write_atomically, write_text
@@ -107,6 +107,7 @@ def _fill(given: argparse.Namespace) -> None:
         ]
         cells = [cell for cell in cells if tuple(asdict(cell).values()) not in done]
         if cells:
+            make_dense(dense)
             chosen = list(_chosen(given, dense, cells))
             if not given.choose:
                 _train_all(given, dense, chosen)
@@ -114,7 +115,7 @@ def _fill(given: argparse.Namespace) -> None:
 
 def _dense(given: argparse.Namespace, network: str) -> Job:
     own = of_recipe(network, given.clothing, given.weights)
-    return dense_job(own, given.out / network, epochs=given.epochs)
+    return job_of(own, given.out / network, epochs=given.epochs)
 
 
 def _key(given: argparse.Namespace, dense: Job) -> dict[str, Any]:
@@ -137,6 +138,7 @@ def _measure(given: argparse.Namespace, network: str) -> None:
         for each in dict.fromkeys((row["method"], row["budget"]) for row in own)
         if _path(dense, *each).exists()
     }
+    make_dense(dense)
     dense.dense  # noqa: B018 - whose classes the saved networks are made of
     students = [torch.load(path, weights_only=False)[0].student for path in chosen.values()]
     files = [dense.networks.dense, *(to_onnx(s.eval(), dense.example) for s in students)]

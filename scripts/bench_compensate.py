@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from results_file import append_row, read_rows
-from trained_networks import dense_job, of_recipe
+from trained_networks import job_of, make_dense, of_recipe
 
 from hwprune.choose import predicted_plan
 from hwprune.evaluate import evaluate
@@ -52,7 +52,8 @@ def main() -> None:
         key = (network, criterion, given.candidates, seed)
         if key not in done:
             own = of_recipe(network, given.clothing, given.weights)
-            job = dense_job(own, given.out / network)
+            job = job_of(own, given.out / network)
+            make_dense(job)
             facts = _search(job, criterion, given.candidates, seed)
             append_row(given.results, {**dict(zip(keys, key, strict=True)), **facts})
     print(table(read_rows(given.results)))

@@ -28,7 +28,7 @@ from accuracy_methods import OFFERED, nearest
 from results_file import append_row, read_rows, redraw
 from rich.console import Console
 from slim_table import draw, tables
-from trained_networks import CIFAR, dense_job, of_recipe
+from trained_networks import CIFAR, job_of, make_dense, of_recipe
 
 from hwprune import baselines
 from hwprune.budget import ROOM, FittedPlan
@@ -102,6 +102,8 @@ def _fill(given: argparse.Namespace, network: str, method: str, seed: int) -> No
     left = [budget for budget in budgets if budget not in done]
     if not left:
         return
+    make_dense(dense)
+    dense.recipe.save(dense.folder / "recipe.toml")
     if method != "separate":
         left = list(budgets)  # they are one network
     of = "" if method == "separate" else "-" + "-".join(map(str, budgets))
@@ -126,11 +128,9 @@ def _fill(given: argparse.Namespace, network: str, method: str, seed: int) -> No
 
 
 def _dense(given: argparse.Namespace, network: str) -> Job:
-    """The dense network, trained on the data, with its latency table."""
+    """The job of the dense network, which is not made yet."""
     own = DIGITS if network == "digits" else of_recipe(network, given.clothing, given.weights)
-    job = dense_job(own | (RESNET56 if network == "resnet56" else {}), given.out / network)
-    job.recipe.save(job.folder / "recipe.toml")
-    return job
+    return job_of(own | (RESNET56 if network == "resnet56" else {}), given.out / network)
 
 
 def separate(recipe: Recipe, budgets: Sequence[float]) -> list[Row]:

@@ -43,8 +43,8 @@ def of_recipe(network: str, clothing: str, weights: Path) -> dict[str, Any]:
     }
 
 
-def dense_job(own: Mapping[str, Any], out: Path, **more: Any) -> Job:
-    """A job whose dense network is trained and in its latency table; made now where it is not.
+def job_of(own: Mapping[str, Any], out: Path, **more: Any) -> Job:
+    """The job of a dense network; nothing is made yet.
 
     Args:
         own: the part of the recipe that says what is trained, and on what.
@@ -53,9 +53,12 @@ def dense_job(own: Mapping[str, Any], out: Path, **more: Any) -> Job:
     """
     table = str(out / "table.jsonl")
     recipe = Recipe.of("the benchmark", **own, **OFFERED, out=str(out), table=table, **more)
-    job = Job(recipe, Console())
+    return Job(recipe, Console())
+
+
+def make_dense(job: Job) -> None:
+    """Train the dense network and profile it into its latency table; what is there stays."""
     for name, step in (("trace", trace_step), ("dense", train_dense_step)):
-        if not (out / f"{name}.json").exists():
+        if not (job.folder / f"{name}.json").exists():
             step(job)
     fill(job.graph, job.networks, job.target, path=job.table_path)
-    return job

@@ -2,12 +2,46 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterable
 from itertools import combinations
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hwprune.latency.measure import Measurement
+from hwprune.latency.surface import typical_ms
+
+if TYPE_CHECKING:
+    from hwprune.table import Moment, Sample
+
 _BELOW = 0.2  # of the profiles lie below the line
+_ON_A_LINE = 6  # profiled networks, at least, that tell which of them was profiled slowly
+
+
+def slowdowns_of(samples: Iterable[Sample], moments: Iterable[Moment]) -> dict[str, float]:
+    """By what factor the machine was slower than usual, for every ``origin`` of which that is told.
+
+    Profiles of one network are held against each other; where these are few, against all.
+    """
+    whole: dict[str, list[float]] = defaultdict(list)
+    for moment in moments:
+        own = moment.times_ms[len(moment.times_ms) - len(moment.profiled) :]
+        for index, times_ms in zip(moment.profiled, own, strict=True):
+            whole[f"{moment.fingerprint}/{index}"] += times_ms
+    sums: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+    for sample in samples:
+        if sample.origin in whole:
+            sums[sample.fingerprint][sample.origin] += typical_ms(sample.times_ms)
+    together = {origin: ms for each in sums.values() for origin, ms in each.items()}
+    found: dict[str, float] = {}
+    for each in (*sums.values(), together):
+        if len(each) >= _ON_A_LINE:
+            latencies = [Measurement(tuple(whole[origin])).latency_ms for origin in each]
+            factors = slowdowns(np.array(list(each.values())), np.array(latencies))
+            found = dict(zip(each, factors.tolist(), strict=True)) | found
+    return found
 
 
 def slowdowns(
