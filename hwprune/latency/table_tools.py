@@ -48,7 +48,7 @@ def merge_tables(tables: Sequence[LatencyTable]) -> LatencyTable:
         merged.samples = [s for s in merged.samples if s.fingerprint not in whole]
         merged.moments = [m for m in merged.moments if m.fingerprint not in whole]
         done = merged.networks.keys() - whole
-        known, moments = set(merged.samples), set(merged.moments)
+        known, moments = set(merged.samples), list(merged.moments)
         new = [s for s in table.samples if s not in known and s.fingerprint not in done]
         merged.add(samples=new)
         for moment in table.moments:
