@@ -54,14 +54,15 @@ def draw(rows: Sequence[Row], methods: Sequence[str], path: Path) -> None:
         1, len(panels), figsize=(4.8 * len(panels), 3.6), layout="constrained", squeeze=False
     )
     for (title, here, _), panel in zip(panels, axes[0], strict=True):
-        for method in methods:
+        for number, method in enumerate(methods):
             own = [row for row in here if row["method"] == method]
             means = [
                 [statistics.fmean(r[k] for r in own if r["budget"] == b) for k in ("ratio", "top1")]
                 for b in sorted({row["budget"] for row in own})
             ]
             if means:
-                panel.plot([m[0] for m in means], [100 * m[1] for m in means], "o-", label=method)
+                across, up = [m[0] for m in means], [100 * m[1] for m in means]
+                panel.plot(across, up, "o-", color=f"C{number}", label=method)
         panel.set_title(title.replace(", ", "\n", 1), fontsize="small")
         panel.set(xlabel="measured latency / dense", ylabel="top-1, %")
         panel.legend(frameon=False)

@@ -121,7 +121,7 @@ def test_ten_kills_lose_tear_and_double_nothing(folder, table, tmp_path) -> None
     sizes = []
     for _ in range(10):
         before = path.stat().st_size if path.exists() else 0
-        running, grown = process(*command), draw.randrange(1, size // 6)
+        running, grown = process(*command), draw.randrange(1, size // 8)
         while running.poll() is None:
             now = path.stat().st_size if path.exists() else 0
             if now > before + grown:
