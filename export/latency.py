@@ -58,9 +58,9 @@ def side_by_side(
     known_ms: float = math.inf,
     seconds: float = 40.0,
 ) -> tuple[Measurement, Measurement]:
-    """Latencies of the dense and of the pruned network, from one interleaved run.
+    """Latencies of the dense and of the pruned network, from interleaved runs.
 
-    Taken again where the dense network was much slower than ``known_ms``.
+    Those in which the dense network was slower than ``known_ms`` do not count; see ``quietest``.
     """
     runs = [target.load(dense), target.load(pruned)]
     first, second = quietest(runs, known_ms, seconds=seconds, error=ERROR)

@@ -18,8 +18,8 @@ from hwprune.graph import ChannelGraph
 from hwprune.knapsack.offered import Offered
 from hwprune.latency.fill import Networks, batch_of
 from hwprune.latency.measure import (
+    CALM,
     MOST_NOISE,
-    SLOW,
     Measurement,
     interleave,
     quietest,
@@ -312,7 +312,7 @@ class _Bench:
     def busy(self, turn: Round) -> str:
         """Why the ratio is not to be trusted; empty where it is."""
         slower = turn.dense_ms / self.known_ms
-        if slower <= SLOW:
+        if slower <= CALM:
             return ""
         return (
             f"The dense network took {slower:.2f} times its known latency: the machine is busy, or "

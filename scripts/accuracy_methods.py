@@ -72,14 +72,17 @@ def nearest(job: Job, budget: float, build: Callable[[float], Any], load: Callab
     Each share that is tried lies on the line between the nearest ones above and below, though not
     within a tenth of their distance to either.
     """
-    dense = job.target.load(job.networks.dense)
+    dense, known_ms = job.target.load(job.networks.dense), job.table.network(job.graph).dense_ms
     low, high, best = (0.0, 0.0), (1.0, 1.0), None  # share, ratio
     for _ in range(PROBES):
         part = (AIM * budget - low[1]) / max(high[1] - low[1], 1e-9)
         share = low[0] + min(max(part, 0.1), 0.9) * (high[0] - low[0])
         try:
             built = build(share)
-            ratio = _ratio(dense, load(built), job.table.network(job.graph).dense_ms)
+            loaded = load(built)
+            ratio = _ratio(dense, loaded, known_ms)
+            if ratio <= budget:  # again, as hwprune's loop does: the greater counts
+                ratio = max(ratio, _ratio(dense, loaded, known_ms))
         except BudgetError:  # too small for this method
             low = (share, low[1])
             continue

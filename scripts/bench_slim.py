@@ -5,11 +5,13 @@ Each method makes a network for every budget, measured within it, and each netwo
 the same epochs on the same images. ``separate`` networks are made by themselves, as `hwprune run`
 does; ``slim`` (our nested plans), ``multi_base`` (importance taken again on each network),
 ``widest_teaches`` (the narrower networks taught as in the paper) and ``uniform`` (every group keeps
-the same share of its channels, those of the largest weights) are one network each. Channels are
-chosen and measured once for all seeds, which differ in the order and the augmentation of the
-training images. Every cell (network, method, budget, seed) is a line of RESULTS, from the exported
-file; what is there, of this device with this runtime, is not made again, and a run that was stopped
-goes on.
+the same share of its channels, those of the largest weights) are one network each.
+
+Channels are chosen, and exported files measured, with the first seed, one after the other. The
+other seeds, which differ in the order and the augmentation of the training images, train the same
+widths and have the first one's latency: PROCESSES at once, when all is measured. Every cell
+(network, method, budget, seed) is a line of RESULTS, from the exported file; what is there, of this
+device with this runtime, is not made again, and a run that was stopped goes on.
 
     python scripts/bench_slim.py --networks mobilenet_v2 --clothing clothing --weights weights
     python scripts/bench_slim.py --draw
@@ -20,18 +22,24 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import torch
 from accuracy_methods import OFFERED, nearest
+from hwprune.export.to_onnx import save_onnx
+from hwprune.export.verify import verify
 from results_file import append_row, read_rows, redraw
 from rich.console import Console
 from slim_table import draw, tables
 from trained_networks import CIFAR, job_of, make_dense, of_recipe
 
 from hwprune import baselines
-from hwprune.budget import ROOM, FittedPlan
+from hwprune.budget import ROOM, Budget, FittedPlan
 from hwprune.errors import BudgetError, HwpruneError
 from hwprune.job import SLIM_FACTS, Job
 from hwprune.plan import Plan
@@ -39,9 +47,12 @@ from hwprune.recipe import Recipe
 from hwprune.score import score
 from hwprune.slimming.in_place import InPlace
 from hwprune.slimming.nested import NestedPlan
+from hwprune.slimming.slim_file import load_slim
 from hwprune.slimming.slim_run import Asked, SlimRun, slim_run
-from hwprune.slimming.slim_steps import make_pruned, run_slim
+from hwprune.slimming.slim_steps import TRAINED as SLIM_FILE
+from hwprune.slimming.slim_steps import is_slim, make_pruned, run_slim, train_slim
 from hwprune.steps import profile_step, run
+from hwprune.train_steps import finetune_step
 
 ROOT = Path(__file__).resolve().parents[1]
 BUDGETS = {
@@ -60,7 +71,7 @@ DIGITS: dict[str, Any] = {  # to try the script out: nothing to download, a devi
 }
 RESNET56 = {"data": f"{CIFAR}:lossless_data", "dense_epochs": 0}  # true pixels, as its weights know
 TRAINED = ("finetune.json", "export.json", "verify.json", "report.*", "*.onnx", "student*",
-           "slim.safetensors", "*.checkpoint*")  # fmt: skip
+           SLIM_FILE, "*.checkpoint*")  # fmt: skip
 OURS, PAPER = InPlace(), InPlace(soft=0.9, hard=0.1, temperature=1.0, taught_by="widest")
 Row = dict[str, Any]
 
@@ -73,6 +84,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--budgets", nargs="+", type=float, help="shares of the dense latency")
     parser.add_argument("--seeds", nargs="+", default=[0, 1, 2], type=int)
+    parser.add_argument("--processes", default=2, type=int, help="networks trained at once")
     parser.add_argument("--epochs", default=4, type=int)
     parser.add_argument("--clothing", default="clothing", help="folder of the photographs")
     parser.add_argument("--weights", default="weights", type=Path, help="folder of the weights")
@@ -81,10 +93,13 @@ def main() -> None:
     parser.add_argument("--draw", action="store_true", help="write into docs alone")
     given = parser.parse_args()
     if not given.draw:
-        for network in given.networks:
-            for seed in given.seeds:
-                for method in given.methods:
-                    _fill(given, network, method, seed)
+        again = [
+            each
+            for network in given.networks
+            for method in given.methods
+            for each in _fill(given, network, method)
+        ]
+        _train_all(given, again)
     rows = read_rows(given.results)
     drawn = tables(rows, list(METHODS))
     print(drawn)
@@ -93,38 +108,101 @@ def main() -> None:
         draw(rows, list(METHODS), ROOT / "docs" / "slim.svg")
 
 
-def _fill(given: argparse.Namespace, network: str, method: str, seed: int) -> None:
+@dataclass(frozen=True)
+class Again:
+    """What was made and measured with the first seed, and is to be trained with another.
+
+    Attributes:
+        first: the first seed's folder, of one network or of several widths.
+        recipe: with the other seed and a folder of its own.
+        rows: of the first seed.
+    """
+
+    first: Path
+    recipe: Recipe
+    rows: tuple[Row, ...]
+
+
+def _fill(given: argparse.Namespace, network: str, method: str) -> Iterator[Again]:
+    """Make what is missing of the first seed; what is missing of the others."""
     budgets = given.budgets or BUDGETS[network]
     dense = _dense(given, network)
-    key = {"network": network, "method": method, "seed": seed, "epochs": given.epochs,
+    key = {"network": network, "method": method, "epochs": given.epochs,
            "environment": dense.target.environment()}  # fmt: skip
-    done = [row["budget"] for row in read_rows(given.results) if key.items() <= row.items()]
-    left = [budget for budget in budgets if budget not in done]
-    if not left:
-        return
-    make_dense(dense)
-    dense.recipe.save(dense.folder / "recipe.toml")
-    if method != "separate":
-        left = list(budgets)  # they are one network
     of = "" if method == "separate" else "-" + "-".join(map(str, budgets))
-    first, folder = (
-        given.out / network / f"{method}-{number}-{given.epochs}{of}"
-        for number in (given.seeds[0], seed)
-    )
-    if first.exists() and not folder.exists():
-        shutil.copytree(first, folder, ignore=shutil.ignore_patterns(*TRAINED))
-    recipe = dense.recipe.but("the benchmark", out=str(folder), seed=seed, epochs=given.epochs)
+
+    def own(seed: int) -> tuple[Recipe, dict[float, Row]]:
+        folder = given.out / network / f"{method}-{seed}-{given.epochs}{of}"
+        rows = [r for r in read_rows(given.results) if (key | {"seed": seed}).items() <= r.items()]
+        recipe = dense.recipe.but("the benchmark", out=str(folder), seed=seed, epochs=given.epochs)
+        return recipe, {row["budget"]: row for row in rows}
+
+    first, done = own(given.seeds[0])
+    if left := [budget for budget in budgets if budget not in done]:
+        make_dense(dense)
+        dense.recipe.save(dense.folder / "recipe.toml")
+        _lend(dense.folder, Path(first.out))
+        try:
+            rows = METHODS[method](first, left if method == "separate" else budgets)
+        except BudgetError as reason:
+            rows = [{"budget": budget, "unreachable": str(reason)} for budget in left]
+        for row in rows:
+            if row["budget"] in left:
+                append_row(given.results, {**key, "seed": given.seeds[0], **row})
+    _, made = own(given.seeds[0])
+    for seed in given.seeds[1:]:
+        recipe, there = own(seed)
+        rows = [made[b] for b in budgets if b not in there and "top1" in made[b]]
+        if method != "separate":  # one network
+            yield from [Again(Path(first.out), recipe, tuple(rows))] * bool(rows)
+            continue
+        for row in rows:
+            name = f"{row['budget']}x"
+            alone = recipe.but("the benchmark", out=str(Path(recipe.out) / name), budget=name)
+            yield Again(Path(first.out) / name, alone, (row,))
+
+
+def _lend(dense: Path, folder: Path) -> None:
+    """Give a folder the dense network."""
+    folder.mkdir(parents=True, exist_ok=True)
     for name in ("dense.json", "dense.safetensors", "trace.json"):
-        folder.mkdir(parents=True, exist_ok=True)
-        if (dense.folder / name).exists():
-            shutil.copyfile(dense.folder / name, folder / name)
-    try:
-        rows = METHODS[method](recipe, left)
-    except BudgetError as reason:
-        rows = [{"budget": budget, "unreachable": str(reason)} for budget in left]
-    for row in rows:
-        if row["budget"] not in done:
-            append_row(given.results, {**key, **row})
+        if (dense / name).exists():
+            shutil.copyfile(dense / name, folder / name)
+
+
+def _train_all(given: argparse.Namespace, again: Sequence[Again]) -> None:
+    longest = sorted(again, key=lambda each: -len(each.rows))
+    with ProcessPoolExecutor(given.processes, mp_context=get_context("spawn")) as pool:
+        for done in as_completed([pool.submit(_train, each) for each in longest]):
+            for row in done.result():
+                append_row(given.results, row)
+                words = ("network", "method", "budget", "seed", "top1")
+                print(*(row[word] for word in words), flush=True)
+
+
+def _train(again: Again) -> list[Row]:
+    """Train the same channels on one core; the rows, from the exported files."""
+    torch.set_num_threads(1)
+    job = Job(again.recipe, Console(quiet=True))
+    shutil.rmtree(job.folder, ignore_errors=True)
+    shutil.copytree(again.first, job.folder, ignore=shutil.ignore_patterns(*TRAINED))
+    if is_slim(job):
+        train_slim(job)
+        slim = load_slim(job.folder / SLIM_FILE, job.loaded.model)
+        students = [slim.alone(f"{row['budget']}x") for row in again.rows]
+    else:
+        finetune_step(job)
+        students = [job.student()]
+    rows = []
+    for row, student in zip(again.rows, students, strict=True):
+        path = job.folder / f"{row['budget']}x.onnx"
+        save_onnx(job.exported(student), path)
+        budget = Budget.parse(f"{row['budget']}x")
+        found = verify(path, student, job.networks.dense, None, budget, job.test())
+        new = [f"{type(miss).__name__}: {miss}" for miss in found.misses()]
+        own = {"seed": job.recipe.seed, "top1": found.accuracy.top1, "loss": found.accuracy.loss}
+        rows.append({**row, **own, "misses": row["misses"] + new})
+    return rows
 
 
 def _dense(given: argparse.Namespace, network: str) -> Job:
@@ -138,10 +216,7 @@ def separate(recipe: Recipe, budgets: Sequence[float]) -> list[Row]:
     rows = []
     for budget in budgets:
         out = Path(recipe.out) / f"{budget}x"
-        out.mkdir(parents=True, exist_ok=True)
-        for name in ("dense.json", "dense.safetensors", "trace.json"):
-            if (Path(recipe.out) / name).exists():
-                shutil.copyfile(Path(recipe.out) / name, out / name)
+        _lend(Path(recipe.out), out)
         job = Job(recipe.but("the benchmark", out=str(out), budget=f"{budget}x"), Console())
         try:
             run(job, resume=True)
@@ -225,7 +300,7 @@ def _together(
     folder = Path(recipe.out)
     facts = json.loads((folder / SLIM_FACTS).read_text(encoding="utf-8"))
     kept = {each["name"]: each for each in facts["networks"]}
-    file_bytes = (folder / "slim.safetensors").stat().st_size
+    file_bytes = (folder / SLIM_FILE).stat().st_size
     return [
         _row(folder / f"{budget}x", budget)
         | {

@@ -28,7 +28,9 @@ PROBE_RUNS = 5  # whose fastest counts: what ran before has emptied the caches
 QUANTILE = 0.03  # of the samples is the latency: what is above may be of busy moments
 QUIET = 1.10  # samples up to this times the latency were taken on a quiet machine
 LEAST_ROUNDS = 5  # however slow the networks
-SLOW = 1.15  # times its known latency: what a network takes where others empty the shared caches
+CALM = 1.05  # times its known latency: what a network takes while nothing slows it down
+SHORT_ROUNDS = 100  # of a run that may be calm from end to end: seconds, of small networks
+PATIENCE = 3  # times as long as is measured: until then calm runs are waited for
 BLOCKS = 8  # of consecutive samples, whose spread tells the error of a ratio
 MOST_NOISE = 0.01  # of ratios of whole networks: a calibration with more is not to be trusted
 ROUNDS_FOR_ERROR = 25 * BLOCKS
@@ -160,7 +162,7 @@ def interleave(
     order = random.Random(0)  # a fixed order would give each network the same predecessor
     for done in itertools.count():
         late = done >= LEAST_ROUNDS and time.monotonic() > end
-        if late or done == rounds or _known_to(error, taken):
+        if late or done == rounds or (done % (5 * BLOCKS) == 0 and _known_to(error, taken)):
             break
         for index in order.sample(range(len(runnables)), len(runnables)):
             times = [runnables[index].run_ms() for _ in range(warm[index] + runs)]
@@ -169,38 +171,56 @@ def interleave(
 
 
 def quietest(
-    runnables: Sequence[Runnable],
+    runnables: Sequence[Timed],
     known_ms: float,
     *,
-    attempts: int = 3,
     seconds: float,
     error: float,
 ) -> list[Measurement]:
-    """As ``interleave``; again where the first network was much slower than it is known to be.
+    """As ``interleave``, in short runs; those in which the first network was slow do not count.
 
-    Ratios of such a run are not to be trusted: what empties shared caches slows a large network
-    down by far more than a small one. Half of MobileNetV2's latency came out as 0.27 of it.
+    Their ratios are too small: what empties shared caches slows a large network down by more than a
+    small one. With the dense MobileNetV2 at 1.07 to 1.18 times its latency they were 4 to 10 % too
+    small, and on a busier machine half of its latency came out as 0.27 of it. A run of half a
+    minute is seldom calm on a busy machine; some of a few seconds are.
 
     Args:
         runnables: networks on the same target, the dense one first.
         known_ms: its latency, as measured before.
-        attempts: of which the one with the fastest first network counts.
-        seconds, error: of each attempt, as in ``interleave``.
+        seconds: of calm runs, after which to stop; of all runs, ``PATIENCE`` times as many.
+        error: stop when the calm runs together tell every ratio to this, as in ``interleave``.
+
+    Returns:
+        A measurement of each network from all calm runs; of the calmest where there was none.
     """
-    best: list[Measurement] | None = None
-    for _ in range(attempts):
-        found = interleave(runnables, seconds=seconds, error=error)
-        if best is None or found[0].latency_ms < best[0].latency_ms:
-            best = found
-        if best[0].latency_ms <= SLOW * known_ms:
-            break
-    assert best is not None
-    return best
+    calm: list[list[Measurement]] = []
+    calmest: list[Measurement] | None = None
+    begun, calm_seconds = time.monotonic(), 0.0
+    while calmest is None or (
+        calm_seconds < seconds and time.monotonic() - begun < PATIENCE * seconds
+    ):
+        start = time.monotonic()
+        run = interleave(runnables, rounds=SHORT_ROUNDS, seconds=seconds / 6)
+        if calmest is None or run[0].latency_ms < calmest[0].latency_ms:
+            calmest = run
+        if run[0].latency_ms <= CALM * known_ms:
+            calm.append(run)
+            calm_seconds += time.monotonic() - start
+            if _known_to(error, [m.times_ms for m in _together(calm)]):
+                break
+    return _together(calm or [calmest])
+
+
+def _together(runs: Sequence[Sequence[Measurement]]) -> list[Measurement]:
+    """Each network's samples of all runs."""
+    return [
+        Measurement(tuple(itertools.chain.from_iterable(each.times_ms for each in own)))
+        for own in zip(*runs, strict=True)
+    ]
 
 
 def _known_to(error: float | None, taken: Sequence[Sequence[float]]) -> bool:
-    done = len(taken[0])
-    if error is None or done < ROUNDS_FOR_ERROR or done % (5 * BLOCKS):
+    if error is None or len(taken[0]) < ROUNDS_FOR_ERROR:
         return False
     first, *others = (Measurement(tuple(times)) for times in taken)
     return all(ratio_error(first, other) <= error for other in others)
