@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 import torch
 
-torch.set_num_threads(1)  # the networks are tiny, and spinning threads starve busy machines
+# The networks are tiny, and spinning threads starve busy machines: here and in what tests start,
+# where sums over more threads would round differently as well.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

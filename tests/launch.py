@@ -8,10 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import torch
 
-
-def start(count: int, *arguments: str, own_session: bool = False) -> list[subprocess.Popen[str]]:
+def start(count: int, *arguments: str) -> list[subprocess.Popen[str]]:
     """``python *arguments``, ``count`` times, with what a launcher tells the processes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -21,7 +19,6 @@ def start(count: int, *arguments: str, own_session: bool = False) -> list[subpro
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
         "WORLD_SIZE": str(count),
-        "OMP_NUM_THREADS": str(torch.get_num_threads()),
         "PYTHONPATH": os.pathsep.join(
             [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
         ),
