@@ -40,7 +40,7 @@ from trained_networks import CIFAR, job_of, make_dense, of_recipe
 
 from hwprune import baselines
 from hwprune.budget import ROOM, Budget, FittedPlan
-from hwprune.errors import BudgetError, HwpruneError
+from hwprune.errors import BudgetError, HwpruneError, NotMeasured
 from hwprune.job import SLIM_FACTS, Job
 from hwprune.plan import Plan
 from hwprune.recipe import Recipe
@@ -199,7 +199,8 @@ def _train(again: Again) -> list[Row]:
         save_onnx(job.exported(student), path)
         budget = Budget.parse(f"{row['budget']}x")
         found = verify(path, student, job.networks.dense, None, budget, job.test())
-        new = [f"{type(miss).__name__}: {miss}" for miss in found.misses()]
+        misses = (miss for miss in found.misses() if not isinstance(miss, NotMeasured))
+        new = [f"{type(miss).__name__}: {miss}" for miss in misses]
         own = {"seed": job.recipe.seed, "top1": found.accuracy.top1, "loss": found.accuracy.loss}
         rows.append({**row, **own, "misses": row["misses"] + new})
     return rows
