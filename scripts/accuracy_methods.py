@@ -1,28 +1,27 @@
 """The rows of ``bench_accuracy.py``: ways to prune a network to a measured latency.
 
 Each method makes networks of any size from one number in (0, 1]; that number is found by search on
-the measured latency, so that all meet the same budget on the same target. Ours closes its own
-loop. What is compared is the choice of channels and widths; training is the same but where a row
-says otherwise.
+the measured latency. All searches, ours too, go on side by side, their networks measured in the
+same interleaved runs, so that all meet the same budget in the same minutes. What is compared is the
+choice of channels and widths; training is the same but where a row says otherwise.
 """
 
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from hwprune.export.to_onnx import to_onnx
 from torch import Tensor, nn
 
 from hwprune import baselines
-from hwprune.budget import Budget
-from hwprune.choose import before_last_round, choose, scores_of, student_of
+from hwprune.choose import before_last_round, scores_of, student_of
 from hwprune.errors import BudgetError
-from hwprune.importance.rounds import Partial, ScoresOf
+from hwprune.evaluate import reestimate_norms
 from hwprune.job import Job
 from hwprune.knapsack.offered import width_options
 from hwprune.knapsack.worth import best_channels
@@ -31,14 +30,18 @@ from hwprune.plan import Plan
 from hwprune.prepare import prepare
 from hwprune.score import score
 from hwprune.solve import solve
+from hwprune.targets import Loadable, Runnable
 from hwprune.training.distill import Distillation
 
 LEAST = 0.98  # of the budget, as measured: the search stops above this, or at its last probe
 AIM = 0.99  # of the budget
 PROBES = 9  # networks measured in a search
+SECONDS = 2.0  # of measuring, for each network, or less where ratios are known earlier
 PLAIN = Distillation(gamma=0.0)  # cross-entropy and the teacher's soft labels
 INNER = Distillation()
 OFFERED = {"min_fraction": 0.125}
+T = TypeVar("T")
+K = TypeVar("K")
 
 
 @dataclass
@@ -47,45 +50,54 @@ class Pruned:
 
     Attributes:
         student: the network.
-        ratio: its measured latency as a share of the dense one's, of one interleaved run.
         how: what it is trained with beside the labels.
         plan: which channels it keeps; of networks that hwprune has cut.
+        ratio: its measured latency as a share of the dense one's, of one interleaved run.
     """
 
     student: nn.Module
-    ratio: float
     how: Distillation = PLAIN
     plan: Plan | None = None
+    ratio: float = 0.0
 
 
-Method = Callable[[Job, float], Pruned]  # budget as a share of the dense latency
+@dataclass
+class Size:
+    """A network of a method: what is timed of it, and how it is made."""
+
+    network: Loadable
+    make: Callable[[], Pruned]
+
+
+Sizes: TypeAlias = Callable[[float], Size]  # of a share of something that latency grows with
+Method: TypeAlias = Callable[[Job, float], Sizes]  # budget as a share of the dense latency
+Search: TypeAlias = Generator[Runnable, float, tuple[T, float]]  # told the ratio of what it yields
 
 
 class Unreachable(Exception):
     """No network of the method was measured within the budget."""
 
 
-def nearest(job: Job, budget: float, build: Callable[[float], Any], load: Callable[[Any], Any],
-             ) -> tuple[Any, float]:  # fmt: skip
+def search(budget: float, build: Callable[[float], T], load: Callable[[T], Runnable]) -> Search[T]:
     """Where the measured latency crosses the budget: what was built nearest below, and its ratio.
 
     Each share that is tried lies on the line between the nearest ones above and below, though not
-    within a tenth of their distance to either.
+    within a tenth of their distance to either. What is within the budget is measured twice, as
+    hwprune's loop does it, and the greater ratio counts.
     """
-    dense, known_ms = job.target.load(job.networks.dense), job.table.network(job.graph).dense_ms
     low, high, best = (0.0, 0.0), (1.0, 1.0), None  # share, ratio
     for _ in range(PROBES):
         part = (AIM * budget - low[1]) / max(high[1] - low[1], 1e-9)
         share = low[0] + min(max(part, 0.1), 0.9) * (high[0] - low[0])
         try:
             built = build(share)
-            loaded = load(built)
-            ratio = _ratio(dense, loaded, known_ms)
-            if ratio <= budget:  # again, as hwprune's loop does: the greater counts
-                ratio = max(ratio, _ratio(dense, loaded, known_ms))
         except BudgetError:  # too small for this method
             low = (share, low[1])
             continue
+        run = load(built)
+        ratio = yield run
+        if ratio <= budget:
+            ratio = max(ratio, (yield run))
         if ratio > budget:
             high = (share, ratio)
             continue
@@ -99,23 +111,49 @@ def nearest(job: Job, budget: float, build: Callable[[float], Any], load: Callab
     return best
 
 
-def _ratio(dense: Any, network: Any, known_ms: float) -> float:
-    first, second = quietest([dense, network], known_ms, seconds=8, error=0.005)
-    return second.latency_ms / first.latency_ms
+def side_by_side(
+    job: Job, searches: Mapping[K, Search[T]]
+) -> Iterator[tuple[K, tuple[T, float] | Unreachable]]:
+    """What each search finds, when it has; all networks that they ask for are measured together."""
+    dense, known_ms = job.target.load(job.networks.dense), job.table.network(job.graph).dense_ms
+    asked: dict[K, Runnable] = {}
+    ratios: dict[K, float | None] = dict.fromkeys(searches)
+    while True:
+        for key, ratio in ratios.items():
+            asked.pop(key, None)
+            try:
+                asked[key] = searches[key].send(ratio)  # type: ignore[arg-type]  # None starts it
+            except StopIteration as found:
+                yield key, found.value
+            except Unreachable as reason:
+                yield key, reason
+        if not asked:
+            return
+        begun, seconds = time.monotonic(), SECONDS * (1 + len(asked))
+        first, *others = quietest(
+            [dense, *asked.values()], known_ms, seconds=max(seconds, 8), error=0.005
+        )
+        ratios = {k: m.latency_ms / first.latency_ms for k, m in zip(asked, others, strict=True)}
+        took = time.monotonic() - begun
+        print(f"{len(asked)} networks, dense {first.latency_ms:.3f} ms, {took:.0f} s", flush=True)
 
 
-def _by_plan(plan_at: Callable[[Job, float], Plan], how: Distillation = PLAIN) -> Method:
+def _sizes_of_plans(
+    plan_at: Callable[[Job, float], Plan], how: Distillation = PLAIN, *, refit: bool = False
+) -> Method:
     """A method that chooses widths; the network is cut and its statistics estimated again."""
 
-    def method(job: Job, budget: float) -> Pruned:
-        plan, ratio = nearest(
-            job,
-            budget,
-            lambda share: plan_at(job, share),
-            lambda plan: job.target.load(job.networks.at(plan.widths)),
-        )
-        student = prepare(job.dense, job.graph, plan, job.calibration())
-        return Pruned(student, ratio, how, plan)
+    def method(job: Job, budget: float) -> Sizes:
+        def size(share: float) -> Size:
+            plan = plan_at(job, share)
+
+            def make() -> Pruned:
+                images, known = job.calibration(), job.features if refit else None
+                return Pruned(prepare(job.dense, job.graph, plan, images, known=known), how, plan)
+
+            return Size(job.networks.at(plan.widths), make)
+
+        return size
 
     return method
 
@@ -222,102 +260,91 @@ def _torch_pruning(importance_name: str, everywhere: bool) -> Method:
             model(job.example)  # a wrong cut does not run
         return model
 
-    def method(job: Job, budget: float) -> Pruned:
-        student, ratio = nearest(
-            job,
-            budget,
-            lambda share: build(job, share),
-            lambda model: job.target.load(to_onnx(model, job.example)),
-        )
-        from hwprune.evaluate import reestimate_norms
+    def method(job: Job, budget: float) -> Sizes:
+        def size(share: float) -> Size:
+            model = build(job, share)
 
-        reestimate_norms(student, job.calibration())
-        return Pruned(student, ratio)
+            def make() -> Pruned:
+                reestimate_norms(model, job.calibration())
+                return Pruned(model)
 
-    return method
+            return Size(to_onnx(model, job.example), make)
 
-
-def _ours(how: Distillation = INNER, **recipe: Any) -> Method:
-    """The whole of hwprune, with some of the recipe's options changed."""
-
-    def method(job: Job, budget: float) -> Pruned:
-        out = str(job.folder / f"{budget}x-{job.recipe.seed}")
-        mine = Job(replace(job.recipe, budget=f"{budget}x", out=out, **recipe), job.console)
-        for name in ("target", "data", "loaded", "dense", "example", "graph", "planned", "table",
-                     "scores"):  # fmt: skip
-            if name != "scores" or "criterion" not in recipe:
-                vars(mine)[name] = getattr(job, name)
-        try:
-            of = scores_of(mine)
-            partial = before_last_round(mine, of)
-            chosen = _chosen_once(mine, partial, of)
-        except BudgetError as error:
-            raise Unreachable(str(error)) from error
-        plan = partial.within(chosen)
-        return Pruned(student_of(mine, partial, plan), chosen.measured_ratio or math.nan, how, plan)
+        return size
 
     return method
 
 
-def _chosen_once(job: Job, partial: Partial, of: ScoresOf) -> Plan:
-    """The plan nearest below the budget; the same for rows that only train otherwise.
+def _ours(**recipe: Any) -> Method:
+    """hwprune, with some of the recipe's options changed."""
 
-    The loop keeps room for other minutes, which the other methods' search does not: it is asked for
-    that much more first.
-    """
-    recipe = job.recipe
-    words = [recipe.criterion, recipe.compensate, recipe.depth, recipe.rounds]
-    path = job.folder / f"plan-{'-'.join(map(str, words))}.json"
-    if not path.exists():
-        job.folder.mkdir(parents=True, exist_ok=True)
+    def method(job: Job, budget: float) -> Sizes:
+        mine = _job_of_ours(job, budget, recipe)
+        of = scores_of(mine)
+        partial = before_last_round(mine, of)
         scores = partial.lift(of(partial.model, partial.graph))
-        most = job.budget.ratio or 1.0
-        for more in (1.02, 1.01, 1.0):
-            vars(job)["budget"] = Budget(ratio=more * most)
-            plan = choose(job, scores).plan
-            if (plan.measured_ratio or math.inf) <= most:
-                break
-        plan.save(path)
-    return Plan.load(path)
 
+        def size(share: float) -> Size:
+            plan = solve(
+                job.graph, scores, job.table, budget_ms=share * _dense_ms(job), **mine.limits
+            )
+            plan = partial.within(plan)
+            return Size(
+                job.networks.at(plan.widths),
+                lambda: Pruned(student_of(mine, partial, plan), INNER, plan),
+            )
 
-def _with_ours(plan_at: Callable[[Job, float], Plan]) -> Method:
-    """As ours in everything but the choice of widths."""
-    by_plan = _by_plan(plan_at, INNER)
-
-    def method(job: Job, budget: float) -> Pruned:
-        pruned = by_plan(job, budget)
-        assert pruned.plan is not None
-        pruned.student = prepare(
-            job.dense, job.graph, pruned.plan, job.calibration(), known=job.features
-        )
-        return pruned
+        return size
 
     return method
+
+
+def _job_of_ours(job: Job, budget: float, recipe: Mapping[str, Any]) -> Job:
+    out = str(job.folder / f"{budget}x-{job.recipe.seed}")
+    mine = Job(replace(job.recipe, budget=f"{budget}x", out=out, **recipe), job.console)
+    mine.folder.mkdir(parents=True, exist_ok=True)
+    for name in ("target", "data", "loaded", "dense", "example", "graph", "planned", "table",
+                 "features", "scores"):  # fmt: skip
+        if name != "scores" or "criterion" not in recipe:
+            vars(mine)[name] = getattr(job, name)
+    return mine
+
+
+def _taught_plainly(job: Job, pruned: Pruned) -> Pruned:
+    return replace(pruned, how=PLAIN)
+
+
+def _not_refitted(job: Job, pruned: Pruned) -> Pruned:
+    assert pruned.plan is not None
+    student = prepare(job.dense, job.graph, pruned.plan, job.calibration())
+    return replace(pruned, student=student)
 
 
 PEERS: dict[str, Method] = {
-    "uniform width": _by_plan(_uniform),
-    "magnitude": _by_plan(_magnitude),
+    "uniform width": _sizes_of_plans(_uniform),
+    "magnitude": _sizes_of_plans(_magnitude),
     "Torch-Pruning, Taylor, global": _torch_pruning("GroupTaylorImportance", True),
     "Torch-Pruning, Taylor, local": _torch_pruning("GroupTaylorImportance", False),
     "Torch-Pruning, norm, global": _torch_pruning("GroupMagnitudeImportance", True),
     "Torch-Pruning, norm, local": _torch_pruning("GroupMagnitudeImportance", False),
-    "FLOPs knapsack, inner distillation": _by_plan(_paper, INNER),
-    "ordered groups by latency": _by_plan(_ordered),
+    "FLOPs knapsack, inner distillation": _sizes_of_plans(_paper, INNER),
+    "ordered groups by latency": _sizes_of_plans(_ordered),
 }
 OURS: dict[str, Method] = {"hwprune": _ours()}
-ABLATIONS: dict[str, Method] = {
-    "hwprune, MACs for milliseconds": _with_ours(_ours_by_macs),
-    "hwprune, input widths frozen": _with_ours(_ours_frozen),
-    "hwprune, no inner distillation": _ours(PLAIN),
-    "hwprune, no refitting": _ours(reconstruct=False),
+PARTS: dict[str, Method] = {  # of ours, switched off or on
+    "hwprune, MACs for milliseconds": _sizes_of_plans(_ours_by_macs, INNER, refit=True),
+    "hwprune, input widths frozen": _sizes_of_plans(_ours_frozen, INNER, refit=True),
     "hwprune, with compensation": _ours(compensate=100),
     "hwprune, with depth": _ours(depth=True),
-    "hwprune, with depth, no inner distillation": _ours(PLAIN, depth=True),
-    "hwprune, with depth, no refitting": _ours(depth=True, reconstruct=False),
     "hwprune, in three rounds": _ours(rounds=3),
     "hwprune, Taylor": _ours(criterion="taylor"),
     "hwprune, gate Taylor": _ours(criterion="gate_taylor"),
 }
-METHODS = {**OURS, **PEERS, **ABLATIONS}
+LIKE: dict[str, tuple[str, Callable[[Job, Pruned], Pruned]]] = {  # the channels of another method
+    "hwprune, no inner distillation": ("hwprune", _taught_plainly),
+    "hwprune, no refitting": ("hwprune", _not_refitted),
+    "hwprune, with depth, no inner distillation": ("hwprune, with depth", _taught_plainly),
+    "hwprune, with depth, no refitting": ("hwprune, with depth", _not_refitted),
+}
+ABLATIONS = [*PARTS, *LIKE]
+METHODS = {**OURS, **PEERS, **PARTS}

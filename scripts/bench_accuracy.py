@@ -5,8 +5,8 @@ Every network is first trained on the data as it is; that is the dense baseline 
 all rows. Every cell of the grid (network, method, budget, seed) is a line of RESULTS, written when
 it is done and skipped when it is there, made on this device with this runtime in as many epochs; so
 the grid fills over many runs, and every device and runtime has its own. Networks are chosen and
-measured one after the other, once for all seeds, which differ in the order and the augmentation of
-the training images; training then runs in PROCESSES at once.
+measured side by side, once for all seeds, which differ in the order and the augmentation of the
+training images; training then runs in PROCESSES at once.
 
     python scripts/bench_accuracy.py --networks resnet20 --methods all --budgets 0.7 0.5 0.35
     python scripts/bench_accuracy.py --draw
@@ -19,20 +19,31 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
-from accuracy_methods import ABLATIONS, METHODS, OURS, PEERS, Pruned, Unreachable
+from accuracy_methods import (
+    ABLATIONS,
+    LIKE,
+    METHODS,
+    OURS,
+    PEERS,
+    Pruned,
+    Unreachable,
+    search,
+    side_by_side,
+)
 from accuracy_table import head, tables
 from hwprune.export.to_onnx import to_onnx
 from results_file import append_row, read_rows, redraw
 from trained_networks import job_of, make_dense, of_recipe
 
+from hwprune.errors import BudgetError
 from hwprune.evaluate import evaluate
 from hwprune.files import write_atomically, write_text
 from hwprune.job import Job
@@ -43,7 +54,7 @@ from hwprune.train import Teaching, Training, finetune
 
 ROOT = Path(__file__).resolve().parents[1]
 SETS = {
-    "all": list(METHODS),
+    "all": [*OURS, *PEERS, *ABLATIONS],
     "peers": [*OURS, *PEERS],
     "ablations": [*OURS, *ABLATIONS],
 }
@@ -63,7 +74,9 @@ def main() -> None:
     """Fill the results file and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--networks", nargs="+", default=["resnet20", "mobilenet_v2"])
-    parser.add_argument("--methods", nargs="+", default=["all"], help=", ".join((*SETS, *METHODS)))
+    parser.add_argument(
+        "--methods", nargs="+", default=["all"], help=", ".join((*SETS, *SETS["all"]))
+    )
     parser.add_argument("--budgets", nargs="+", default=[0.7, 0.5, 0.35], type=float)
     parser.add_argument("--seeds", nargs="+", default=[0, 1, 2], type=int)
     parser.add_argument("--epochs", default=2, type=int)
@@ -84,7 +97,7 @@ def main() -> None:
     elif not given.draw:
         _fill(given)
     rows = read_rows(given.results)
-    drawn = tables(rows, [*OURS, *PEERS], list(ABLATIONS))
+    drawn = tables(rows, [*OURS, *PEERS], ABLATIONS)
     print(drawn)
     if given.draw:
         redraw(ROOT / "docs" / "accuracy.md", Path(__file__).name, drawn)
@@ -94,6 +107,8 @@ def main() -> None:
 
 def _fill(given: argparse.Namespace) -> None:
     methods = [m for name in given.methods for m in SETS.get(name, [name])]
+    if unknown := set(methods) - set(SETS["all"]):
+        raise SystemExit(f"No method is called {', '.join(unknown)}; see --help.")
     for network in given.networks:
         dense = _dense(given, network)
         key = _key(given, dense)
@@ -140,7 +155,7 @@ def _measure(given: argparse.Namespace, network: str) -> None:
     }
     make_dense(dense)
     dense.dense  # noqa: B018 - whose classes the saved networks are made of
-    students = [torch.load(path, weights_only=False)[0].student for path in chosen.values()]
+    students = [torch.load(path, weights_only=False).student for path in chosen.values()]
     files = [dense.networks.dense, *(to_onnx(s.eval(), dense.example) for s in students)]
     runs = [dense.target.load(file) for file in files]
     first, *others = interleave(runs, seconds=given.seconds)
@@ -157,36 +172,55 @@ def _chosen(
     given: argparse.Namespace, dense: Job, cells: list[Cell]
 ) -> Iterator[tuple[Cell, Path]]:
     """Every cell with the file of its network, which is within the budget and not trained yet."""
-    paths: dict[tuple[str, float], Path | Unreachable] = {}
+    missed = _choose(dense, dict.fromkeys((cell.method, cell.budget) for cell in cells))
     for cell in cells:
-        key = cell.method, cell.budget
-        if key not in paths:
-            wider = [path for (method, budget), path in paths.items()
-                     if method == cell.method and budget > cell.budget]  # fmt: skip
-            missed = next((path for path in wider if isinstance(path, Unreachable)), None)
-            paths[key] = missed or _choose(dense, *key)  # what misses a budget misses lower ones
-        path = paths[key]
-        if isinstance(path, Unreachable):
-            row = {**asdict(cell), **_key(given, dense), "unreachable": str(path)}
-            append_row(given.results, row)
+        reason = missed.get((cell.method, cell.budget))
+        if reason is None:
+            yield cell, _path(dense, cell.method, cell.budget)
         else:
-            yield cell, path
+            row = {**asdict(cell), **_key(given, dense), "unreachable": str(reason)}
+            append_row(given.results, row)
 
 
-def _choose(dense: Job, method: str, budget: float) -> Path | Unreachable:
-    """The file of a method's network, made now where it is not there; or why there is none."""
-    path = _path(dense, method, budget)
-    if not path.exists():
-        begun = time.monotonic()
+def _choose(
+    dense: Job, wanted: Iterable[tuple[str, float]]
+) -> dict[tuple[str, float], Unreachable]:
+    """Make the files of the methods' networks where they are not there; those that cannot be."""
+    missing = [each for each in wanted if not _path(dense, *each).exists()]
+    sources = dict.fromkeys((LIKE[m][0] if m in LIKE else m, budget) for m, budget in missing)
+    searches, missed = {}, {}
+    for method, budget in sources:
+        if _path(dense, method, budget).exists():
+            continue
         try:
-            pruned = METHODS[method](dense, budget)
-        except Unreachable as reason:
-            print(f"{method} {budget}: {reason}", flush=True)
-            return reason
-        seconds = time.monotonic() - begun
-        write_atomically(path, lambda temporary: torch.save((pruned, seconds), temporary))
-        print(f"{method} {budget}: {pruned.ratio:.3f} in {seconds:.0f} s", flush=True)
-    return path
+            sizes = METHODS[method](dense, budget)
+        except BudgetError as error:
+            missed[method, budget] = Unreachable(str(error))
+            continue
+        searches[method, budget] = search(budget, sizes, lambda s: dense.target.load(s.network))
+    for (method, budget), found in side_by_side(dense, searches):
+        if isinstance(found, Unreachable):
+            missed[method, budget] = found
+            print(f"{method} {budget}: {found}", flush=True)
+            continue
+        size, ratio = found
+        _save(replace(size.make(), ratio=ratio), _path(dense, method, budget))
+        print(f"{method} {budget}: {ratio:.3f}", flush=True)
+    for method, budget in missing:
+        if method not in LIKE:
+            continue
+        source, change = LIKE[method]
+        if (source, budget) in missed:
+            missed[method, budget] = missed[source, budget]
+            continue
+        dense.dense  # noqa: B018 - whose classes the saved network is made of
+        pruned = torch.load(_path(dense, source, budget), weights_only=False)
+        _save(change(dense, pruned), _path(dense, method, budget))
+    return missed
+
+
+def _save(pruned: Pruned, path: Path) -> None:
+    write_atomically(path, lambda temporary: torch.save(pruned, temporary))
 
 
 def _path(dense: Job, method: str, budget: float) -> Path:
@@ -212,8 +246,7 @@ def _train(recipe: Recipe, path: Path) -> dict[str, Any]:
     torch.set_num_threads(1)
     job = _JOBS.setdefault((recipe.model, recipe.seed), Job(recipe))
     dense_model = job.dense  # whose classes the saved network is made of
-    saved: tuple[Pruned, float] = torch.load(path, weights_only=False)  # written by this script
-    pruned, seconds = saved
+    pruned: Pruned = torch.load(path, weights_only=False)  # written by this script
     before = evaluate(pruned.student, job.test())
     plan = pruned.plan or Plan.from_kept(job.graph, {})
     teaching = Teaching(dense_model, job.graph, plan, pruned.how)
@@ -232,7 +265,6 @@ def _train(recipe: Recipe, path: Path) -> dict[str, Any]:
         "ratio": pruned.ratio,
         "macs": _macs(pruned.student, job) / _macs(dense_model, job),
         "params": _params(pruned.student) / _params(dense_model),
-        "choice_s": round(seconds),
         "training_s": round(time.monotonic() - begun),
     }
 

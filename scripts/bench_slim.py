@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accuracy_methods import OFFERED, nearest
+from accuracy_methods import OFFERED, Unreachable, search, side_by_side
 from hwprune.export.to_onnx import save_onnx
 from hwprune.export.verify import verify
 from results_file import append_row, read_rows, redraw
@@ -267,13 +267,22 @@ def _choose_uniform(prepared: SlimRun) -> None:
         budget_ms = share * dense_ms
         return baselines.uniform(job.graph, scores, job.table, budget_ms=budget_ms, **OFFERED)
 
-    found = []
-    for name in sorted(prepared.jobs, key=lambda text: -float(text[:-1])):
-        budget = float(name[:-1])
-        within = (1 - ROOM) * budget  # ours keep two standard errors more
-        plan, ratio = nearest(
-            job, within, plan_at, lambda plan: job.target.load(job.networks.at(plan.widths))
+    names = sorted(prepared.jobs, key=lambda text: -float(text[:-1]))
+    searches = {  # ours keep two standard errors more
+        name: search(
+            (1 - ROOM) * float(name[:-1]),
+            plan_at,
+            lambda plan: job.target.load(job.networks.at(plan.widths)),
         )
+        for name in names
+    }
+    plans = dict(side_by_side(job, searches))
+    found = []
+    for name in names:
+        nearest = plans[name]
+        if isinstance(nearest, Unreachable):
+            raise BudgetError(f"{name}: {nearest}")
+        plan, ratio = nearest
         kept = sum(float(scores[g][list(channels)].sum()) for g, channels in plan.kept.items())
         share = kept / sum(float(each.sum()) for each in scores.values())
         remark = f"uniform widths, measured at {ratio:.3f} of the dense latency"
