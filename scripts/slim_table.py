@@ -50,10 +50,10 @@ def draw(rows: Sequence[Row], methods: Sequence[str], path: Path) -> None:
 
     trained = [row for row in rows if "top1" in row]
     panels = list(networks_of(trained))
-    figure, axes = pyplot.subplots(
-        1, len(panels), figsize=(4.8 * len(panels), 3.6), layout="constrained", squeeze=False
-    )
-    for (title, here, _), panel in zip(panels, axes[0], strict=True):
+    lines = -(-len(panels) // 2)  # two panels on a line
+    figure = pyplot.figure(figsize=(9.6, 3.6 * lines), layout="constrained")
+    for place, (title, here, _) in enumerate(panels, 1):
+        panel = figure.add_subplot(lines, 2, place)
         for number, method in enumerate(methods):
             own = [row for row in here if row["method"] == method]
             means = [
