@@ -71,7 +71,8 @@ def load(directory: Path | str, model: nn.Module | None = None) -> nn.Module:
             "with. Copy both from the same run, or make them again with `hwprune run`."
         )
     try:
-        state = load_file(folder / WEIGHTS)
+        # Copies: in the mapped file tensors are not aligned, and kernels round otherwise.
+        state = {key: tensor.clone() for key, tensor in load_file(folder / WEIGHTS).items()}
     except SafetensorError as error:
         raise InputError(f"{folder / WEIGHTS} cannot be read: {error}.") from error
     dense = copy.deepcopy(model) if model is not None else build_dense(plan, folder / PLAN)

@@ -41,6 +41,7 @@ def test_round_trip(name: str, tmp_path: Path) -> None:
         with slim.at(width), loaded.at(width):
             assert torch.equal(outputs(loaded, inputs)[0], outputs(slim, inputs)[0])
         assert loaded.copied(width) == slim.copied(width)
+    assert {t.data_ptr() % 64 for t in loaded.widest.state_dict().values()} == {0}  # not mapped
     wide, narrow = (dict(n.named_modules()) for n in (loaded.widest, loaded.network("slim")))
     for path, module in narrow.items():
         for key, parameter in wide[path]._parameters.items():

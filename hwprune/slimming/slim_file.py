@@ -123,7 +123,10 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:
             content = json.loads((file.metadata() or {})["hwprune"])
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
+            tensors = {  # copies: see checkpoint.py
+                key: file.get_tensor(key).clone()
+                for key in file.keys()  # noqa: SIM118 - no mapping
+            }
         version = content["version"]
     except FileNotFoundError as error:
         raise InputError(f"No file {path}. Make one with `hwprune slim`.") from error
