@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Mapping
 from typing import Any
@@ -20,6 +21,8 @@ from hwprune.prepare import OnStage, loss_before_training, prepare
 from hwprune.score import score
 from hwprune.solve import solve
 from hwprune.trace import trace
+from hwprune.train import finetune
+from hwprune.train_steps import teaching_of, training_of
 from hwprune.training.chance import chances_of
 
 
@@ -52,6 +55,20 @@ def before_last_round(job: Job, of: ScoresOf) -> Partial:
         share=_share(job),
         rounds=job.recipe.rounds,
         refit=job.recipe.reconstruct,
+        train=functools.partial(_train_between, job),
+    )
+
+
+def _train_between(job: Job, student: nn.Module, plan: Plan) -> None:
+    """Distil a network for as many steps as the recipe wants between two rounds."""
+    recipe = job.recipe
+    if not recipe.round_steps:
+        return
+    training = training_of(job, epochs=1, lr=recipe.lr, epoch_steps=recipe.round_steps)
+    (epoch,) = finetune(student, job.data, training, teaching=teaching_of(job, plan))
+    job.console.print(
+        f"  between rounds, {plan.macs / job.graph.macs():.1%} of the MACs: loss "
+        f"{epoch.loss:.3f}, validation {epoch.validation}"
     )
 
 

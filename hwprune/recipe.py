@@ -24,7 +24,7 @@ _POSITIVE = ("batch", "batch_size", "calibration_images", "lr", "dense_lr", "tem
 _NOT_NEGATIVE = ("image_size", "epochs", "workers", "seed", "weight_decay", "gamma", "soft_weight",
                  "min_width", "multiple", "max_macs", "max_params", "max_weight_bytes",
                  "max_activation_bytes", "compensate", "clip", "mixup", "cutmix",
-                 "checkpoint_steps")  # fmt: skip
+                 "checkpoint_steps", "round_steps")  # fmt: skip
 _CHOICES = {
     "criterion": (
         "surgeon",
@@ -95,6 +95,7 @@ class Recipe:
         0, "networks to try in the search for layer compensation; 0: no search"
     )
     rounds: int = _option(1, "steps towards the budget, importance taken again at each")
+    round_steps: int = _option(0, "steps of training after each of these but the last")
     reconstruct: bool = _option(True, "refit the weights that stay before training")
     calibration_images: int = _option(512, "images for scoring and for batch-norm statistics")
     dense_epochs: int = _option(
@@ -158,6 +159,11 @@ class Recipe:
             raise InputError(
                 "--depth goes with one round and without --compensate: the worth of branches is "
                 "not measured again on the way. Leave one of them out."
+            )
+        if self.round_steps and self.rounds == 1:
+            raise InputError(
+                f"--round-steps {self.round_steps} trains between rounds, and there is one round "
+                "only. Give --rounds 2 or more, or leave it out."
             )
         if not 0 < self.min_fraction <= 1:
             raise InputError(f"--min-fraction must lie in (0, 1], got {self.min_fraction}.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +146,8 @@ class Run:
         self.accelerator = _accelerator(training.precision)
         self.device = self.accelerator.device
         self.layout = _LAYOUTS[training.memory_format]
-        self.per_epoch = steps_per_epoch(len(data.train), training.batch_size, training.accumulate)
+        steps = steps_per_epoch(len(data.train), training.batch_size, training.accumulate)
+        self.per_epoch = min(steps, training.epoch_steps or steps)
         self.mix = Mix(training.mixup, training.cutmix, len(data.classes), training.batch_size)
         set_seed(training.seed, device_specific=True)
         self.model = model.to(self.device).to(memory_format=self.layout)
@@ -180,7 +182,8 @@ class Run:
         if self.training.freeze_norms:
             fix_statistics(self.model)
         # A step is a tuple of batches; the last one may be incomplete and is left out.
-        for step in zip(*[iter(self.batches())] * self.training.accumulate, strict=False):
+        steps = zip(*[iter(self.batches())] * self.training.accumulate, strict=False)
+        for step in islice(steps, self.per_epoch * (self.epoch + 1) - self.step):
             *sums, stop = processes.summed([*self.one_step(step), pressed()])
             loss, top1 = (each / processes.count() for each in sums)
             self.sums = [self.sums[0] + loss, self.sums[1] + top1]

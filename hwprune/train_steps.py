@@ -14,6 +14,7 @@ from hwprune.evaluate import evaluate
 from hwprune.files import write_atomically
 from hwprune.job import Job
 from hwprune.pages.show import progress_bar
+from hwprune.plan import Plan
 from hwprune.slimming.in_place import InPlace
 from hwprune.train import Epoch, Teaching, Training, finetune
 from hwprune.training.distill import Distillation
@@ -49,10 +50,10 @@ def finetune_step(job: Job, *, resume: bool = False) -> None:
     """Distil the dense network into the pruned one."""
     recipe = job.recipe
     student, plan = job.student("pruned"), job.plan
-    distillation = Distillation(recipe.gamma, recipe.soft_weight, recipe.temperature)
-    teaching = Teaching(job.dense, job.graph, plan, distillation)
     training = training_of(job, epochs=recipe.epochs, lr=recipe.lr)
-    history = train_with_progress(job, student, training, "student", teaching, resume=resume)
+    history = train_with_progress(
+        job, student, training, "student", teaching_of(job, plan), resume=resume
+    )
     if not processes.is_main():
         return
     measured = evaluate(student, job.test())
@@ -112,7 +113,15 @@ def train_with_progress(
     return [asdict(epoch) for epoch in history]
 
 
-def training_of(job: Job, *, epochs: int, lr: float) -> Training:
+def teaching_of(job: Job, plan: Plan) -> Teaching:
+    """The dense network as the teacher of one of its plans, as the recipe says."""
+    recipe = job.recipe
+    distillation = Distillation(recipe.gamma, recipe.soft_weight, recipe.temperature)
+    return Teaching(job.dense, job.graph, plan, distillation)
+
+
+def training_of(job: Job, *, epochs: int, lr: float, epoch_steps: int = 0) -> Training:
     """What the recipe says of training; its options have the names that they have there."""
-    names = {field.name for field in fields(Training)} - {"epochs", "lr"}
-    return Training(epochs=epochs, lr=lr, **{name: getattr(job.recipe, name) for name in names})
+    names = {field.name for field in fields(Training)} - {"epochs", "lr", "epoch_steps"}
+    own = {name: getattr(job.recipe, name) for name in names}
+    return Training(epochs=epochs, lr=lr, epoch_steps=epoch_steps, **own)

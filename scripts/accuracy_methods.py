@@ -36,7 +36,7 @@ from hwprune.training.distill import Distillation
 LEAST = 0.98  # of the budget, as measured: the search stops above this, or at its last probe
 AIM = 0.99  # of the budget
 PROBES = 9  # networks measured in a search
-SECONDS = 2.0  # of measuring, for each network, or less where ratios are known earlier
+SECONDS = 1.0  # of measuring, for each network, or less where ratios are known earlier
 PLAIN = Distillation(gamma=0.0)  # cross-entropy and the teacher's soft labels
 INNER = Distillation()
 OFFERED = {"min_fraction": 0.125}
@@ -53,12 +53,14 @@ class Pruned:
         how: what it is trained with beside the labels.
         plan: which channels it keeps; of networks that hwprune has cut.
         ratio: its measured latency as a share of the dense one's, of one interleaved run.
+        untrained_top1: its accuracy on the test images.
     """
 
     student: nn.Module
     how: Distillation = PLAIN
     plan: Plan | None = None
     ratio: float = 0.0
+    untrained_top1: float = 0.0
 
 
 @dataclass
@@ -337,6 +339,7 @@ PARTS: dict[str, Method] = {  # of ours, switched off or on
     "hwprune, with compensation": _ours(compensate=100),
     "hwprune, with depth": _ours(depth=True),
     "hwprune, in three rounds": _ours(rounds=3),
+    "hwprune, in three rounds, trained between": _ours(rounds=3, round_steps=50),
     "hwprune, Taylor": _ours(criterion="taylor"),
     "hwprune, gate Taylor": _ours(criterion="gate_taylor"),
 }

@@ -204,7 +204,7 @@ def _choose(
             print(f"{method} {budget}: {found}", flush=True)
             continue
         size, ratio = found
-        _save(replace(size.make(), ratio=ratio), _path(dense, method, budget))
+        _save(dense, replace(size.make(), ratio=ratio), _path(dense, method, budget))
         print(f"{method} {budget}: {ratio:.3f}", flush=True)
     for method, budget in missing:
         if method not in LIKE:
@@ -215,11 +215,12 @@ def _choose(
             continue
         dense.dense  # noqa: B018 - whose classes the saved network is made of
         pruned = torch.load(_path(dense, source, budget), weights_only=False)
-        _save(change(dense, pruned), _path(dense, method, budget))
+        _save(dense, change(dense, pruned), _path(dense, method, budget))
     return missed
 
 
-def _save(pruned: Pruned, path: Path) -> None:
+def _save(dense: Job, pruned: Pruned, path: Path) -> None:
+    pruned = replace(pruned, untrained_top1=evaluate(pruned.student, dense.test()).top1)
     write_atomically(path, lambda temporary: torch.save(pruned, temporary))
 
 
@@ -247,7 +248,6 @@ def _train(recipe: Recipe, path: Path) -> dict[str, Any]:
     job = _JOBS.setdefault((recipe.model, recipe.seed), Job(recipe))
     dense_model = job.dense  # whose classes the saved network is made of
     pruned: Pruned = torch.load(path, weights_only=False)  # written by this script
-    before = evaluate(pruned.student, job.test())
     plan = pruned.plan or Plan.from_kept(job.graph, {})
     teaching = Teaching(dense_model, job.graph, plan, pruned.how)
     names = ("epochs", "batch_size", "optimizer", "lr", "weight_decay", "label_smoothing",
@@ -258,7 +258,7 @@ def _train(recipe: Recipe, path: Path) -> dict[str, Any]:
     after = evaluate(pruned.student, job.test())
     return {
         "top1": after.top1,
-        "untrained_top1": before.top1,
+        "untrained_top1": pruned.untrained_top1,
         "dense_top1": job.facts("dense")["accuracy"]["top1"],
         "loss": after.loss,
         "images": after.count,

@@ -157,6 +157,11 @@ def test_the_criteria_are_those_of_score() -> None:
     assert set(_CHOICES["criterion"]) == set(CRITERIA)
 
 
+def test_there_is_no_training_between_rounds_where_there_is_one() -> None:
+    with pytest.raises(InputError, match=r"--round-steps 50 trains between rounds, .* --rounds 2"):
+        Recipe.of(round_steps=50)
+
+
 @pytest.mark.parametrize("options", [{"rounds": 2}, {"compensate": 10}])
 def test_depth_goes_alone(options) -> None:
     with pytest.raises(InputError, match="--depth goes with one round"):

@@ -64,9 +64,17 @@ def test_each_round_takes_from_what_the_one_before_has_left() -> None:
             graph, scores, max_macs=share * graph.macs(), multiple=1, min_fraction=0.1
         )
 
+    trained: list[int] = []
+
+    def train(student: nn.Module, plan: Plan) -> None:
+        trained.append(sum(plan.widths.values()))
+        assert trace(student).widths == {n: w for n, w in plan.widths.items() if w > 1}
+
     partial = in_rounds(
-        model, graph, trace, scores_of, plan_of, batches(), share=0.25, rounds=3, refit=False
-    )
+        model, graph, trace, scores_of, plan_of, batches(), share=0.25, rounds=3, refit=False,
+        train=train,
+    )  # fmt: skip
+    assert trained[0] > trained[1] == sum(len(kept) for kept in partial.kept.values())
     assert [round(share, 4) for share in shares] == [0.63, 0.3969]
     assert partial.graph.macs() <= 0.3969 * graph.macs()
     assert partial.graph.widths == {name: len(kept) for name, kept in partial.kept.items()}

@@ -205,6 +205,32 @@ def plain_loss(model: nn.Module, data) -> float:
     return -float(rows.mean())
 
 
+def test_a_short_epoch_begins_as_a_whole_one_and_the_next_goes_on(data, tmp_path) -> None:
+    def train(path: Path | None = None, stop: int = 0, **change: int) -> list[float]:
+        torch.manual_seed(0)
+        net, losses = Net(), []
+
+        def report(step: int, of: int, loss: float, top1: float) -> None:
+            losses.append(loss)
+            if step == stop:
+                raise KeyboardInterrupt
+
+        training = replace(QUICK, schedule="constant", warmup=0.0, **change)
+        try:
+            finetune(net, data, training, checkpoint=path, resume=True, report=report)
+        except Interrupted:
+            return losses
+        return [*losses, float(net.head.weight.detach().sum())]
+
+    whole, short = train(), train(epoch_steps=2)
+    assert short[:2] == whole[:2]
+    assert len(short) == 3 * 2 + 1  # and the network
+    assert short[2] != whole[2]  # the next epoch has an order of its own
+    assert train(epoch_steps=100) == whole
+    begun = train(tmp_path / "checkpoint", stop=3, epoch_steps=2)
+    assert begun + train(tmp_path / "checkpoint", epoch_steps=2) == short
+
+
 def test_the_result_is_the_averaged_weights(data) -> None:
     def train(decay: float) -> nn.Module:
         torch.manual_seed(0)

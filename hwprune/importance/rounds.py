@@ -83,6 +83,7 @@ def in_rounds(
     share: float,
     rounds: int,
     refit: bool = True,
+    train: Callable[[nn.Module, Plan], None] = lambda student, plan: None,
 ) -> Partial:
     """The network after all rounds but the last, which is the caller's to measure.
 
@@ -99,6 +100,7 @@ def in_rounds(
         share: of the dense latency, the budget.
         rounds: how many there are, the last one included; 1 prunes nothing here.
         refit: whether the weights that stay are refitted in each.
+        train: trains a network a little, in place, given the plan that made it of the dense one.
     """
     partial = Partial.of(model, graph)
     for done in range(1, rounds):
@@ -106,5 +108,6 @@ def in_rounds(
         plan = partial.within(plan_of(scores, share ** (done / rounds)))
         known = features(partial.model, partial.graph, batches) if refit else None
         student = prepare(partial.model, partial.graph, partial.own(plan), batches, known=known)
+        train(student, plan)
         partial = Partial(student, trace(student), graph, plan.kept)
     return partial

@@ -13,6 +13,7 @@ class Training:
 
     Attributes:
         epochs: passes over the training images.
+        epoch_steps: steps after which an epoch ends, with images to spare; 0 for no limit.
         batch_size: images at once in a process; a last incomplete step is left out.
         accumulate: batches of every process in a step; batch norms see them one by one.
         optimizer: ``adamw`` or ``sgd`` (Nesterov momentum 0.9).
@@ -35,6 +36,7 @@ class Training:
     """
 
     epochs: int = 8
+    epoch_steps: int = 0
     batch_size: int = 32
     accumulate: int = 1
     optimizer: str = "adamw"
