@@ -16,6 +16,7 @@ from hwprune.profile import profile
 from hwprune.targets.fake import FakeTarget
 from hwprune.trace import trace
 
+pytestmark = pytest.mark.usefixtures("impatient")
 EXAMPLE = torch.zeros(1, 3, 16, 16)
 
 

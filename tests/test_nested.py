@@ -15,6 +15,7 @@ from hwprune.profile import profile
 from hwprune.slimming.nested import Wanted, nested
 from hwprune.targets.fake import FakeTarget
 
+pytestmark = pytest.mark.usefixtures("impatient")
 BUDGETS = ("0.5x", "0.9x", "0.7x")
 
 
