@@ -33,9 +33,7 @@ from hwprune.steps import (
     verify_network,
 )
 from hwprune.trace import trace
-from hwprune.train import Teaching
-from hwprune.train_steps import train_dense_step, train_with_progress, training_of
-from hwprune.training.distill import Distillation
+from hwprune.train_steps import teaching_of, train_dense_step, train_with_progress, training_of
 
 PRUNED, TRAINED = "pruned.safetensors", "slim.safetensors"
 ASKED = "budgets.json"
@@ -190,13 +188,12 @@ def train_slim(job: Job, *, resume: bool = False) -> None:
     """Train all widths together, in one process or in several; ``job`` is of the folder of all."""
     recipe = job.recipe
     slim = load_slim(job.folder / PRUNED, job.loaded.model)
-    distillation = Distillation(recipe.gamma, recipe.soft_weight, recipe.temperature)
     history = train_with_progress(
         job,
         slim,
         training_of(job, epochs=recipe.epochs, lr=recipe.lr),
         "slim",
-        Teaching(job.dense, job.graph, _lying(slim, slim.names[0]), distillation),
+        teaching_of(job, _lying(slim, slim.names[0])),
         resume=resume,
         in_place=Asked.load(job.folder / ASKED).in_place,
     )
