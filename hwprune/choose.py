@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from hwprune.budget import AIM, FittedPlan, Round, fit_budget, plan_budget
+from hwprune.budget import AIM, FittedPlan, Limits, Round, fit_budget, plan_budget
 from hwprune.graph import ChannelGraph
 from hwprune.importance.compensate import Compensation, compensate
+from hwprune.importance.importance import Importance
 from hwprune.importance.reconstruct import features
-from hwprune.importance.rounds import Partial, ScoresOf, in_rounds
+from hwprune.importance.rounds import ImportanceOf, Partial, in_rounds
 from hwprune.job import Job
 from hwprune.pages.show import progress_bar
 from hwprune.plan import Plan
 from hwprune.prepare import OnStage, loss_before_training, prepare
-from hwprune.score import score
+from hwprune.score import score, score_branches
 from hwprune.solve import solve
 from hwprune.trace import trace
 from hwprune.train import finetune
@@ -26,22 +26,28 @@ from hwprune.train_steps import teaching_of, training_of
 from hwprune.training.chance import chances_of
 
 
-def scores_of(job: Job) -> ScoresOf:
+def importance_of(job: Job) -> ImportanceOf:
     """How importance is taken: by the recipe's criterion, compensated where it asks for that."""
     found = _searched(job) if job.recipe.compensate else None
 
-    def of(model: nn.Module, graph: ChannelGraph) -> dict[str, Tensor]:
-        if model is job.dense:
-            own = job.scores
-        else:
-            with chances_of(job.recipe.seed):
-                own = score(model, graph, job.calibration(), job.recipe.criterion)
-        return own if found is None else found.apply(own)
+    def of(model: nn.Module, graph: ChannelGraph) -> Importance:
+        own = _own_importance(job, model, graph)
+        return own if found is None else own.with_channels(graph, found.apply(own.channels))
 
     return of
 
 
-def before_last_round(job: Job, of: ScoresOf) -> Partial:
+def _own_importance(job: Job, model: nn.Module, graph: ChannelGraph) -> Importance:
+    if model is job.dense:
+        return Importance(job.scores, job.branch_scores)
+    images = job.calibration()
+    with chances_of(job.recipe.seed):
+        scores = score(model, graph, images, job.recipe.criterion)
+    branches = score_branches(model, graph, images, scores) if job.recipe.depth else None
+    return Importance(scores, branches)
+
+
+def before_last_round(job: Job, of: ImportanceOf) -> Partial:
     """The network that the last round starts from: the dense one if there is one round only."""
     if job.recipe.rounds == 1:
         return Partial.of(job.dense, job.graph)
@@ -50,7 +56,7 @@ def before_last_round(job: Job, of: ScoresOf) -> Partial:
         job.graph,
         lambda model: trace(model, job.example, keep=job.kept_whole),
         of,
-        lambda scores, share: predicted_plan(job, scores, share),
+        lambda importance, share: predicted_plan(job, importance, share),
         job.calibration(),
         share=_share(job),
         rounds=job.recipe.rounds,
@@ -89,10 +95,16 @@ def _share(job: Job) -> float:
     return job.budget.ratio_to(job.table.predict_ms(job.graph, job.graph.widths))
 
 
-def predicted_plan(job: Job, scores: Mapping[str, Tensor], share: float) -> Plan:
+def predicted_plan(job: Job, importance: Importance, share: float) -> Plan:
     """The most important plan that is predicted to take this share of the dense latency."""
-    dense_ms = job.table.predict_ms(job.graph, job.graph.widths)
-    return solve(job.graph, scores, job.table, budget_ms=AIM * share * dense_ms, **job.limits)
+    budget_ms = AIM * share * job.table.predict_ms(job.graph, job.graph.widths)
+    limits = limits_of(job, importance)
+    return solve(job.graph, importance.channels, job.table, budget_ms=budget_ms, **limits)
+
+
+def limits_of(job: Job, importance: Importance) -> Limits:
+    """What a plan keeps to beside latency: what the recipe says, within what is there still."""
+    return Limits(**{**job.limits, "branch_scores": importance.branches, "most": importance.left})
 
 
 def _searched(job: Job) -> Compensation:
@@ -101,10 +113,11 @@ def _searched(job: Job) -> Compensation:
     At the recipe's budget, by the latency table; what it finds serves other budgets as well.
     """
     wanted, share = job.recipe.compensate, _share(job)
+    dense = Importance(job.scores, job.branch_scores)
     loss_of = loss_before_training(
         job.dense,
         job.graph,
-        lambda scores: predicted_plan(job, scores, share),
+        lambda scores: predicted_plan(job, dense.with_channels(job.graph, scores), share),
         job.calibration(),
         known=job.features,
     )
@@ -147,14 +160,15 @@ def _about(job: Job) -> dict[str, Any]:
     }
 
 
-def choose(job: Job, scores: Mapping[str, Tensor]) -> FittedPlan:
+def choose(job: Job, importance: Importance) -> FittedPlan:
     """The most important plan that was measured to meet the budget, or predicted to, elsewhere."""
 
     def tell(turn: Round) -> None:
         job.console.print(f"  {turn}")
 
+    scores, limits = importance.channels, limits_of(job, importance)
     if job.elsewhere:
-        return plan_budget(job.graph, scores, job.table, job.budget, **job.limits)
+        return plan_budget(job.graph, scores, job.table, job.budget, **limits)
     return fit_budget(
         job.graph,
         scores,
@@ -163,5 +177,5 @@ def choose(job: Job, scores: Mapping[str, Tensor]) -> FittedPlan:
         job.networks,
         job.budget,
         report=tell,
-        **job.limits,
+        **limits,
     )

@@ -155,11 +155,6 @@ class Recipe:
                 )
         if not 0 <= self.erase <= 1:
             raise InputError(f"--erase must lie in [0, 1], got {self.erase}.")
-        if self.depth and (self.rounds > 1 or self.compensate):
-            raise InputError(
-                "--depth goes with one round and without --compensate: the worth of branches is "
-                "not measured again on the way. Leave one of them out."
-            )
         if self.round_steps and self.rounds == 1:
             raise InputError(
                 f"--round-steps {self.round_steps} trains between rounds, and there is one round "

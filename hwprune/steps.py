@@ -15,7 +15,7 @@ from torch import nn
 from hwprune.budget import FittedPlan
 from hwprune.budget_profile import apply_profile
 from hwprune.checkpoint import save
-from hwprune.choose import before_last_round, choose, scores_of, student_of
+from hwprune.choose import before_last_round, choose, importance_of, student_of
 from hwprune.errors import HwpruneError, InputError, NotMeasured
 from hwprune.evaluate import Accuracy, evaluate
 from hwprune.files import copy_file, write_atomically
@@ -81,11 +81,12 @@ def profile_step(job: Job, *, renew: bool = False) -> None:
 
 def prune_step(job: Job) -> None:
     """Score, solve and measure until the budget is met; then cut."""
-    recipe, of = job.recipe, scores_of(job)
+    recipe, of = job.recipe, importance_of(job)
     partial = before_last_round(job, of)
-    scores = partial.lift(of(partial.model, partial.graph))
+    importance = partial.lift(of(partial.model, partial.graph))
+    scores = importance.channels
     write_atomically(job.folder / "scores.safetensors", lambda path: save_file(scores, path))
-    fitted = choose(job, scores)
+    fitted = choose(job, importance)
     if fitted.remark:
         job.console.print(f"[yellow]{fitted.remark}")
     plan = partial.within(fitted.plan)

@@ -19,7 +19,7 @@ from hwprune.export.to_onnx import to_onnx
 from torch import Tensor, nn
 
 from hwprune import baselines
-from hwprune.choose import before_last_round, scores_of, student_of
+from hwprune.choose import before_last_round, importance_of, limits_of, student_of
 from hwprune.errors import BudgetError
 from hwprune.evaluate import reestimate_norms
 from hwprune.job import Job
@@ -282,14 +282,16 @@ def _ours(**recipe: Any) -> Method:
 
     def method(job: Job, budget: float) -> Sizes:
         mine = _job_of_ours(job, budget, recipe)
-        of = scores_of(mine)
+        of = importance_of(mine)
         partial = before_last_round(mine, of)
-        scores = partial.lift(of(partial.model, partial.graph))
+        importance = partial.lift(of(partial.model, partial.graph))
+        limits = limits_of(mine, importance)
 
         def size(share: float) -> Size:
             plan = solve(
-                job.graph, scores, job.table, budget_ms=share * _dense_ms(job), **mine.limits
-            )
+                job.graph, importance.channels, job.table, budget_ms=share * _dense_ms(job),
+                **limits,
+            )  # fmt: skip
             plan = partial.within(plan)
             return Size(
                 job.networks.at(plan.widths),
@@ -339,6 +341,7 @@ PARTS: dict[str, Method] = {  # of ours, switched off or on
     "hwprune, with compensation": _ours(compensate=100),
     "hwprune, with depth": _ours(depth=True),
     "hwprune, in three rounds": _ours(rounds=3),
+    "hwprune, with depth, in three rounds": _ours(depth=True, rounds=3),
     "hwprune, in three rounds, trained between": _ours(rounds=3, round_steps=50),
     "hwprune, Taylor": _ours(criterion="taylor"),
     "hwprune, gate Taylor": _ours(criterion="gate_taylor"),

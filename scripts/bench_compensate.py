@@ -26,6 +26,7 @@ from trained_networks import job_of, make_dense, of_recipe
 from hwprune.choose import predicted_plan
 from hwprune.evaluate import evaluate
 from hwprune.importance.compensate import compensate
+from hwprune.importance.importance import Importance
 from hwprune.job import Job
 from hwprune.prepare import loss_before_training, prepare
 from hwprune.score import score
@@ -70,7 +71,7 @@ def _search(job: Job, criterion: str, candidates: int, seed: int) -> dict[str, A
         loss_before_training(
             job.dense,
             job.graph,
-            lambda some: predicted_plan(job, some, share),
+            lambda some: predicted_plan(job, Importance(dict(some)), share),
             images,
             known=known,
         ),
@@ -84,7 +85,7 @@ def _search(job: Job, criterion: str, candidates: int, seed: int) -> dict[str, A
         "losses": [round(loss, 4) for loss in losses],
     }
     for name, some in (("before", scores), ("after", found.apply(scores))):
-        plan = predicted_plan(job, some, share)
+        plan = predicted_plan(job, Importance(some), share)
         student = prepare(job.dense, job.graph, plan, images, known=known)
         tested = evaluate(student, job.test())
         facts[name] = {"test_loss": tested.loss, "top1": tested.top1}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 from instances import (
@@ -76,3 +77,28 @@ def test_without_depth_no_branch_is_left_out() -> None:
     made = with_a_branch(instance(3), random.Random(3))
     plan = solve(made.graph, made.scores, made.table, max_macs=0.6 * made.graph.macs())
     assert plan.left_out == () and min(plan.widths.values()) > 0
+
+
+@pytest.mark.parametrize("branch_scores", [None, {"b": 0.0}])
+def test_a_branch_that_is_gone_stays_so(branch_scores) -> None:
+    """``most`` of 0, as for a network that is pruned in rounds."""
+    tried = 0
+    for seed in range(20):
+        made = with_a_branch(instance(seed), random.Random(seed))
+        (branch,) = made.graph.branches
+        scores = made.scores | {name: 0 * made.scores[name] for name in branch.groups}
+        if not any(float(each.sum()) for each in scores.values()):
+            continue
+        plan = solve(
+            made.graph, scores, made.table, gap=0.0, depth=True, max_macs=0.9 * made.graph.macs(),
+            most=dict.fromkeys(branch.groups, 0),
+            branch_scores=branch_scores and {branch.name: 0.0},
+        )  # fmt: skip
+        gone = replace(made, scores=scores)
+        check_plan(gone, plan, {"max_macs": 0.9 * made.graph.macs()})
+        assert [b.name for b in made.graph.left_out(plan.widths)] == [branch.name]
+        without = [w for w in choices_with_branches(gone) if not any(w[n] for n in branch.groups)]
+        best = gone.best_value({"max_macs": 0.9 * made.graph.macs()}, without)
+        assert plan.value == pytest.approx(best, rel=1e-9, abs=1e-9), seed
+        tried += 1
+    assert tried > 5

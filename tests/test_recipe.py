@@ -117,9 +117,9 @@ def test_a_file_gives_back_what_was_saved(tmp_path) -> None:
     changed = {
         name: {str: 'ü "quoted" \\ 🐎\n', int: 7, float: 1.25e-7, bool: True}[type(field.default)]
         for name, field in FIELDS.items()
-        if name not in (*CHOICES, "depth")  # which goes with few others
+        if name not in CHOICES
     }
-    for recipe in (Recipe(depth=True), Recipe.of(**changed), Recipe(lr=1e20, precision="bf16")):
+    for recipe in (Recipe.of(**changed), Recipe(lr=1e20, precision="bf16")):
         recipe.save(tmp_path / "recipe.toml")
         assert Recipe.load(tmp_path / "recipe.toml") == recipe
 
@@ -162,9 +162,6 @@ def test_there_is_no_training_between_rounds_where_there_is_one() -> None:
         Recipe.of(round_steps=50)
 
 
-@pytest.mark.parametrize("options", [{"rounds": 2}, {"compensate": 10}])
-def test_depth_goes_alone(options) -> None:
-    with pytest.raises(InputError, match="--depth goes with one round"):
-        Recipe.of(depth=True, **options)
+def test_there_is_a_round() -> None:
     with pytest.raises(InputError, match="--rounds must be positive"):
         Recipe.of(rounds=0)

@@ -1,14 +1,14 @@
-"""Pruning in rounds ends where one cut would, and never brings a channel back."""
+"""Pruning in rounds ends where one cut would, and never brings a channel or a branch back."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
+import pytest
 import torch
 from torch import Tensor, nn
 
 import hwprune
 from hwprune.graph import ChannelGraph
+from hwprune.importance.importance import Importance
 from hwprune.importance.rounds import Partial, in_rounds
 from hwprune.plan import Plan
 from hwprune.prepare import prepare
@@ -50,19 +50,25 @@ def trace(model: nn.Module) -> ChannelGraph:
     return hwprune.trace(model, batches()[0][0][:2])
 
 
-def scores_of(model: nn.Module, graph: ChannelGraph) -> Mapping[str, Tensor]:
-    return hwprune.score(model, graph, batches(), "taylor")
+def importance_of(model: nn.Module, graph: ChannelGraph) -> Importance:
+    return Importance(hwprune.score(model, graph, batches(), "taylor"))
+
+
+def with_branches(model: nn.Module, graph: ChannelGraph) -> Importance:
+    own = importance_of(model, graph).channels
+    return Importance(own, hwprune.score_branches(model, graph, batches(), own))
 
 
 def test_each_round_takes_from_what_the_one_before_has_left() -> None:
     model, graph = start()
     shares: list[float] = []
 
-    def plan_of(scores: Mapping[str, Tensor], share: float) -> Plan:
+    def plan_of(importance: Importance, share: float) -> Plan:
         shares.append(share)
         return hwprune.solve(
-            graph, scores, max_macs=share * graph.macs(), multiple=1, min_fraction=0.1
-        )
+            graph, importance.channels, max_macs=share * graph.macs(), multiple=1,
+            min_fraction=0.1, most=importance.left,
+        )  # fmt: skip
 
     trained: list[int] = []
 
@@ -71,19 +77,21 @@ def test_each_round_takes_from_what_the_one_before_has_left() -> None:
         assert trace(student).widths == {n: w for n, w in plan.widths.items() if w > 1}
 
     partial = in_rounds(
-        model, graph, trace, scores_of, plan_of, batches(), share=0.25, rounds=3, refit=False,
+        model, graph, trace, importance_of, plan_of, batches(), share=0.25, rounds=3, refit=False,
         train=train,
     )  # fmt: skip
     assert trained[0] > trained[1] == sum(len(kept) for kept in partial.kept.values())
     assert [round(share, 4) for share in shares] == [0.63, 0.3969]
     assert partial.graph.macs() <= 0.3969 * graph.macs()
     assert partial.graph.widths == {name: len(kept) for name, kept in partial.kept.items()}
-    scores = partial.lift(scores_of(partial.model, partial.graph))
+    lifted = partial.lift(importance_of(partial.model, partial.graph))
+    scores = lifted.channels
+    assert lifted.left == {name: len(kept) for name, kept in partial.kept.items()}
     for name, kept in partial.kept.items():
         gone = sorted(set(range(graph.widths[name])) - set(kept))
         assert float(scores[name][gone].abs().sum()) == 0.0
         assert float(scores[name][list(kept)].min()) > 0.0
-    plan = partial.within(plan_of(scores, 0.25))
+    plan = partial.within(plan_of(lifted, 0.25))
     stepwise = prepare(partial.model, partial.graph, partial.own(plan), batches())
     at_once = prepare(model, graph, plan, batches())
     with torch.no_grad():
@@ -105,13 +113,98 @@ def test_a_plan_that_wants_channels_back_goes_without_them() -> None:
 def test_one_round_is_no_round() -> None:
     model, graph = start()
 
-    def none(scores: Mapping[str, Tensor], share: float) -> Plan:
+    def none(importance: Importance, share: float) -> Plan:
         raise AssertionError
 
-    partial = in_rounds(model, graph, trace, scores_of, none, batches(), share=0.5, rounds=1)
+    partial = in_rounds(model, graph, trace, importance_of, none, batches(), share=0.5, rounds=1)
     assert partial.model is model
-    scores = scores_of(model, graph)
-    for name, lifted in partial.lift(scores).items():
-        assert torch.equal(lifted, scores[name])
+    own = with_branches(model, graph)
+    lifted = partial.lift(own)
+    assert lifted.branches == own.branches
+    for name, scores in lifted.channels.items():
+        assert torch.equal(scores, own.channels[name])
     plan = Plan.from_kept(graph, {"stem": [1, 4], "inner": [0, 3, 7]})
     assert partial.own(plan) == plan
+
+
+class Two(nn.Module):
+    """Two residual branches, the second of which adds little."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.one, self.two = (
+            nn.Sequential(nn.Conv2d(8, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 8, 1))
+            for _ in range(2)
+        )
+        self.head = nn.Linear(8, 3)
+        with torch.no_grad():
+            for parameter in self.two[2].parameters():
+                parameter *= 0.01
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).relu()
+        x = x + self.one(x)
+        x = x + self.two(x)
+        out: Tensor = self.head(x.mean((2, 3)))
+        return out
+
+
+def test_a_branch_that_a_round_leaves_out_stays_out() -> None:
+    torch.manual_seed(0)
+    model = Two().eval()
+    graph = trace(model)
+    assert [branch.name for branch in graph.branches] == ["one", "two"]
+    told: list[Importance] = []
+
+    def plan_of(importance: Importance, share: float) -> Plan:
+        told.append(importance)
+        return hwprune.solve(
+            graph, importance.channels, max_macs=share * graph.macs(), multiple=1,
+            min_fraction=0.5, depth=True, branch_scores=importance.branches, most=importance.left,
+        )  # fmt: skip
+
+    partial = in_rounds(
+        model, graph, trace, with_branches, plan_of, batches(), share=0.36, rounds=2
+    )
+    (group,) = graph.branches[1].groups
+    assert partial.kept[group] == ()
+    assert [branch.name for branch in partial.graph.branches] == ["one"]
+    importance = partial.lift(with_branches(partial.model, partial.graph))
+    assert importance.left[group] == 0
+    assert float(importance.channels[group].sum()) == 0.0
+    assert importance.branches is not None and importance.branches["two"] == 0.0
+    assert importance.branches["one"] > 0.0
+    roomy = plan_of(importance, 1.0)
+    assert roomy.kept[group] == () and partial.within(roomy) == roomy
+    for share in (0.36, 1.0):  # the first leaves the other out as well, or makes it narrower
+        plan = partial.within(plan_of(importance, share))
+        assert plan.macs <= share * graph.macs()
+        stepwise = hwprune.prune(partial.model, partial.graph, partial.own(plan))
+        at_once = hwprune.prune(model, graph, plan)
+        assert stepwise.state_dict().keys() == at_once.state_dict().keys()
+        for name, tensor in stepwise.state_dict().items():
+            assert tensor.shape == at_once.state_dict()[name].shape
+
+
+def test_a_branch_of_single_channels_is_worth_what_they_are_and_stays() -> None:
+    model, graph = start()
+    kept = {"stem": (0, 2, 5), "inner": (7,)}
+    pruned = hwprune.prune(model, graph, Plan.from_kept(graph, kept))
+    partial = Partial(pruned, trace(pruned), graph, kept)
+    assert partial.graph.branches == ()
+    lifted = partial.lift(with_branches(pruned, partial.graph))
+    most = float(lifted.channels["stem"].max())
+    assert lifted.branches == {"back": pytest.approx(most)}
+    without = Plan.from_kept(graph, {"stem": [0, 2], "inner": []})
+    assert partial.within(without).kept == {"stem": (0, 2), "inner": (7,)}
+
+
+def test_a_branch_is_compensated_as_its_channels_are() -> None:
+    _, graph = start()
+    scores = {"stem": torch.ones(8), "inner": torch.ones(12)}
+    own = Importance(scores, {"back": 5.0}, {"stem": 7})
+    other = own.with_channels(graph, {"stem": 9 * torch.ones(8), "inner": 3 * torch.ones(12)})
+    assert other.branches == {"back": pytest.approx(15.0)} and other.left == own.left
+    assert float(other.channels["stem"].sum()) == 72.0
+    assert Importance(scores).with_channels(graph, scores).branches is None

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from hwprune.graph import ChannelGraph
+from hwprune.importance.importance import Importance, total
 from hwprune.importance.reconstruct import features
 from hwprune.plan import Plan
 from hwprune.prepare import Batches, prepare
 
-ScoresOf: TypeAlias = Callable[[nn.Module, ChannelGraph], Mapping[str, Tensor]]
-PlanOf: TypeAlias = Callable[[Mapping[str, Tensor], float], Plan]  # scores, share of the latency
+ImportanceOf: TypeAlias = Callable[[nn.Module, ChannelGraph], Importance]
+PlanOf: TypeAlias = Callable[[Importance, float], Plan]  # share of the dense latency
 
 
 @dataclass(frozen=True)
@@ -39,24 +40,34 @@ class Partial:
         """The dense network, of which nothing is gone."""
         return cls(model, graph, graph, {g.name: tuple(range(g.width)) for g in graph.groups})
 
-    def lift(self, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Scores of this network as scores of the dense one; what is gone is worth nothing.
+    def lift(self, own: Importance) -> Importance:
+        """Importance in this network as importance in the dense one; what is gone has none.
 
-        A group that is down to one channel is no group of this network; that channel is worth most.
+        A group that is down to one channel is no group of this network; that channel is worth
+        most. A branch whose groups all are is no branch of it, and worth what they are.
         """
-        most = max((float(s.max()) for s in scores.values()), default=1.0)
-        lifted = {}
+        most = max((float(s.max()) for s in own.channels.values()), default=1.0)
+        channels = {}
         for group in self.whole.groups:
-            lifted[group.name] = torch.zeros(group.width)
-            own = scores.get(group.name, torch.tensor(most))
-            lifted[group.name][list(self.kept[group.name])] = own
-        return lifted
+            channels[group.name] = torch.zeros(group.width)
+            scores = own.channels.get(group.name, torch.tensor(most))
+            channels[group.name][list(self.kept[group.name])] = scores
+        branches = own.branches
+        if branches is not None:
+            branches = {
+                branch.name: branches.get(branch.name, total(channels, branch.groups))
+                for branch in self.whole.branches
+            }
+        return Importance(channels, branches, {n: len(kept) for n, kept in self.kept.items()})
 
     def within(self, plan: Plan) -> Plan:
         """A plan for the dense network without the channels that are gone already."""
+        there = {branch.name for branch in self.graph.branches}
+        left_out = self.whole.left_out(plan.widths)
+        gone = {name for branch in left_out if branch.name in there for name in branch.groups}
         kept = {
             name: sorted(set(indices) & set(self.kept[name]))
-            if name in self.graph.widths
+            if name in self.graph.widths or name in gone
             else self.kept[name]
             for name, indices in plan.kept.items()
         }
@@ -76,7 +87,7 @@ def in_rounds(
     model: nn.Module,
     graph: ChannelGraph,
     trace: Callable[[nn.Module], ChannelGraph],
-    scores_of: ScoresOf,
+    importance_of: ImportanceOf,
     plan_of: PlanOf,
     batches: Batches,
     *,
@@ -94,7 +105,7 @@ def in_rounds(
         model: the dense network.
         graph: its channel graph.
         trace: finds a network's channel graph, with the same layers kept whole.
-        scores_of: importance of a network's channels.
+        importance_of: importance of a network's channels and branches.
         plan_of: the most important plan of the dense network at a share of its latency.
         batches: for refitting and for the norms' statistics.
         share: of the dense latency, the budget.
@@ -104,8 +115,8 @@ def in_rounds(
     """
     partial = Partial.of(model, graph)
     for done in range(1, rounds):
-        scores = partial.lift(scores_of(partial.model, partial.graph))
-        plan = partial.within(plan_of(scores, share ** (done / rounds)))
+        importance = partial.lift(importance_of(partial.model, partial.graph))
+        plan = partial.within(plan_of(importance, share ** (done / rounds)))
         known = features(partial.model, partial.graph, batches) if refit else None
         student = prepare(partial.model, partial.graph, partial.own(plan), batches, known=known)
         train(student, plan)

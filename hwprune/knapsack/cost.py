@@ -35,8 +35,8 @@ class WidthOptions:
         leader: every group -> the one that stands for it, mostly itself.
         sums: total -> the two that it adds up, and for their options the number of its own.
         branches: groups of each branch that may be left out.
-        together: groups of which all have width 0 or none has: those of a branch, or of several
-            that are tied.
+        together: groups of which all have width 0 or none has: those of a branch that is there
+            still, or of several that are tied.
     """
 
     def __init__(
@@ -48,9 +48,9 @@ class WidthOptions:
         self.leader = {name: name for name in options} | leaders(ties)
         self.options = {n: w for n, w in options.items() if self.leader[n] == n}
         self.branches = frozenset(branches)
-        self.together = tuple(
-            merged([list(dict.fromkeys(self.leader[n] for n in groups)) for groups in branches])
-        )
+        led = [list(dict.fromkeys(self.leader[n] for n in groups)) for groups in branches]
+        open_ = [names for names in led if any(self.options[name][-1] for name in names)]
+        self.together = tuple(merged(open_))
         self.sums: dict[str, tuple[Scope, NDArray[np.int64]]] = {}
         self._of: dict[tuple[tuple[str, int], ...], str] = {}
 

@@ -89,7 +89,8 @@ def to_choose(
     branches = _droppable([branch.groups for branch in graph.branches], ties) if depth else []
     bound = {name for groups in branches for name in groups}
     more = {
-        name: [0, *widths] if name in bound else list(widths) for name, widths in options.items()
+        name: sorted({0, *widths}) if name in bound else list(widths)
+        for name, widths in options.items()
     }
     return WidthOptions(more, branches, ties)
 

@@ -73,7 +73,7 @@ def worth_of(
             )
         everything = narrow = 0.0
         for name in branch.groups:
-            narrowest = next(w for w in options.options[options.leader[name]] if w > 0)
+            narrowest = next((w for w in options.options[options.leader[name]] if w > 0), 0)
             narrow += float(values_of(scores[name], [narrowest])[0])
             everything += float(scores[name].double().sum())
         without[branch.groups] = min(everything - score, narrow)

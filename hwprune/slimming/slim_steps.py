@@ -12,7 +12,7 @@ from rich.markup import escape
 
 from hwprune import processes
 from hwprune.checkpoint import save
-from hwprune.choose import scores_of, student_of
+from hwprune.choose import importance_of, student_of
 from hwprune.errors import HwpruneError, InputError
 from hwprune.evaluate import evaluate
 from hwprune.files import copy_file, write_text
@@ -95,8 +95,8 @@ def choose_slim(run: SlimRun) -> None:
         shared.console.rule(f"profile {name}", align="left")
         profile_step(job)
     shared.console.rule("prune", align="left")
-    graph, of = shared.graph, scores_of(shared)
-    scores = of(shared.dense, graph)
+    graph = shared.graph
+    scores = importance_of(shared)(shared.dense, graph).channels
     wanted = {name: _wanted(job) for name, job in run.jobs.items()}
     rescore = _rescoring(run) if run.asked.multi_base else None
     found = nested(graph, scores, wanted, rescore=rescore, report=_teller(shared.console))
@@ -129,7 +129,7 @@ def _wanted(job: Job) -> Wanted:
 
 def _rescoring(run: SlimRun) -> Rescore:
     """Importance on the network pruned to a plan, refitted: multi-base pruning."""
-    of, base = scores_of(run.shared), [Partial.of(run.shared.dense, run.shared.graph)]
+    of, base = importance_of(run.shared), [Partial.of(run.shared.dense, run.shared.graph)]
 
     def rescore(plan: Plan) -> Mapping[str, Any]:
         shared = run.shared
@@ -138,7 +138,7 @@ def _rescoring(run: SlimRun) -> Rescore:
             traced = trace(student, shared.example, keep=shared.kept_whole)
             base[0] = Partial(student, traced, shared.graph, plan.kept)
         partial = base[0]
-        return partial.lift(of(partial.model, partial.graph))
+        return partial.lift(of(partial.model, partial.graph)).channels
 
     return rescore
 

@@ -1,0 +1,40 @@
+"""What a network's parts are worth: its channels, and its residual branches as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from torch import Tensor
+
+from hwprune.graph import ChannelGraph
+
+
+@dataclass(frozen=True)
+class Importance:
+    """Scores of everything that can go, and how much is there still.
+
+    Attributes:
+        channels: group -> importance of each channel, [width].
+        branches: branch -> its importance as a whole; None where none is to go.
+        left: group -> channels that it still has; all of them where it is not named.
+    """
+
+    channels: dict[str, Tensor]
+    branches: dict[str, float] | None = None
+    left: dict[str, int] = field(default_factory=dict)
+
+    def with_channels(self, graph: ChannelGraph, channels: Mapping[str, Tensor]) -> Importance:
+        """Other scores of the channels; each branch is worth more or less as its own are."""
+        branches = self.branches and {
+            branch.name: self.branches[branch.name]
+            * total(channels, branch.groups)
+            / max(total(self.channels, branch.groups), 1e-30)
+            for branch in graph.branches
+        }
+        return replace(self, channels=dict(channels), branches=branches)
+
+
+def total(scores: Mapping[str, Tensor], groups: tuple[str, ...]) -> float:
+    """The summed importance of all channels of some groups."""
+    return sum(float(scores[name].double().sum()) for name in groups)
