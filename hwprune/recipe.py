@@ -85,7 +85,7 @@ class Recipe:
     tie: str = _option(
         "", "groups of equal widths: patterns 'layer1.*.conv1,stem', several ties with ';' between"
     )
-    depth: bool = _option(False, "let residual branches be left out whole")
+    depth: bool = _option(True, "let residual branches be left out whole")
     criterion: str = _option(
         "surgeon",
         "importance: surgeon, taylor, norm_taylor, gate_taylor, fisher, fisher_memory, magnitude, "

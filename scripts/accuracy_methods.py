@@ -222,7 +222,7 @@ def _ours_by_macs(job: Job, share: float) -> Plan:
 
 
 def _ours_frozen(job: Job, share: float) -> Plan:
-    """Ours with the same importance and table, but every kernel's input width frozen."""
+    """Ours with the same importance and table, but every kernel's input width frozen; no depth."""
     return baselines.ordered_groups_iterated(
         job.graph, job.scores, job.table, budget_ms=share * _dense_ms(job), **job.offered
     )
@@ -336,12 +336,11 @@ PEERS: dict[str, Method] = {
 }
 OURS: dict[str, Method] = {"hwprune": _ours()}
 PARTS: dict[str, Method] = {  # of ours, switched off or on
+    "hwprune, widths alone": _ours(depth=False),
     "hwprune, MACs for milliseconds": _sizes_of_plans(_ours_by_macs, INNER, refit=True),
     "hwprune, input widths frozen": _sizes_of_plans(_ours_frozen, INNER, refit=True),
     "hwprune, with compensation": _ours(compensate=100),
-    "hwprune, with depth": _ours(depth=True),
     "hwprune, in three rounds": _ours(rounds=3),
-    "hwprune, with depth, in three rounds": _ours(depth=True, rounds=3),
     "hwprune, in three rounds, trained between": _ours(rounds=3, round_steps=50),
     "hwprune, Taylor": _ours(criterion="taylor"),
     "hwprune, gate Taylor": _ours(criterion="gate_taylor"),
@@ -349,8 +348,6 @@ PARTS: dict[str, Method] = {  # of ours, switched off or on
 LIKE: dict[str, tuple[str, Callable[[Job, Pruned], Pruned]]] = {  # the channels of another method
     "hwprune, no inner distillation": ("hwprune", _taught_plainly),
     "hwprune, no refitting": ("hwprune", _not_refitted),
-    "hwprune, with depth, no inner distillation": ("hwprune, with depth", _taught_plainly),
-    "hwprune, with depth, no refitting": ("hwprune, with depth", _not_refitted),
 }
 ABLATIONS = [*PARTS, *LIKE]
 METHODS = {**OURS, **PEERS, **PARTS}

@@ -412,7 +412,8 @@ def test_a_plan_explains_itself_and_leaves_branches_out_when_asked(
     folder = tmp_path / "planned"
     shutil.copytree(finished, folder)
     given = ["plan", "--out", str(folder), "--min-fraction", "0.5", "--explain"]
-    assert status_of([*given, "--budget", "0.25x"]) == 5  # half of the widths is not enough
+    narrow = ["--no-depth", "--budget", "0.25x"]
+    assert status_of([*given, *narrow]) == 5  # half of the widths is not enough
     capsys.readouterr()
     more = ["--tie", "stages.0.conv1,stages.1.conv1", "--max-activation-bytes", "8e4"]
     main([*given, "--budget", "0.7x", *more])
@@ -467,4 +468,5 @@ def dense_ms(table: LatencyTable) -> float:
 def test_what_is_on_can_be_switched_off() -> None:
     shown = CliRunner().invoke(commands, ["run", "--help"]).output
     assert "--reconstruct / --no-reconstruct" in shown
-    assert "--no-depth" not in shown
+    assert "--depth / --no-depth" in shown
+    assert "--no-compile" not in shown

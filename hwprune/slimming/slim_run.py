@@ -17,6 +17,8 @@ from hwprune.job import Job
 from hwprune.recipe import Recipe
 from hwprune.slimming.in_place import InPlace
 
+WITHOUT = {"depth": False, "rounds": 1, "compensate": 0, "compile": False, "sync_norms": False}
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -94,8 +96,7 @@ def slim_run(recipe: Recipe, asked: Asked, console: Console | None = None) -> Sl
     """
     recipe.need("model", "data", "out")
     asked.in_place.check()
-    for name, off in (("depth", False), ("rounds", 1), ("compensate", 0), ("compile", False),
-                      ("sync_norms", False)):  # fmt: skip
+    for name, off in WITHOUT.items():
         if getattr(recipe, name) != off:
             raise InputError(
                 f"--{name.replace('_', '-')} does not go with `hwprune slim`. Leave it out."
