@@ -153,7 +153,7 @@ def _about(job: Job) -> dict[str, Any]:
     digest = hashlib.sha256()
     for tensor in job.dense.state_dict().values():
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    names = ("criterion", "reconstruct", "calibration_images", "data")
+    names = ("criterion", "depth", "reconstruct", "calibration_images", "data")
     return {
         **{name: getattr(job.recipe, name) for name in names},
         "weights": digest.hexdigest()[:16],

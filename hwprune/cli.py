@@ -25,7 +25,7 @@ from hwprune.cli_job import (
     recipe_options,
 )
 from hwprune.errors import HwpruneError, InputError
-from hwprune.recipe import Recipe, read_toml
+from hwprune.recipe import Recipe
 
 TOGETHER = ("dense", "finetune")  # the commands that several processes may run
 STOPPED = 130  # exit status after Ctrl-C
@@ -141,7 +141,7 @@ def finetune_command(resume: bool, **options: Any) -> None:
 @click.option("--soft", default=1.0, help="weight of these soft labels [1]")
 @click.option("--hard", default=1.0, help="weight of the labels for the narrower networks [1]")
 @click.option("--at-once", default=4, help="networks that a training step runs at most [4]")
-@partial(recipe_options, without=("budget",))
+@partial(recipe_options, without=("budget", "depth"))
 def slim_command(
     recipe_file: Path | None,
     resume: bool,
@@ -159,15 +159,14 @@ def slim_command(
     Each is measured to meet its own budget, exported and verified alone.
     """
     from hwprune.slimming.in_place import InPlace
-    from hwprune.slimming.slim_run import WITHOUT, Asked, slim_run
+    from hwprune.slimming.slim_run import Asked, slim_run
     from hwprune.slimming.slim_steps import ASKED, run_slim
 
     given = {key: value for key, value in options.items() if value is not None}
     if recipe_file is None and resume and "out" in given:
         saved = Path(given["out"]) / "recipe.toml"
         recipe_file = saved if saved.exists() else None
-    read = read_toml(recipe_file) if recipe_file else {}
-    recipe = Recipe.of(str(recipe_file or "the recipe"), **{**WITHOUT, **read, **given})
+    recipe = Recipe.load(recipe_file, **given) if recipe_file else Recipe.of(**given)
     files = tuple(find_profile(name) for name in profiles)
     in_place = InPlace(soft, hard, recipe.temperature, at_once, taught_by)
     asked = Asked(budgets, files, in_place, multi_base)

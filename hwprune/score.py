@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from hwprune import processes
 from hwprune.errors import InputError
 from hwprune.graph import ChannelGraph, Group
+from hwprune.importance.importance import total
 from hwprune.importance.reconstruct import Features, features
 from hwprune.importance.surgeon import surgeon
 from hwprune.modes import evaluating
@@ -198,7 +199,8 @@ def score_branches(
     adds another may take back, and lost between images: over a whole set a trained norm's gate has
     next to no gradient. Channels are scored as if each were removed alone, so gates of whole
     branches come out smaller by far than sums of channels; they tell branches apart, and their
-    common factor is such that all branches are worth what all their channels are.
+    common factor is such that all branches are worth what all their channels are. Where no gate
+    changes the loss, as with norms that start at zero, each is worth what its own are.
 
     Args:
         model, graph, batches: as in ``score``.
@@ -208,7 +210,7 @@ def score_branches(
         Name of the branch -> importance; for ``solve(..., branch_scores=...)``.
 
     Raises:
-        InputError: no batches, or no branch's output changes the loss.
+        InputError: no batches.
     """
     gates = dict.fromkeys((branch.name for branch in graph.branches), 0.0)
     if not gates:
@@ -222,13 +224,11 @@ def score_branches(
             hook.remove()
     _need_batches(count)
     gates = dict(zip(gates, processes.summed(list(gates.values())), strict=True))
+    channels = {b.name: total(scores, b.groups) for b in graph.branches}
     if not sum(gates.values()) > 0:
-        raise InputError(
-            "No residual branch changes the loss to first order: the network has no gradient. "
-            "Give trained weights, or leave branch_scores out."
-        )
-    channels = sum(float(scores[name].sum()) for b in graph.branches for name in b.groups)
-    return {name: gate * channels / sum(gates.values()) for name, gate in gates.items()}
+        return channels
+    factor = sum(channels.values()) / sum(gates.values())
+    return {name: factor * gate for name, gate in gates.items()}
 
 
 def _gate(gates: dict[str, float], name: str) -> Callable[[nn.Module, Any, Tensor], None]:

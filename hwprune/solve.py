@@ -14,7 +14,7 @@ from hwprune.knapsack.cost import Cost, latency_cost
 from hwprune.knapsack.limits import Budgets, Limit, Widths, limits_of, peak_limit
 from hwprune.knapsack.offered import Offered, to_choose, width_options
 from hwprune.knapsack.optimum import Found, best_widths
-from hwprune.knapsack.worth import Worth, best_channels, check_scores, worth_of
+from hwprune.knapsack.worth import Worth, best_channels, check_scores, droppable, worth_of
 from hwprune.plan import Plan
 from hwprune.table import LatencyTable
 
@@ -72,8 +72,8 @@ def solve(
         most: group -> the channels that it keeps at most; those of a wider network, for instance.
         depth: let residual branches be left out whole; those of identity shortcuts, since without
             the branch a projection would be left.
-        branch_scores: what each branch is worth as a whole, by ``score_branches``; the importance
-            of its channels if not given.
+        branch_scores: what each branch is worth as a whole, by ``score_branches``, and those that
+            are not named stay; the importance of its channels for all if not given.
         gap: stop when the plan is proven to be within this share of the best.
         time_limit_s: stop then with the best plan so far and its honest gap.
 
@@ -90,10 +90,16 @@ def solve(
     offered = width_options(
         graph, budgets.tables, min_fraction, min_width, multiple, max_options, ties, most
     )
-    options = to_choose(graph, offered, ties, depth=depth)
+    branches = droppable(graph, branch_scores) if depth else ()
+    options = to_choose(graph, offered, ties, branches=branches)
     worth = worth_of(graph, scores, options, branch_scores)
     objective = worth.cost(options)
-    widths, found, limits = _within(graph, budgets, objective, gap, time_limit_s)
+    try:
+        widths, found, limits = _within(graph, budgets, objective, gap, time_limit_s)
+    except BudgetError as error:
+        if depth or not graph.branches:
+            raise
+        raise BudgetError(f"{error} Or let whole residual branches go, with --depth.") from error
     return _certified(_plan(graph, worth, table, widths), found, limits)
 
 

@@ -287,7 +287,8 @@ def run_profiles(shared: Job, profiles: Sequence[Path], *, resume: bool = False)
     for job in jobs:
         job.console.rule(f"[bold]{job.folder.name}", align="left")
         job.recipe.save(job.folder / "recipe.toml")
-        for name in ("trace.json", "dense.json", "dense.safetensors", job.search_path.name):
+        searched = [job.search_path.name] if job.recipe.depth == shared.recipe.depth else []
+        for name in ("trace.json", "dense.json", "dense.safetensors", *searched):
             if (shared.folder / name).exists() and not (job.folder / name).exists():
                 copy_file(shared.folder / name, job.folder / name)
         shared.lend(job)
@@ -296,7 +297,7 @@ def run_profiles(shared: Job, profiles: Sequence[Path], *, resume: bool = False)
         except HwpruneError as error:
             job.console.print(f"[red]{job.folder.name}:[/] {escape(str(error))}")
             failures.append(error)
-        if job.search_path.exists() and not shared.search_path.exists():
+        if searched and job.search_path.exists() and not shared.search_path.exists():
             copy_file(job.search_path, shared.search_path)  # one search serves all budgets
     shared.console.rule("comparison", align="left")
     shared.console.print(comparison_table([job.folder for job in jobs]))

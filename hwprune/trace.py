@@ -32,7 +32,8 @@ def trace(
         model: any network that ``torch.export`` can export; it is left as it was.
         example_inputs: a tensor [batch, channels, ...] or a tuple of them. A batch of one is
             repeated to two, because sizes of one cannot be told from broadcasts.
-        keep: patterns such as ``layer4.*``; layers whose name matches one keep all their outputs.
+        keep: patterns such as ``layer4.*``; layers whose name matches one keep all their outputs,
+            and are in no branch that can be left out.
 
     Returns:
         The channel graph: groups, layers, and for all that stays the reason.
@@ -53,7 +54,8 @@ def trace(
         for name, reason in unsound.items():
             pin_group(walk, graph.group(name), f"the model's code holds sizes: {reason}")
         graph = gather(walk, model) if unsound else graph
-        branches = find_branches(walk.program, graph.groups)
+        found = find_branches(walk.program, graph.groups)
+        branches = tuple(b for b in found if not any(b.holds(name) for name in walk.kept))
         graph = prove_branches(replace(graph, branches=branches), bench)
     graph = with_activations(graph, walk, repeats(example_inputs, inputs))
     graph.lint()

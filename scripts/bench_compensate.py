@@ -53,7 +53,7 @@ def main() -> None:
         key = (network, criterion, given.candidates, seed)
         if key not in done:
             own = of_recipe(network, given.clothing, given.weights)
-            job = job_of(own, given.out / network)
+            job = job_of(own, given.out / network, depth=False)
             make_dense(job)
             facts = _search(job, criterion, given.candidates, seed)
             append_row(given.results, {**dict(zip(keys, key, strict=True)), **facts})

@@ -48,7 +48,7 @@ from hwprune.score import score
 from hwprune.slimming.in_place import InPlace
 from hwprune.slimming.nested import NestedPlan
 from hwprune.slimming.slim_file import load_slim
-from hwprune.slimming.slim_run import WITHOUT, Asked, SlimRun, slim_run
+from hwprune.slimming.slim_run import Asked, SlimRun, slim_run
 from hwprune.slimming.slim_steps import TRAINED as SLIM_FILE
 from hwprune.slimming.slim_steps import is_slim, make_pruned, run_slim, train_slim
 from hwprune.steps import profile_step, run
@@ -134,9 +134,7 @@ def _fill(given: argparse.Namespace, network: str, method: str) -> Iterator[Agai
     def own(seed: int) -> tuple[Recipe, dict[float, Row]]:
         folder = given.out / network / f"{method}-{seed}-{given.epochs}{of}"
         rows = [r for r in read_rows(given.results) if (key | {"seed": seed}).items() <= r.items()]
-        recipe = dense.recipe.but(
-            "the benchmark", out=str(folder), seed=seed, epochs=given.epochs, **WITHOUT
-        )
+        recipe = dense.recipe.but("the benchmark", out=str(folder), seed=seed, epochs=given.epochs)
         return recipe, {row["budget"]: row for row in rows}
 
     first, done = own(given.seeds[0])

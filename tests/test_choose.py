@@ -39,9 +39,9 @@ def test_one_search_for_compensations_and_one_export_serve_all_budget_profiles(
 
 def test_a_run_in_rounds_meets_its_budget_and_says_what_each_stage_is_worth(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    more = ["--target", "fake:step=8", "--budget", "0.3x", "--rounds", "2"]
-    main(["run", *DEMO, *more, "--depth", "--compensate", "2", "--out", str(out)])
-    assert json.loads((out / "verify.json").read_text())["ratio"] <= 0.3
+    more = ["--target", "fake:step=8", "--budget", "0.25x", "--min-fraction", "0.5"]
+    main(["run", *DEMO, *more, "--rounds", "2", "--compensate", "2", "--out", str(out)])
+    assert json.loads((out / "verify.json").read_text())["ratio"] <= 0.25
     assert json.loads((out / "pruned" / "plan.json").read_text())["left_out"]
     stages = json.loads((out / "prune.json").read_text())["stages"]
     assert list(stages) == ["cut", "refitted", "reestimated"]

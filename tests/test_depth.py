@@ -15,7 +15,7 @@ from instances import (
     with_a_branch,
 )
 
-from hwprune.errors import InputError
+from hwprune.errors import BudgetError, InputError
 from hwprune.knapsack.offered import width_options
 from hwprune.solve import solve
 
@@ -67,20 +67,30 @@ def test_branches_are_left_out_where_enumeration_leaves_them_out(names, scored) 
 @pytest.mark.parametrize("score", [None, -1.0, float("nan"), float("inf")])
 def test_scores_of_branches_must_fit(score) -> None:
     made = with_a_branch(instance(3), random.Random(3))
-    name = made.graph.branches[0].name
-    scores = {} if score is None else {name: score}
+    name = made.graph.branches[0].name if score is not None else "another"
     with pytest.raises(InputError, match=rf"Score of branch {name}: .*hwprune\.score_branches"):
-        solve(made.graph, made.scores, max_macs=1e9, depth=True, branch_scores=scores)
+        solve(made.graph, made.scores, max_macs=1e9, depth=True, branch_scores={name: score or 0.0})
 
 
-def test_without_depth_no_branch_is_left_out() -> None:
+@pytest.mark.parametrize("options", [{}, {"depth": True, "branch_scores": {}}])
+def test_without_depth_or_its_score_no_branch_is_left_out(options) -> None:
     made = with_a_branch(instance(3), random.Random(3))
-    plan = solve(made.graph, made.scores, made.table, max_macs=0.6 * made.graph.macs())
+    macs = 0.6 * made.graph.macs()
+    plan = solve(made.graph, made.scores, made.table, max_macs=macs, **options)
     assert plan.left_out == () and min(plan.widths.values()) > 0
 
 
-@pytest.mark.parametrize("branch_scores", [None, {"b": 0.0}])
-def test_a_branch_that_is_gone_stays_so(branch_scores) -> None:
+def test_what_cannot_be_reached_by_widths_is_said_with_the_way_that_is_left() -> None:
+    made = with_a_branch(instance(3), random.Random(3))
+    for depth, hinted in ((False, True), (True, False)):
+        with pytest.raises(BudgetError) as refused:
+            solve(made.graph, made.scores, made.table, budget_ms=1e-9, depth=depth)
+        assert ("with --depth" in str(refused.value)) == hinted
+
+
+@pytest.mark.parametrize("scored", [False, True])
+@pytest.mark.parametrize("groups", ["all", "one"])
+def test_a_branch_that_is_gone_stays_so(scored, groups) -> None:
     """``most`` of 0, as for a network that is pruned in rounds."""
     tried = 0
     for seed in range(20):
@@ -91,8 +101,8 @@ def test_a_branch_that_is_gone_stays_so(branch_scores) -> None:
             continue
         plan = solve(
             made.graph, scores, made.table, gap=0.0, depth=True, max_macs=0.9 * made.graph.macs(),
-            most=dict.fromkeys(branch.groups, 0),
-            branch_scores=branch_scores and {branch.name: 0.0},
+            most=dict.fromkeys(branch.groups if groups == "all" else branch.groups[-1:], 0),
+            branch_scores={branch.name: 0.0} if scored else None,
         )  # fmt: skip
         gone = replace(made, scores=scores)
         check_plan(gone, plan, {"max_macs": 0.9 * made.graph.macs()})

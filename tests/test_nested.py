@@ -129,7 +129,7 @@ def test_what_cannot_be_met_is_named(bench: Bench) -> None:
         nested(bench.graph, bench.scores, wanted(bench, FakeTarget(8), "0.5x", "0.01x"))
     with pytest.raises(InputError, match="--budget"):
         nested(bench.graph, bench.scores, {})
-    with pytest.raises(InputError, match="--depth"):
+    with pytest.raises(InputError, match="without depth"):
         nested(bench.graph, bench.scores, wanted(bench, FakeTarget(8), "0.5x", depth=True))
 
 

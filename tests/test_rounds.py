@@ -101,7 +101,7 @@ def test_each_round_takes_from_what_the_one_before_has_left() -> None:
 
 def test_a_plan_that_wants_channels_back_goes_without_them() -> None:
     model, graph = start()
-    partial = Partial(model, graph, graph, {"stem": (0, 2, 5), "inner": tuple(range(12))})
+    partial = partial_of(model, graph, {"stem": (0, 2, 5)})
     wide = Plan.from_kept(graph, {"stem": [0, 1, 2, 3], "inner": [4, 5]})
     plan = partial.within(wide)
     assert plan.kept == {"stem": (0, 2), "inner": (4, 5)}
@@ -187,17 +187,82 @@ def test_a_branch_that_a_round_leaves_out_stays_out() -> None:
             assert tensor.shape == at_once.state_dict()[name].shape
 
 
-def test_a_branch_of_single_channels_is_worth_what_they_are_and_stays() -> None:
+def partial_of(
+    model: nn.Module, graph: ChannelGraph, kept: dict[str, tuple[int, ...]], **options: list[str]
+) -> Partial:
+    plan = Plan.from_kept(graph, kept)
+    pruned = hwprune.prune(model, graph, plan)
+    return Partial(pruned, hwprune.trace(pruned, batches()[0][0][:2], **options), graph, plan.kept)
+
+
+def solved(graph: ChannelGraph, importance: Importance, macs: int) -> Plan:
+    return hwprune.solve(
+        graph, importance.channels, max_macs=macs, multiple=1, depth=True,
+        branch_scores=importance.branches, most=importance.left,
+    )  # fmt: skip
+
+
+def test_a_branch_of_single_channels_stays_and_the_budget_holds() -> None:
     model, graph = start()
-    kept = {"stem": (0, 2, 5), "inner": (7,)}
-    pruned = hwprune.prune(model, graph, Plan.from_kept(graph, kept))
-    partial = Partial(pruned, trace(pruned), graph, kept)
+    partial = partial_of(model, graph, {"stem": (0, 2, 5), "inner": (7,)})
     assert partial.graph.branches == ()
-    lifted = partial.lift(with_branches(pruned, partial.graph))
-    most = float(lifted.channels["stem"].max())
-    assert lifted.branches == {"back": pytest.approx(most)}
-    without = Plan.from_kept(graph, {"stem": [0, 2], "inner": []})
-    assert partial.within(without).kept == {"stem": (0, 2), "inner": (7,)}
+    importance = partial.lift(with_branches(partial.model, partial.graph))
+    assert importance.branches == {}
+    most = partial.graph.macs() - 1
+    plan = solved(graph, importance, most)
+    assert plan.kept["inner"] == (7,) and plan.macs <= most
+    assert partial.within(plan) == plan
+    assert partial.own(plan).macs == plan.macs
+
+
+class Running(nn.Module):
+    """Sums that run over channels, which no rule knows how to cut."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.cumsum(1)
+
+
+class Coupled(nn.Module):
+    """The trunk is free of two by two channels, or of what cannot be cut, without its branch."""
+
+    def __init__(self, grouped: bool) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.inner = nn.Conv2d(8, 6, 1)
+        self.back = nn.Conv2d(6, 8, 1)
+        self.apart = nn.Conv2d(8, 8, 1, groups=4) if grouped else Running()
+        self.last = nn.Conv2d(8, 4, 1)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).relu()
+        x = x + self.back(self.inner(self.apart(x)).relu())
+        out: Tensor = self.head(self.last(x).mean((2, 3)))
+        return out
+
+
+@pytest.mark.parametrize("grouped", [True, False])
+def test_groups_that_change_when_a_branch_goes_stay_as_they_are(grouped: bool) -> None:
+    torch.manual_seed(0)
+    model = Coupled(grouped).eval()
+    graph = trace(model)
+    (branch,) = graph.branches
+    partial = partial_of(model, graph, dict.fromkeys(branch.groups, ()))
+    assert partial.graph.widths == {"stem": 8, "last": 4} and graph.widths.get("stem") != 8
+    importance = partial.lift(with_branches(partial.model, partial.graph))
+    assert {name: len(each) for name, each in importance.channels.items()} == graph.widths
+    plan = solved(graph, importance, graph.macs())
+    assert plan.kept == partial.kept == partial.within(plan).kept
+    assert partial.own(plan).macs == partial.graph.macs()
+
+
+def test_a_kept_layer_is_in_no_branch_that_goes() -> None:
+    torch.manual_seed(0)
+    model = Two().eval()
+    graph = hwprune.trace(model, batches()[0][0][:2], keep=["two.2"])
+    assert [branch.name for branch in graph.branches] == ["one"]
+    partial = partial_of(model, graph, {"one.0": ()}, keep=["two.2"])
+    assert partial.graph.branches == ()
 
 
 def test_a_branch_is_compensated_as_its_channels_are() -> None:

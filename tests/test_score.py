@@ -211,15 +211,15 @@ def test_branches_are_worth_what_closing_their_gates_would_change() -> None:
     assert not any(m._forward_hooks for m in model.modules())
 
 
-def test_branches_that_cannot_be_scored() -> None:
+def test_branches_that_gates_cannot_tell_apart() -> None:
     model = Residual()
     graph = hwprune.trace(model, batch()[0])
     scores = {group.name: torch.ones(group.width) for group in graph.groups}
     with pytest.raises(InputError, match="No calibration batches"):
         hwprune.score_branches(model, graph, [], scores)
-    nn.init.zeros_(model.head.weight)
-    with pytest.raises(InputError, match="No residual branch changes the loss"):
-        hwprune.score_branches(model, graph, [batch()], scores)
+    nn.init.zeros_(model.head.weight)  # no gate changes the loss
+    widths = {b.name: float(sum(graph.widths[name] for name in b.groups)) for b in graph.branches}
+    assert hwprune.score_branches(model, graph, [batch()], scores) == widths
     plain = hwprune.trace(Two(True), batch()[0])
     assert hwprune.score_branches(Two(True), plain, [], {}) == {}
 

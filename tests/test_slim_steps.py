@@ -16,7 +16,7 @@ from test_cli import status_of
 
 import hwprune
 from hwprune.cli import main
-from hwprune.slimming.slim_run import Asked
+from hwprune.slimming.slim_run import Asked, slim_run
 from hwprune.tracing.oracle import relative_difference
 
 NET = """
@@ -166,7 +166,7 @@ def test_a_run_goes_on_with_what_it_was_asked_for(
         ([], 2, "two or more budgets of different names, got none"),
         (["--budget", "0.5x", "--budget", "0.5x"], 2, "of different names, got 0.5x, 0.5x"),
         (["--budget", "0.5x", "--budget", "half"], 2, "--budget 0.5x"),
-        (["--budget", "0.5x", "--budget", "1x", "--depth"], 2, "--depth does not go with"),
+        (["--budget", "0.5x", "--budget", "1x", "--depth"], 2, "No such option"),
         (["--budget", "0.5x", "--budget", "1x", "--rounds", "2"], 2, "--rounds does not go"),
         (["--budget", "0.5x", "--budget", "1x", "--at-once", "1"], 2, "at_once must be 2"),
         (["--budget", "0.5x", "--profile", "nowhere"], 2, "No budget profile"),
@@ -183,3 +183,11 @@ def test_bad_input_is_refused_before_anything_runs(
     assert status_of(["slim", *given, *options, "--out", str(tmp_path / "run")]) == status
     assert said in capsys.readouterr().err
     assert not (tmp_path / "run" / "trace.json").exists()
+
+
+def test_the_recipe_of_another_run_serves_but_keeps_all_branches(tmp_path: Path) -> None:
+    hwprune.Recipe(model="m", data="d", out=str(tmp_path)).save(tmp_path / "recipe.toml")
+    recipe = hwprune.Recipe.load(tmp_path / "recipe.toml")
+    made = slim_run(recipe, Asked(("0.5x", "0.7x")))
+    assert recipe.depth and not made.shared.recipe.depth
+    assert not any(job.recipe.depth for job in made.jobs.values())

@@ -134,7 +134,9 @@ def test_a_branch_tied_to_what_must_stay_cannot_be_left_out() -> None:
     (branch,) = made.graph.branches
     other = next(name for name in made.graph.widths if name not in branch.groups)
     options = width_options(made.graph, [], ties=[(other, branch.groups[0])])
-    chosen = to_choose(made.graph, options, [(other, branch.groups[0])], depth=True)
+    chosen = to_choose(
+        made.graph, options, [(other, branch.groups[0])], branches=made.graph.branches
+    )
     assert chosen.together == () and all(min(widths) > 0 for widths in chosen.options.values())
 
 

@@ -37,9 +37,14 @@ class Compensation:
     offset: dict[str, float]
 
     def apply(self, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The compensated scores; at least a millionth of what they were, so that order stays."""
+        """The compensated scores; at least a millionth of what they were, so that order stays.
+
+        Groups that the search did not know are left as they are.
+        """
         return {
-            name: (self.scale[name] * (s + self.offset[name] * s.mean())).maximum(1e-6 * s)
+            name: (self.scale.get(name, 1.0) * (s + self.offset.get(name, 0.0) * s.mean())).maximum(
+                1e-6 * s
+            )
             for name, s in scores.items()
         }
 

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TypeAlias
 
 import torch
 from torch import nn
 
 from hwprune.graph import ChannelGraph
-from hwprune.importance.importance import Importance, total
+from hwprune.importance.importance import Importance
 from hwprune.importance.reconstruct import features
 from hwprune.plan import Plan
 from hwprune.prepare import Batches, prepare
 
 ImportanceOf: TypeAlias = Callable[[nn.Module, ChannelGraph], Importance]
 PlanOf: TypeAlias = Callable[[Importance, float], Plan]  # share of the dense latency
+
+_LEAST_SCORE = 1e-12  # of the greatest
 
 
 @dataclass(frozen=True)
@@ -40,34 +43,46 @@ class Partial:
         """The dense network, of which nothing is gone."""
         return cls(model, graph, graph, {g.name: tuple(range(g.width)) for g in graph.groups})
 
+    @property
+    def _widths(self) -> dict[str, int]:
+        return {name: len(kept) for name, kept in self.kept.items()}
+
+    @cached_property
+    def known(self) -> frozenset[str]:
+        """The dense network's groups that are groups of this one: others stay as they are.
+
+        One channel is no group, and without a branch the rest may fall into other groups.
+        """
+        widths = self.graph.widths
+        return frozenset(n for n, kept in self.kept.items() if widths.get(n) == len(kept))
+
     def lift(self, own: Importance) -> Importance:
         """Importance in this network as importance in the dense one; what is gone has none.
 
-        A group that is down to one channel is no group of this network; that channel is worth
-        most. A branch whose groups all are is no branch of it, and worth what they are.
+        Of groups that stay as they are, every channel is worth most. What is there is worth a
+        little at least, so that it goes after what is gone.
         """
         most = max((float(s.max()) for s in own.channels.values()), default=1.0)
         channels = {}
-        for group in self.whole.groups:
-            channels[group.name] = torch.zeros(group.width)
-            scores = own.channels.get(group.name, torch.tensor(most))
-            channels[group.name][list(self.kept[group.name])] = scores
-        branches = own.branches
-        if branches is not None:
-            branches = {
-                branch.name: branches.get(branch.name, total(channels, branch.groups))
-                for branch in self.whole.branches
-            }
-        return Importance(channels, branches, {n: len(kept) for n, kept in self.kept.items()})
+        for name, width in self.whole.widths.items():
+            scores = own.channels[name] if name in self.known else torch.tensor(most)
+            channels[name] = torch.zeros(width)
+            channels[name][list(self.kept[name])] = scores.clamp(min=_LEAST_SCORE * most)
+        return Importance(channels, self._branches(own), self._widths)
+
+    def _branches(self, own: Importance) -> dict[str, float] | None:
+        """The worth of the branches that may go, and of those that are gone."""
+        if own.branches is None:
+            return None
+        gone = [branch.name for branch in self.whole.left_out(self._widths)]
+        there = [branch for branch in self.graph.branches if self.known >= set(branch.groups)]
+        return dict.fromkeys(gone, 0.0) | {b.name: own.branches[b.name] for b in there}
 
     def within(self, plan: Plan) -> Plan:
         """A plan for the dense network without the channels that are gone already."""
-        there = {branch.name for branch in self.graph.branches}
-        left_out = self.whole.left_out(plan.widths)
-        gone = {name for branch in left_out if branch.name in there for name in branch.groups}
         kept = {
             name: sorted(set(indices) & set(self.kept[name]))
-            if name in self.graph.widths or name in gone
+            if name in self.known or not indices
             else self.kept[name]
             for name, indices in plan.kept.items()
         }
@@ -76,11 +91,11 @@ class Partial:
 
     def own(self, plan: Plan) -> Plan:
         """A plan for the dense network, within this one, as a plan for this one."""
-        places = {name: {c: i for i, c in enumerate(kept)} for name, kept in self.kept.items()}
-        return Plan.from_kept(
-            self.graph,
-            {g.name: [places[g.name][c] for c in plan.kept[g.name]] for g in self.graph.groups},
-        )
+        kept = {}
+        for name in self.known & self.graph.widths.keys():
+            places = {channel: place for place, channel in enumerate(self.kept[name])}
+            kept[name] = [places[channel] for channel in plan.kept[name]]
+        return Plan.from_kept(self.graph, kept)
 
 
 def in_rounds(

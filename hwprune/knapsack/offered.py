@@ -9,7 +9,7 @@ from typing import TypedDict
 import numpy as np
 
 from hwprune.errors import InputError
-from hwprune.graph import ChannelGraph
+from hwprune.graph import Branch, ChannelGraph
 from hwprune.knapsack.cost import WidthOptions
 from hwprune.knapsack.ties import Names, check_ties, merged
 from hwprune.table import LatencyTable
@@ -83,16 +83,15 @@ def to_choose(
     options: Mapping[str, Sequence[int]],
     ties: Iterable[Sequence[str]] = (),
     *,
-    depth: bool = False,
+    branches: Iterable[Branch] = (),
 ) -> WidthOptions:
-    """The widths in the solver's form; with ``depth`` none for branches that can be left out."""
-    branches = _droppable([branch.groups for branch in graph.branches], ties) if depth else []
-    bound = {name for groups in branches for name in groups}
-    more = {
-        name: sorted({0, *widths}) if name in bound else list(widths)
-        for name, widths in options.items()
-    }
-    return WidthOptions(more, branches, ties)
+    """The widths in the solver's form; none for branches that may be left out."""
+    droppable = _droppable([branch.groups for branch in branches], ties)
+    gone = {n for groups in droppable for n in groups if any(options[m][-1] == 0 for m in groups)}
+    more = {name: list(widths) for name, widths in options.items()}
+    for name in (name for groups in droppable for name in groups):
+        more[name] = [0] if name in gone else [0, *options[name]]
+    return WidthOptions(more, droppable, ties)
 
 
 def _droppable(branches: list[Names], ties: Iterable[Sequence[str]]) -> list[Names]:

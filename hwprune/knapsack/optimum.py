@@ -160,11 +160,10 @@ def _unreachable(program: Program, limits: Sequence[Limit], time_limit_s: float)
         "reachable".replace("  ", " ")
         for lowest, limit in least.values()
     ]
-    deeper = "" if program.together else "; or --depth, which lets whole residual branches go"
     return (
         f"No choice of widths meets {'these budgets together' if len(said) > 1 else 'the budget'}: "
         f"{'; '.join(said)}. Give a larger --budget; or a smaller --min-fraction, which lets "
-        f"layers become narrower{deeper}."
+        "layers become narrower."
     )
 
 

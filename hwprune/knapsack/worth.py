@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwprune.errors import BudgetError, InputError
-from hwprune.graph import ChannelGraph
+from hwprune.graph import Branch, ChannelGraph
 from hwprune.knapsack.cost import Cost, Scope, WidthOptions
 from hwprune.knapsack.limits import Widths
 
@@ -58,26 +58,37 @@ def worth_of(
 
     Never less than its narrowest widths would lose: a network that has them can do all that one
     without the branch does. Without scores of branches it loses what its channels are worth.
-
-    Raises:
-        InputError: branch scores that do not fit the graph.
     """
     branches = [branch for branch in graph.branches if branch.groups in options.branches]
     without: dict[Scope, float] = {}
     for branch in branches if branch_scores is not None else ():
-        score = (branch_scores or {}).get(branch.name, math.nan)
-        if not (math.isfinite(score) and score >= 0):
-            raise InputError(
-                f"Score of branch {branch.name}: expected a number that is not negative, got "
-                f"{score}. Make them with hwprune.score_branches."
-            )
         everything = narrow = 0.0
         for name in branch.groups:
             narrowest = next((w for w in options.options[options.leader[name]] if w > 0), 0)
             narrow += float(values_of(scores[name], [narrowest])[0])
             everything += float(scores[name].double().sum())
-        without[branch.groups] = min(everything - score, narrow)
+        without[branch.groups] = min(everything - (branch_scores or {})[branch.name], narrow)
     return Worth(scores, without)
+
+
+def droppable(
+    graph: ChannelGraph, branch_scores: Mapping[str, float] | None = None
+) -> tuple[Branch, ...]:
+    """The branches that may be left out: those that have scores, or all where none are given.
+
+    Raises:
+        InputError: a score that is no number, is negative, or is of no branch of the graph.
+    """
+    if branch_scores is None:
+        return graph.branches
+    for name, score in branch_scores.items():
+        known = [branch.name for branch in graph.branches]
+        if name not in known or not (math.isfinite(score) and score >= 0):
+            raise InputError(
+                f"Score of branch {name}: expected numbers that are not negative, of "
+                f"{', '.join(known) or 'none'}; got {score}. Make them with hwprune.score_branches."
+            )
+    return tuple(branch for branch in graph.branches if branch.name in branch_scores)
 
 
 def check_scores(graph: ChannelGraph, scores: Mapping[str, Tensor]) -> None:

@@ -129,7 +129,8 @@ def _check(wanted: Mapping[str, Wanted]) -> None:
         raise InputError("No budget was given. Name one or more, such as `--budget 0.5x`.")
     if any(each.limits.get("depth") for each in wanted.values()):
         raise InputError(
-            "Networks that share weights keep all residual branches. Leave --depth out."
+            "Networks that share weights keep all residual branches. Give limits without depth; "
+            "a budget profile without `depth = true`."
         )
 
 

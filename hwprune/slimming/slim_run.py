@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,6 @@ from hwprune.files import write_text
 from hwprune.job import Job
 from hwprune.recipe import Recipe
 from hwprune.slimming.in_place import InPlace
-
-WITHOUT = {"depth": False, "rounds": 1, "compensate": 0, "compile": False, "sync_norms": False}
 
 
 @dataclass(frozen=True)
@@ -89,14 +87,15 @@ class SlimRun:
 
 
 def slim_run(recipe: Recipe, asked: Asked, console: Console | None = None) -> SlimRun:
-    """A run with a job for every budget and every budget profile.
+    """A run with a job for every budget and every budget profile; no branch is left out.
 
     Raises:
         InputError: no budgets, two of one name, or options that do not go with several widths.
     """
     recipe.need("model", "data", "out")
     asked.in_place.check()
-    for name, off in WITHOUT.items():
+    recipe = replace(recipe, depth=False)
+    for name, off in (("rounds", 1), ("compensate", 0), ("compile", False), ("sync_norms", False)):
         if getattr(recipe, name) != off:
             raise InputError(
                 f"--{name.replace('_', '-')} does not go with `hwprune slim`. Leave it out."

@@ -71,6 +71,7 @@ class LabelWalk:
     def __init__(self, program: ExportedProgram, model: nn.Module) -> None:
         self.program = program
         self.state: dict[str, Any] = model.state_dict(keep_vars=True)
+        self.kept: set[str] = set()  # layers, as asked
         self.labels = LabelSet()
         self.values: dict[Node, Labels | list[Labels]] = {}
         self.dims: dict[tuple[str, int], Labels] = {}
@@ -127,6 +128,7 @@ class LabelWalk:
             for layer in self.layers:
                 if fnmatch.fnmatchcase(layer.name, pattern):
                     self.labels.pin(layer.outputs, f"kept as asked: {pattern}")
+                    self.kept.add(layer.name)
 
     # What rules ask and note: see rule.Walk.
 
