@@ -41,12 +41,11 @@ class Compensation:
 
         Groups that the search did not know are left as they are.
         """
-        return {
-            name: (self.scale.get(name, 1.0) * (s + self.offset.get(name, 0.0) * s.mean())).maximum(
-                1e-6 * s
-            )
-            for name, s in scores.items()
-        }
+        return {name: self._line(name, s).maximum(1e-6 * s) for name, s in scores.items()}
+
+    def _line(self, name: str, scores: Tensor) -> Tensor:
+        scale, offset = self.scale.get(name, 1.0), self.offset.get(name, 0.0)
+        return scale * (scores + offset * scores.mean())
 
 
 LossOf: TypeAlias = Callable[[Mapping[str, Tensor]], float]  # of the plan that scores lead to

@@ -75,8 +75,9 @@ class Partial:
         if own.branches is None:
             return None
         gone = [branch.name for branch in self.whole.left_out(self._widths)]
-        there = [branch for branch in self.graph.branches if self.known >= set(branch.groups)]
-        return dict.fromkeys(gone, 0.0) | {b.name: own.branches[b.name] for b in there}
+        whole = {branch.name for branch in self.whole.branches}
+        there = [b.name for b in self.graph.branches if self.known >= set(b.groups)]
+        return dict.fromkeys(gone, 0.0) | {n: own.branches[n] for n in there if n in whole}
 
     def within(self, plan: Plan) -> Plan:
         """A plan for the dense network without the channels that are gone already."""
