@@ -278,7 +278,8 @@ _JOBS: dict[tuple[str, int], Job] = {}  # of this process
 class Remembering(torch.nn.Module):
     """A teacher that gives its answer to a batch again when it sees the batch again.
 
-    All networks of a seed see the same batches; where features are compared it has to run.
+    All networks of a seed see the same batches, on the CPU; where features are compared it has to
+    run.
     """
 
     def __init__(self, model: torch.nn.Module) -> None:

@@ -155,17 +155,15 @@ def test_a_branch_that_a_round_leaves_out_stays_out() -> None:
     model = Two().eval()
     graph = trace(model)
     assert [branch.name for branch in graph.branches] == ["one", "two"]
-    told: list[Importance] = []
 
     def plan_of(importance: Importance, share: float) -> Plan:
-        told.append(importance)
         return hwprune.solve(
             graph, importance.channels, max_macs=share * graph.macs(), multiple=1,
             min_fraction=0.5, depth=True, branch_scores=importance.branches, most=importance.left,
         )  # fmt: skip
 
     partial = in_rounds(
-        model, graph, trace, with_branches, plan_of, batches(), share=0.36, rounds=2
+        model, graph, trace, with_branches, plan_of, batches(), share=0.36, rounds=2, refit=False
     )
     (group,) = graph.branches[1].groups
     assert partial.kept[group] == ()
@@ -184,7 +182,7 @@ def test_a_branch_that_a_round_leaves_out_stays_out() -> None:
         at_once = hwprune.prune(model, graph, plan)
         assert stepwise.state_dict().keys() == at_once.state_dict().keys()
         for name, tensor in stepwise.state_dict().items():
-            assert tensor.shape == at_once.state_dict()[name].shape
+            assert torch.equal(tensor, at_once.state_dict()[name]), name
 
 
 def partial_of(

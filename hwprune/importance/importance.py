@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from hwprune.graph import ChannelGraph
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_LEAST_SCORE = 1e-12  # of the greatest
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,19 @@ class Importance:
             for branch in graph.branches
         }
         return replace(self, channels=dict(channels), branches=branches)
+
+
+def of_kept(scores: Mapping[str, Tensor], kept: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
+    """The scores of the channels that are left; what is gone is worth nothing.
+
+    What is left is worth a little at least, so that it is chosen before what is gone.
+    """
+    least = _LEAST_SCORE * max(float(each.max()) for each in scores.values())
+    left = {}
+    for name, each in scores.items():
+        left[name] = each.new_zeros(each.shape)
+        left[name][list(kept[name])] = each[list(kept[name])].clamp(min=least)
+    return left
 
 
 def total(scores: Mapping[str, Tensor], groups: tuple[str, ...]) -> float:

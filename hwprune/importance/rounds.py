@@ -11,15 +11,13 @@ import torch
 from torch import nn
 
 from hwprune.graph import ChannelGraph
-from hwprune.importance.importance import Importance
+from hwprune.importance.importance import Importance, of_kept
 from hwprune.importance.reconstruct import features
 from hwprune.plan import Plan
 from hwprune.prepare import Batches, prepare
 
 ImportanceOf: TypeAlias = Callable[[nn.Module, ChannelGraph], Importance]
 PlanOf: TypeAlias = Callable[[Importance, float], Plan]  # share of the dense latency
-
-_LEAST_SCORE = 1e-12  # of the greatest
 
 
 @dataclass(frozen=True)
@@ -59,16 +57,15 @@ class Partial:
     def lift(self, own: Importance) -> Importance:
         """Importance in this network as importance in the dense one; what is gone has none.
 
-        Of groups that stay as they are, every channel is worth most. What is there is worth a
-        little at least, so that it goes after what is gone.
+        Of groups that stay as they are, every channel is worth most.
         """
         most = max((float(s.max()) for s in own.channels.values()), default=1.0)
         channels = {}
         for name, width in self.whole.widths.items():
-            scores = own.channels[name] if name in self.known else torch.tensor(most)
-            channels[name] = torch.zeros(width)
-            channels[name][list(self.kept[name])] = scores.clamp(min=_LEAST_SCORE * most)
-        return Importance(channels, self._branches(own), self._widths)
+            channels[name] = torch.full((width,), most)
+            if name in self.known:
+                channels[name][list(self.kept[name])] = own.channels[name]
+        return Importance(of_kept(channels, self.kept), self._branches(own), self._widths)
 
     def _branches(self, own: Importance) -> dict[str, float] | None:
         """The worth of the branches that may go, and of those that are gone."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from hwprune.budget import ERROR, Budget, FittedPlan, Limits, Round, fit_budget, plan_budget
 from hwprune.errors import BudgetError, InputError
 from hwprune.graph import ChannelGraph
+from hwprune.importance.importance import of_kept
 from hwprune.latency.fill import Networks
 from hwprune.latency.measure import interleave
 from hwprune.plan import Plan
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 Scores: TypeAlias = Mapping[str, "Tensor"]
 Rescore: TypeAlias = Callable[[Plan], Scores]  # of the pruned network, for the dense one's channels
-_LEAST_SCORE = 1e-12  # of the greatest: of what is left, so that it goes before what is gone
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def nested(
         plan = fitted.plan
         if name != order[-1]:
             taken = rescore(plan) if rescore is not None else scores
-            current, most = _of_kept(taken, plan), plan.widths
+            current, most = of_kept(taken, plan.kept), plan.widths
     return tuple(found)
 
 
@@ -184,17 +184,6 @@ def _whole(graph: ChannelGraph, wanted: Wanted) -> FittedPlan:
         )
     plan = replace(plan, measured_ms=dense.latency_ms, measured_ratio=1.0)
     return FittedPlan(plan, dense, dense, ())
-
-
-def _of_kept(scores: Scores, plan: Plan) -> dict[str, Tensor]:
-    """The scores of the plan's channels; what is gone is worth nothing, and less than all else."""
-    least = _LEAST_SCORE * max(float(each.max()) for each in scores.values())
-    left = {}
-    for name, each in scores.items():
-        kept = list(plan.kept[name])
-        left[name] = each.new_zeros(each.shape)
-        left[name][kept] = each[kept].clamp(min=least)
-    return left
 
 
 def _beside_separate(
