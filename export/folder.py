@@ -15,6 +15,7 @@ from rich.console import Console
 from hwprune.errors import InputError
 from hwprune.files import write_atomically, write_text
 from hwprune.graph import ChannelGraph
+from hwprune.latency.effort import Effort
 from hwprune.latency.fill import fill
 from hwprune.latency.sampling import all_widths
 from hwprune.pages.show import profile_progress, profile_summary
@@ -125,7 +126,8 @@ def measure_folder(
     with profile_progress(console) as tell:
         table = fill(
             networks.graph, networks, device,
-            path=path, step=networks.step, renew=renew, progress=tell,
+            path=path, step=networks.step, renew=renew,
+            effort=Effort.parse(recipe.measure, recipe.latency), progress=tell,
         )  # fmt: skip
     console.print(profile_summary(path, table, table.network(networks.graph)))
     return table

@@ -8,17 +8,25 @@ from pathlib import Path
 import onnx
 from rich.console import Console
 
-from hwprune.budget import ERROR, Budget
 from hwprune.errors import HwpruneError, InputError, LatencyMiss, NotMeasured
-from hwprune.latency.measure import Measurement, quietest
+from hwprune.latency.budget import Budget
+from hwprune.latency.effort import Effort
+from hwprune.latency.measure import CLOCKS
+from hwprune.latency.pair import Pair, measure_pair
+from hwprune.latency.spread import Spread
 from hwprune.targets import Loadable, Target, load_target, need_files
 
 from .batch import batch_in
 
 
 def measure_files(
-    dense: Path, pruned: Path, target: str, budget: str, console: Console
-) -> tuple[Measurement, Measurement]:
+    dense: Path,
+    pruned: Path,
+    target: str,
+    budget: str,
+    console: Console,
+    effort: Effort | None = None,
+) -> Pair:
     """Measure two files beside each other and say whether the budget is met.
 
     Raises:
@@ -27,18 +35,16 @@ def measure_files(
     """
     need_files(target)
     wanted, device = Budget.parse(budget), load_target(target)
-    first, second = side_by_side(_fixed(dense), _fixed(pruned), device)
-    ratio = wanted.ratio_to(first.latency_ms)
+    pair = side_by_side(_fixed(dense), _fixed(pruned), device, effort)
+    ratio = wanted.ratio_to(pair.dense.latency_ms)
     console.print(
-        f"{device.name}: dense {first.latency_ms:.3f} ms, pruned {second.latency_ms:.3f} ms, "
-        f"{second.latency_ms / first.latency_ms:.3f} of it; budget {ratio:.3f}"
+        f"{device.name}: dense {pair.dense.latency_ms:.3f} ms, pruned "
+        f"{pair.pruned.latency_ms:.3f} ms, {pair}; budget {ratio:.3f} "
+        f"({pair.dense.statistic} latency, {CLOCKS[pair.dense.clock]})"
     )
-    for measurement in (first, second):
-        if measurement.warning:
-            console.print(f"[yellow]{measurement.warning}")
-    for miss in latency_misses(first, second, ratio):
+    for miss in latency_misses(pair, ratio):
         raise miss
-    return first, second
+    return pair
 
 
 def _fixed(path: Path) -> onnx.ModelProto:
@@ -55,23 +61,26 @@ def side_by_side(
     dense: Loadable,
     pruned: Loadable,
     target: Target,
+    effort: Effort | None = None,
+    *,
     known_ms: float = math.inf,
-    seconds: float = 40.0,
-) -> tuple[Measurement, Measurement]:
+    spread: Spread | None = None,
+) -> Pair:
     """Latencies of the dense and of the pruned network, from interleaved runs.
 
-    Those in which the dense network was slower than ``known_ms`` do not count; see ``quietest``.
+    Args:
+        dense, pruned: in the form that the target takes.
+        target: where to measure.
+        effort: how, and how long; None for the normal effort.
+        known_ms, spread: as in ``measure_pair``.
     """
-    runs = [target.load(dense), target.load(pruned)]
-    first, second = quietest(runs, known_ms, seconds=seconds, error=ERROR)
-    return first, second
+    first, second = target.load(dense), target.load(pruned)
+    return measure_pair(first, second, effort or Effort(), known_ms=known_ms, spread=spread)
 
 
-def latency_misses(
-    dense: Measurement | None, pruned: Measurement | None, budget_ratio: float | None
-) -> list[HwpruneError]:
+def latency_misses(pair: Pair | None, budget_ratio: float | None) -> list[HwpruneError]:
     """Why the latency budget is not known to be met; empty when it is."""
-    if dense is None or pruned is None or budget_ratio is None:
+    if pair is None or budget_ratio is None:
         return [
             NotMeasured(
                 "The latency was not measured: the network is planned for another device than this "
@@ -80,14 +89,15 @@ def latency_misses(
                 "copy the run's folder and run `hwprune verify --out` there."
             )
         ]
-    ratio = pruned.latency_ms / dense.latency_ms
-    if ratio <= budget_ratio:
+    if pair.ratio <= budget_ratio:
         return []
     return [
         LatencyMiss(
-            f"The pruned network takes {pruned.latency_ms:.3f} ms, {ratio:.3f} of the dense one in "
-            f"the same run; the budget is {budget_ratio:.3f}: {ratio / budget_ratio - 1:.1%} "
-            "over. Measure again on a quiet machine, or prune with a smaller --budget."
+            f"The pruned network takes {pair.pruned.latency_ms:.3f} ms, {pair.ratio:.3f} of the "
+            f"dense one in the same run; the budget is {budget_ratio:.3f}: "
+            f"{pair.ratio / budget_ratio - 1:.1%} over. Another minute may show "
+            f"{pair.error:.1%} more or less. Measure again, or prune with a smaller --budget or "
+            "with --measure thorough."
         )
     ]
 

@@ -9,10 +9,12 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from hwprune.budget import Budget
 from hwprune.errors import AccuracyMiss, HwpruneError, OutputMismatch
 from hwprune.evaluate import Accuracy, accuracy, predictions
-from hwprune.latency.measure import Measurement
+from hwprune.latency.budget import Budget
+from hwprune.latency.effort import Effort
+from hwprune.latency.pair import Pair
+from hwprune.latency.spread import Spread
 from hwprune.precision import precision_of
 from hwprune.targets import Loadable, Target, TorchNetwork
 
@@ -29,7 +31,8 @@ class Verification:
         max_abs_error, relative_error: of the outputs against PyTorch; relative to the largest.
         agreement: share of images on which the file and PyTorch predict the same class.
         accuracy: of the file itself.
-        dense, pruned: latencies from the same interleaved run; None where none was taken.
+        pair: latencies of the dense network and of the file, measured by turns; None where latency
+            was not measured.
         budget_ratio: the budget as a fraction of the dense latency in this run.
         file_bytes: size of the file.
         precision: of the file.
@@ -39,8 +42,7 @@ class Verification:
     relative_error: float
     agreement: float
     accuracy: Accuracy
-    dense: Measurement | None
-    pruned: Measurement | None
+    pair: Pair | None
     budget_ratio: float | None
     file_bytes: int
     precision: str = "fp32"
@@ -48,9 +50,7 @@ class Verification:
     @property
     def ratio(self) -> float | None:
         """Measured latency as a fraction of the dense one."""
-        if self.dense is None or self.pruned is None:
-            return None
-        return self.pruned.latency_ms / self.dense.latency_ms
+        return None if self.pair is None else self.pair.ratio
 
     def misses(self) -> list[HwpruneError]:
         """One error for each promise that the file does not keep; empty when it keeps all."""
@@ -71,7 +71,7 @@ class Verification:
                     f"images, less than {least:.0%} in {self.precision}. Do not deploy the file."
                 )
             )
-        return found + latency_misses(self.dense, self.pruned, self.budget_ratio)
+        return found + latency_misses(self.pair, self.budget_ratio)
 
 
 def verify(
@@ -82,8 +82,9 @@ def verify(
     budget: Budget,
     batches: Iterable[tuple[Tensor, Tensor]],
     *,
+    effort: Effort | None = None,
     known_ms: float = math.inf,
-    seconds: float = 40.0,
+    spread: Spread | None = None,
 ) -> Verification:
     """Measure an exported file; it is read back from disk.
 
@@ -95,9 +96,10 @@ def verify(
         target: where to measure latency; None where that is not here.
         budget: what was promised.
         batches: real images and labels.
+        effort: how to measure latency, and how long; None for the normal effort.
         known_ms: the dense network's latency as measured before; where it is much slower now,
             latency is measured again.
-        seconds: how long to measure latency at most.
+        spread: how far ratios move between moments of this machine, as known from before.
 
     Raises:
         InputError: the file is missing or is no valid ONNX model.
@@ -108,19 +110,18 @@ def verify(
     got, labels = predictions(run, real)
     wanted, _ = predictions(student.eval(), real)
     difference = float((got - wanted).abs().max())
-    dense_ms = pruned_ms = None
+    pair = None
     if target is not None:
         inputs = dense.inputs if isinstance(dense, TorchNetwork) else None
         timed = exported if inputs is None else TorchNetwork(student, inputs)
-        dense_ms, pruned_ms = side_by_side(dense, timed, target, known_ms, seconds)
+        pair = side_by_side(dense, timed, target, effort, known_ms=known_ms, spread=spread)
     return Verification(
         difference,
         difference / max(float(wanted.abs().max()), 1e-12),
         float((got.argmax(1) == wanted.argmax(1)).double().mean()),
         accuracy(got, labels),
-        dense_ms,
-        pruned_ms,
-        None if dense_ms is None else budget.ratio_to(dense_ms.latency_ms),
+        pair,
+        None if pair is None else budget.ratio_to(pair.dense.latency_ms),
         path.stat().st_size,
         precision_of(exported),
     )

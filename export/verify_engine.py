@@ -26,7 +26,8 @@ from hwprune.errors import (
     OutputMismatch,
 )
 from hwprune.files import write_text
-from hwprune.latency.measure import Measurement, Timed, interleave
+from hwprune.latency.measure import Measurement, interleave
+from hwprune.targets import Timed
 from hwprune.targets.cuda import first_gpu
 from hwprune.targets.driver import gpu_here
 from hwprune.targets.nvidia import gpu_state

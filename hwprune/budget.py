@@ -5,7 +5,7 @@ Latency does not depend on weights, so all of this happens before any training.
 
 from __future__ import annotations
 
-import re
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
@@ -13,18 +13,21 @@ from typing import TYPE_CHECKING
 
 from typing_extensions import Unpack
 
-from hwprune.errors import BudgetError, InputError
+from hwprune.errors import BudgetError
 from hwprune.graph import ChannelGraph
 from hwprune.knapsack.offered import Offered
+from hwprune.latency.budget import Budget as Budget
+from hwprune.latency.effort import Effort
 from hwprune.latency.fill import Networks, batch_of
 from hwprune.latency.measure import (
     CALM,
-    MOST_NOISE,
     Measurement,
+    at_moments,
     interleave,
-    quietest,
     ratio_error,
+    together,
 )
+from hwprune.latency.spread import Seen, Spread, pooled, spread_of
 from hwprune.plan import Plan
 from hwprune.solve import solve
 from hwprune.table import LatencyTable, Network
@@ -33,94 +36,50 @@ from hwprune.targets import Target
 if TYPE_CHECKING:
     from torch import Tensor
 
-LEAST = 0.97  # of the budget: a plan that uses less leaves accuracy behind
-ROOM = 0.01  # of the budget: kept below it beside two standard errors, for other minutes
-AIM = 0.98  # of the budget, before anything was measured
+SLACK = 0.03  # of the budget: a plan that uses less than this below its room leaves accuracy behind
+AIM = 0.98  # of the budget, where nothing is measured and the table does not say how wrong it is
 NEIGHBOURS = (1.0, 0.987, 1.01)  # of what is asked for: plans next to each other err differently
-ERROR = 0.004  # of a ratio, at which measuring stops
+USUAL_ERROR = 0.005  # of a ratio within a run, before one was measured
+MOST_ERROR = 0.1  # that is believed of a ratio within a run, however few samples tell
 _COARSE = "No other plan is nearer: another budget binds, or the widths are too coarse."
 
 
 @dataclass(frozen=True)
-class Budget:
-    """A latency budget: milliseconds, or a fraction of the dense network's latency."""
-
-    ms: float | None = None
-    ratio: float | None = None
-
-    @classmethod
-    def parse(cls, text: str) -> Budget:
-        """``0.5x`` is half of the dense latency, ``12ms`` is twelve milliseconds.
-
-        Raises:
-            InputError: neither form, or not positive.
-        """
-        found = re.fullmatch(r"\s*([0-9.]+(?:e-?[0-9]+)?)\s*(x|ms)\s*", text)
-        try:
-            number = float(found[1]) if found else 0.0
-        except ValueError:
-            number = 0.0
-        if found is None or number <= 0:
-            raise InputError(
-                f"Budget {text!r}: expected a fraction of the dense latency such as `--budget "
-                "0.5x`, or milliseconds such as `--budget 12ms`."
-            )
-        return cls(ratio=number) if found[2] == "x" else cls(ms=number)
-
-    def share_of(self, dense_ms: float) -> float:
-        """The budget as a fraction of the dense latency; may be more than 1."""
-        return self.ratio if self.ratio is not None else (self.ms or 0.0) / dense_ms
-
-    def ratio_to(self, dense_ms: float) -> float:
-        """The budget as a fraction of the dense latency.
-
-        Raises:
-            BudgetError: the dense network meets it already.
-        """
-        ratio = self.share_of(dense_ms)
-        if ratio >= 1:
-            raise BudgetError(
-                f"The dense network, {dense_ms:.3f} ms, meets the budget of "
-                f"{ratio * dense_ms:.3f} ms already; there is nothing to prune. Give a smaller "
-                "--budget, such as 0.5x."
-            )
-        return ratio
-
-
-@dataclass(frozen=True)
 class Round:
-    """One network of the loop: what was asked of the solver, predicted, and measured.
+    """One network of the loop at one moment: what was asked, predicted and measured.
 
-    ``error`` is the relative standard error of the ratio, ``number`` that of the round, from 1.
+    Attributes:
+        budget_ms: what the solver was asked for.
+        predicted_ms, measured_ms: the network's latency.
+        dense_ms: that of the dense network in the same run.
+        share: what of the budget the network uses, as measured. Where the machine was not ``calm``
+            that may be too little, and what is predicted counts if it is more.
+        error: relative standard error of the measured share within the run.
+        number: of the round, from 1.
+        calm: whether the dense network was as fast as it is known to be.
     """
 
     budget_ms: float
     predicted_ms: float
     measured_ms: float
     dense_ms: float
+    share: float = math.nan
     error: float = 0.0
     number: int = 1
+    calm: bool = True
 
     def __str__(self) -> str:
         """What is told of it while the loop runs."""
+        busy = "" if self.calm else "; the machine was busy"
         return (
             f"predicted {self.predicted_ms:.3f} ms, measured {self.measured_ms:.3f} ms: "
-            f"{self.ratio:.3f} of dense ({self.dense_ms:.3f} ms in the same run)"
+            f"{self.ratio:.3f} of dense ({self.dense_ms:.3f} ms in the same run){busy}"
         )
 
     @property
     def ratio(self) -> float:
         """Measured latency as a fraction of the dense one of the same interleaved run."""
         return self.measured_ms / self.dense_ms
-
-    @property
-    def most(self) -> float:
-        """The share of the budget up to which a second measurement will find it met as well."""
-        return 1 - ROOM - 2 * min(self.error, 0.01)
-
-    def uses(self, wanted: float) -> bool:
-        """Whether it is within the budget with that room, and not far below."""
-        return LEAST * wanted <= self.ratio <= self.most * wanted
 
 
 @dataclass(frozen=True)
@@ -129,9 +88,11 @@ class FittedPlan:
 
     Attributes:
         plan: with its measured latency.
-        dense, pruned: latencies from the same interleaved run; None where nothing was measured.
+        dense, pruned: latencies from the same interleaved runs; None where nothing was measured.
         rounds: every measurement of a network on the way, in order.
-        remark: why the latency is further below the budget than wanted, is not to be trusted, or
+        room: share of the budget that was kept free, so that a later measurement is within it.
+        spread: by how much ratios move between moments of this machine, as known in the end.
+        remark: why the latency is further below the budget than wanted, may exceed it later, or
             was not measured; empty when all is well.
     """
 
@@ -139,7 +100,20 @@ class FittedPlan:
     dense: Measurement | None
     pruned: Measurement | None
     rounds: tuple[Round, ...]
+    room: float = 0.0
+    spread: Spread | None = None
     remark: str = ""
+
+    @property
+    def kept(self) -> str:
+        """What the uncertainty of this machine costs, in a sentence; empty where unknown."""
+        if self.spread is None:
+            return ""
+        return (
+            f"{self.room:.1%} of the budget is kept as room: latencies on this machine move by "
+            f"{self.spread.between:.1%} between moments, and by "
+            f"{fmean(turn.error for turn in self.rounds):.1%} within one."
+        )
 
 
 class Limits(Offered, total=False):
@@ -177,7 +151,7 @@ def plan_budget(
         f"planned for {table.device} from its table, {room:.1%} below the budget (the table's "
         "worst held-out error); not measured"
     )
-    return FittedPlan(plan, None, None, (), remark)
+    return FittedPlan(plan, None, None, (), room, remark=remark)
 
 
 def fit_budget(
@@ -189,10 +163,15 @@ def fit_budget(
     budget: Budget,
     *,
     rounds: int = 4,
+    effort: Effort | None = None,
     report: Callable[[Round], None] | None = None,
     **limits: Unpack[Limits],
 ) -> FittedPlan:
     """The most important plan that was measured to meet the budget on the target.
+
+    A measurement of another minute is another number. So the plan is kept below the budget by what
+    this machine's measurements differ between moments and within them, such that a later one is
+    within the budget with 95 % probability (``Spread.room``).
 
     Args:
         graph: the channel graph.
@@ -203,20 +182,21 @@ def fit_budget(
         budget: milliseconds or a fraction of the dense latency.
         rounds: how often to build, measure and correct; each round measures a few plans that
             lie next to each other, since a table errs differently on each.
+        effort: how to measure, and how long; None for the normal effort.
         report: is told of every network that was measured.
         limits: what ``solve`` keeps to beside latency.
 
     Returns:
-        The most important of the plans that were measured within the budget, and again beside the
-        dense network alone.
+        The most important of the plans that were measured within the budget, each alone beside the
+        dense network as well.
 
     Raises:
         BudgetError: out of reach, met by the dense network, or not met within the rounds.
         TableError: the table is of another batch, or lacks this network.
     """
-    bench = _Bench(graph, table, target, networks, report)
+    bench = _Bench(graph, table, target, networks, budget, effort or Effort(), report)
     wanted = budget.ratio_to(bench.dense_ms)
-    asked = wanted * bench.dense_predicted_ms * AIM
+    asked = wanted * bench.dense_predicted_ms * bench.aim
     tried: list[FittedPlan] = []
     stopped = f"Not nearer within {rounds} rounds."
     for number in range(1, rounds + 1):
@@ -226,21 +206,30 @@ def fit_budget(
             stopped = why if refusal is not None else _COARSE
             break
         tried += bench.measure(plans, asked, number)
-        best = _chosen(tried, wanted)
-        if best is not None and _slowest(best).uses(wanted):
-            best = _confirmed(tried, wanted, bench)
-        if best is not None and _slowest(best).uses(wanted):
+        best = bench.confirmed(tried)
+        if best is not None and bench.is_near(best):
             break
-        turns = [turn for turn in bench.turns if turn.number == number]
-        asked = fmean(_corrected(turn, bench.dense_predicted_ms, wanted) for turn in turns)
+        measured = [each for each in tried if each.rounds[0].number == number]
+        asked = fmean(_corrected(each, bench, wanted) for each in measured)
         asked = max(asked, 1e-9)
-    best = _confirmed(tried, wanted, bench)
+    best = bench.confirmed(tried) or bench.confirmed(tried, roomy=False)
     if best is None:
         raise BudgetError(_missed(bench.turns, wanted, table.network(graph)) + stopped)
-    remark = bench.busy(_slowest(best))
-    if _slowest(best).ratio < LEAST * wanted:
-        remark = f"below the budget by more than wanted: {stopped} {remark}".strip()
-    return replace(best, rounds=tuple(bench.turns), remark=remark)
+    remark = bench.doubt(best)
+    if share_of(best) < 1 - bench.room(best) - SLACK:
+        remark = f"{remark} It is below the budget by more than wanted: {stopped}".strip()
+    return replace(
+        best,
+        rounds=tuple(bench.turns),
+        room=bench.room(best),
+        spread=bench.spread(best),
+        remark=remark,
+    )
+
+
+def share_of(tried: FittedPlan) -> float:
+    """What of the budget a plan uses: the geometric mean of its measurements."""
+    return math.exp(fmean(math.log(turn.share) for turn in tried.rounds))
 
 
 def _neighbours(
@@ -277,100 +266,151 @@ class _Bench:
         table: LatencyTable,
         target: Target,
         networks: Networks,
+        budget: Budget,
+        effort: Effort,
         report: Callable[[Round], None] | None,
     ) -> None:
         table.check_batch(batch_of(networks.dense))
-        self.target, self.networks = target, networks
+        self.target, self.networks, self.budget, self.effort = target, networks, budget, effort
+        self.network = table.network(graph)
         self.dense_predicted_ms = table.predict_ms(graph, graph.widths)
         self.dense_run = target.load(networks.dense)
-        self.dense_ms = interleave([self.dense_run], rounds=1000, seconds=4)[0].latency_ms
-        self.known_ms = min(self.dense_ms, table.network(graph).dense_ms)
+        (dense,) = interleave(
+            [self.dense_run],
+            rounds=effort.rounds,
+            seconds=0.4 * effort.moment_s,
+            statistic=effort.statistic,
+        )
+        self.dense_ms = dense.latency_ms
+        self.known_ms = min(self.dense_ms, self.network.dense_ms)
+        self.of_table = table.spread(graph, effort.statistic, absolute=budget.ms is not None)
         self.report = report
         self.turns: list[Round] = []
+        self.tried: list[FittedPlan] = []
+
+    @property
+    def aim(self) -> float:
+        """The share of the budget to ask for before anything was measured."""
+        return 1 - pooled([self.of_table]).room(self.effort.moments, USUAL_ERROR) - SLACK / 2
 
     def measure(self, plans: Sequence[Plan], asked_ms: float, number: int) -> list[FittedPlan]:
         """The plans with their measured latencies, from one interleaved run."""
         runs = [self.target.load(self.networks.at(plan.widths)) for plan in plans]
-        dense, *pruned = quietest([self.dense_run, *runs], self.known_ms, seconds=30, error=ERROR)
-        fitted = []
-        for plan, own in zip(plans, pruned, strict=True):
-            turn = Round(
-                asked_ms,
-                plan.predicted_ms or 0.0,
-                own.latency_ms,
-                dense.latency_ms,
-                min(1.0, ratio_error(dense, own)),
-                number,
-            )
-            plan = replace(plan, measured_ms=own.latency_ms, measured_ratio=turn.ratio)
-            fitted.append(FittedPlan(plan, dense, own, (turn,)))
-            self.turns.append(turn)
-            if self.report is not None:
-                self.report(turn)
-        return fitted
-
-    def busy(self, turn: Round) -> str:
-        """Why the ratio is not to be trusted; empty where it is."""
-        slower = turn.dense_ms / self.known_ms
-        if slower <= CALM:
-            return ""
-        return (
-            f"The dense network took {slower:.2f} times its known latency: the machine is busy, or "
-            "slower than when the table was made. Other work slows a dense network down by more "
-            "than its pruned ones, so they will miss the budget when it is gone: prune where "
-            "nothing else runs."
+        moments = at_moments(
+            [self.dense_run, *runs],
+            count=1,
+            seconds=self.effort.moment_s,
+            rounds=self.effort.rounds,
+            known_ms=self.known_ms,
+            statistic=self.effort.statistic,
         )
+        dense, *pruned = together(moments)
+        return [
+            self._fitted(plan, dense, own, asked_ms, number)
+            for plan, own in zip(plans, pruned, strict=True)
+        ]
+
+    def _fitted(
+        self, plan: Plan, dense: Measurement, own: Measurement, asked_ms: float, number: int
+    ) -> FittedPlan:
+        predicted_ms = plan.predicted_ms or math.nan
+        calm = self.effort.statistic == "typical" or dense.latency_ms <= CALM * self.known_ms
+        share = self._share(own.latency_ms, dense.latency_ms)
+        error = min(ratio_error(dense, own), MOST_ERROR)
+        predicted = self._share(predicted_ms, self.dense_predicted_ms)
+        if not calm:
+            share = max(share, predicted)
+        turn = Round(
+            asked_ms, predicted_ms, own.latency_ms, dense.latency_ms, share, error, number, calm
+        )
+        self.turns.append(turn)
+        if self.report is not None:
+            self.report(turn)
+        plan = replace(plan, measured_ms=own.latency_ms, measured_ratio=turn.ratio)
+        return FittedPlan(plan, dense, own, (turn,))
+
+    def _share(self, latency_ms: float, dense_ms: float) -> float:
+        """What of the budget a latency uses."""
+        return latency_ms / (self.budget.share_of(dense_ms) * dense_ms)
+
+    def spread(self, best: FittedPlan | None = None) -> Spread:
+        """How far ratios move between moments, by the profile and by what was measured twice."""
+        series = [each.rounds for each in self.tried if len(each.rounds) > 1]
+        seen = [[Seen(t.share, t.error) for t in turns if t.calm] for turns in series]
+        return pooled([self.of_table, spread_of(seen)])
+
+    def room(self, tried: FittedPlan) -> float:
+        """The share of the budget to keep free for a plan."""
+        error = math.sqrt(fmean(turn.error**2 for turn in tried.rounds))
+        return self.spread().room(self.effort.moments, error)
+
+    def is_near(self, tried: FittedPlan) -> bool:
+        """Whether a plan is within the budget with its room, and not far below."""
+        most = 1 - self.room(tried)
+        return most - SLACK <= share_of(tried) <= most
+
+    def confirmed(self, tried: list[FittedPlan], *, roomy: bool = True) -> FittedPlan | None:
+        """The most important plan within the budget, once it was measured at all its moments.
+
+        The best of several that were measured was lucky as often as not, and a network that runs by
+        turns with one other finds other caches than among four.
+
+        Args:
+            tried: all plans; further measurements are added to them.
+            roomy: plans with their room alone; otherwise all that were measured within the budget.
+        """
+        self.tried = tried
+        while True:
+            met = [t for t in tried if share_of(t) <= (1 - self.room(t) if roomy else 1.0)]
+            best = max(met, key=lambda each: each.plan.value or 0.0, default=None)
+            if best is None or len(best.rounds) >= self.effort.moments:
+                return best
+            first = best.rounds[0]
+            (again,) = self.measure([best.plan], first.budget_ms, first.number)
+            tried[tried.index(best)] = _of_both(best, again)
+
+    def doubt(self, tried: FittedPlan) -> str:
+        """Why a later measurement may be over the budget all the same; empty where not."""
+        doubts = []
+        if share_of(tried) > 1 - self.room(tried):
+            doubts.append(
+                f"It has {1 - share_of(tried):.1%} of the budget as room; that a later measurement "
+                f"is within the budget with 95 % certainty would need {self.room(tried):.1%}."
+            )
+        if not all(turn.calm for turn in tried.rounds):
+            slower = min(turn.dense_ms for turn in tried.rounds) / self.known_ms
+            doubts.append(
+                f"The dense network took {slower:.2f} times its known latency or more: the machine "
+                "is busy, or slower than when the table was made. What the table predicts counted "
+                "where it is more than was measured."
+            )
+        return " ".join(doubts)
 
 
-def _corrected(turn: Round, dense_ms: float, wanted: float) -> float:
+def _of_both(first: FittedPlan, again: FittedPlan) -> FittedPlan:
+    """A plan with the measurements of further moments."""
+    assert first.dense and first.pruned and again.dense and again.pruned
+    dense, own = together([(first.dense, first.pruned), (again.dense, again.pruned)])
+    plan = replace(
+        first.plan,
+        measured_ms=own.latency_ms,
+        measured_ratio=own.latency_ms / dense.latency_ms,
+    )
+    return replace(first, plan=plan, dense=dense, pruned=own, rounds=first.rounds + again.rounds)
+
+
+def _corrected(tried: FittedPlan, bench: _Bench, wanted: float) -> float:
     """What to ask for next, on the line through the dense network and the one just measured.
 
     Exact where the truth is the table times a factor plus an offset.
     """
-    aim = (LEAST + turn.most) / 2 * wanted
-    if turn.ratio >= 1 or turn.predicted_ms >= dense_ms:
-        return turn.predicted_ms * aim / turn.ratio
-    slope = (dense_ms - turn.predicted_ms) / (1 - turn.ratio)
+    aim = (1 - bench.room(tried) - SLACK / 2) * wanted
+    ratio, dense_ms = share_of(tried) * wanted, bench.dense_predicted_ms
+    predicted_ms = tried.plan.predicted_ms or 0.0
+    if ratio >= 1 or predicted_ms >= dense_ms:
+        return predicted_ms * aim / ratio
+    slope = (dense_ms - predicted_ms) / (1 - ratio)
     return dense_ms - slope * (1 - aim)
-
-
-def _slowest(tried: FittedPlan) -> Round:
-    """Of one plan's measurements, the one of the greatest ratio: that counts."""
-    return max(tried.rounds, key=lambda turn: turn.ratio)
-
-
-def _chosen(tried: Sequence[FittedPlan], wanted: float) -> FittedPlan | None:
-    """The most important plan within the budget, with some room where one has it."""
-    met = [each for each in tried if _slowest(each).ratio <= wanted]
-    roomy = [each for each in met if _slowest(each).ratio <= _slowest(each).most * wanted]
-    return max(roomy or met, key=lambda each: each.plan.value or 0.0, default=None)
-
-
-def _confirmed(tried: list[FittedPlan], wanted: float, bench: _Bench) -> FittedPlan | None:
-    """The chosen plan, once it was measured again, by itself, and is chosen still.
-
-    The best of several that were measured was lucky as often as not, and a network that runs by
-    turns with one other finds other caches than among four.
-    """
-    while (best := _chosen(tried, wanted)) is not None and len(best.rounds) == 1:
-        first = best.rounds[0]
-        (again,) = bench.measure([best.plan], first.budget_ms, first.number)
-        slower = max(best, again, key=lambda each: each.rounds[0].ratio)
-        tried[tried.index(best)] = replace(slower, rounds=(*best.rounds, *again.rounds))
-    return best
-
-
-def _trust(known: Network) -> str:
-    """What the table says of its own error."""
-    said = ""
-    if known.errors:
-        said = f"The latency table is off by up to {known.errors[-1]:.1%} on held-out networks. "
-    if known.noise is not None and known.noise > MOST_NOISE:
-        said += (
-            f"The machine was busy when it was made: whole networks are known to {known.noise:.1%} "
-            f"only, and {MOST_NOISE:.0%} is wanted. "
-        )
-    return said
 
 
 def _missed(turns: Sequence[Round], wanted: float, known: Network) -> str:
@@ -378,8 +418,11 @@ def _missed(turns: Sequence[Round], wanted: float, known: Network) -> str:
     if not turns:
         return ""
     ratios = ", ".join(f"{turn.ratio:.3f}x" for turn in turns)
+    off = ""
+    if known.errors:
+        off = f"The latency table is off by up to {known.errors[-1]:.1%} on held-out networks. "
     return (
         f"Networks were built and measured at {ratios} of the dense latency; none met "
-        f"{wanted:.3f}x in two runs. {_trust(known)}Run `hwprune profile --renew` where "
-        "nothing else runs, or give a larger --budget. "
+        f"{wanted:.3f}x. {off}Run `hwprune profile --renew` where nothing else runs, or give a "
+        "larger --budget. "
     )

@@ -11,7 +11,7 @@ from hwprune.recipe import Recipe, read_toml
 OF_TARGET = ("precision", "threads")  # options of the target, written as keys of their own
 OF_RECIPE = ("target", "batch", "budget", "table", "stale_table", "max_macs", "max_params",
              "max_weight_bytes", "max_activation_bytes", "min_fraction", "min_width", "multiple",
-             "depth")  # fmt: skip
+             "depth", "latency", "measure")  # fmt: skip
 
 
 def find_profile(name: str) -> Path:

@@ -176,6 +176,7 @@ def choose(job: Job, importance: Importance) -> FittedPlan:
         job.target,
         job.networks,
         job.budget,
+        effort=job.effort,
         report=tell,
         **limits,
     )

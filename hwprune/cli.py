@@ -184,7 +184,8 @@ def slim_command(
     help="write the networks, to be measured on a device without PyTorch",
 )
 @click.option(
-    "--measure",
+    "--from",
+    "exported",
     type=click.Path(path_type=Path),
     metavar="DIR",
     help="measure the networks in such a folder; needs no PyTorch",
@@ -194,16 +195,16 @@ def slim_command(
 def profile_command(
     renew: bool,
     export_only: Path | None,
-    measure: Path | None,
+    exported: Path | None,
     profile: str | None,
     **options: Any,
 ) -> None:
     """Fill a latency table on the target."""
     recipe = of_profile(recipe_of_folder(options), profile)
-    if measure is not None:
+    if exported is not None:
         from hwprune.export.folder import measure_folder
 
-        measure_folder(measure, recipe, Console(), renew=renew)
+        measure_folder(exported, recipe, Console(), renew=renew)
         return
     from hwprune.elsewhere import export_networks
     from hwprune.job import Job
@@ -247,18 +248,29 @@ def plan_command(explain: bool, profile: str | None, **options: Any) -> None:
 @click.argument("pruned", type=click.Path(path_type=Path))
 @click.option("--target", default=Recipe.target, help="device and runtime")
 @click.option("--budget", default=Recipe.budget, help="0.5x of the dense network's, or 12ms")
+@click.option("--latency", default=Recipe.latency, help="quiet or typical, as in `hwprune run`")
+@click.option("--measure", default=Recipe.measure, help="quick, normal, thorough or seconds")
 @profile_option
 def measure_command(
-    dense: Path, pruned: Path, target: str, budget: str, profile: str | None
+    dense: Path,
+    pruned: Path,
+    target: str,
+    budget: str,
+    latency: str,
+    measure: str,
+    profile: str | None,
 ) -> None:
     """Measure the ONNX file PRUNED beside DENSE; needs no PyTorch.
 
     Exits with status 10 when it misses the budget.
     """
     from hwprune.export.latency import measure_files
+    from hwprune.latency.effort import Effort
 
-    recipe = of_profile(Recipe.of(target=target, budget=budget), profile)
-    measure_files(dense, pruned, recipe.target, recipe.budget, Console())
+    given = Recipe.of(target=target, budget=budget, latency=latency, measure=measure)
+    recipe = of_profile(given, profile)
+    effort = Effort.parse(recipe.measure, recipe.latency)
+    measure_files(dense, pruned, recipe.target, recipe.budget, Console(), effort)
 
 
 _step_command("dense", "Train the dense network first, and measure its accuracy.")
@@ -332,7 +344,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         _fail(
             "This command needs PyTorch, which is not installed here. What works without it: "
-            "`hwprune profile --measure`, `measure`, `table`, `export FILE.onnx --engine`, "
+            "`hwprune profile --from`, `measure`, `table`, `export FILE.onnx --engine`, "
             "`verify FILE.engine`.",
             InputError.exit_status,
         )

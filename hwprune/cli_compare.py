@@ -22,6 +22,7 @@ from hwprune.recipe import Recipe
 @click.option("--references", help="of torchvision, such as resnet18,resnet50@160; '': none")
 @click.option("--seconds", type=Amount(), default=60.0,
               help="to measure each batch, at most")  # fmt: skip
+@click.option("--latency", default=Recipe.latency, help="quiet or typical, as in `hwprune run`")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("compare"),
               help="folder of compare.json and .svg; batches add to what is there")  # fmt: skip
 def compare_command(
@@ -31,6 +32,7 @@ def compare_command(
     image_size: int,
     references: str | None,
     seconds: float,
+    latency: str,
     out: Path,
 ) -> None:
     """Measure NETWORKS beside well-known ones, all built the same way, in one interleaved run.
@@ -39,12 +41,14 @@ def compare_command(
     """
     from hwprune import contenders
     from hwprune.compare import Comparison, compare, laid_together
+    from hwprune.latency.effort import Effort
     from hwprune.pages.compare_show import draw, show
     from hwprune.targets import load_target
 
     sizes = [part.strip() for part in batches.split(",") if part.strip()]
     if not sizes or not all(size.isdecimal() and int(size) for size in sizes):
         raise InputError(f"--batches {batches!r}: expected numbers of images, such as 1,32,256.")
+    statistic = Effort.parse("normal", latency).statistic
     device, path = load_target(target), out / "compare.json"
     before = Comparison.load(path) if path.exists() else None
     if before is not None:
@@ -52,7 +56,7 @@ def compare_command(
     named = contenders.REFERENCES if references is None else references
     all_of_them = contenders.of_paths(networks) + contenders.references(named, image_size)
     for size in map(int, dict.fromkeys(sizes)):
-        found = compare(all_of_them, device, size, seconds=seconds)
+        found = compare(all_of_them, device, size, seconds=seconds, statistic=statistic)
         before = laid_together(before, found) if before else found
         before.save(path)
     assert before is not None

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from hwprune.budget import ERROR
 from hwprune.contenders import Contender
 from hwprune.errors import HwpruneError, InputError, NotHere
 from hwprune.files import write_text
-from hwprune.latency.measure import Measurement, interleave
+from hwprune.latency.measure import Clock, Measurement, Statistic, interleave, together
+from hwprune.latency.spread import Seen, spread_of
 from hwprune.plain import restore
 from hwprune.targets import Target
 
 COMPARISON_VERSION = 1
+MOMENTS = 6  # at which networks are measured, to tell what another minute may show
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,10 @@ class Entry:
     Attributes:
         name, image, macs, params, top1, top1_of, dense: of the network, as in ``Contender``.
         batch: images at once.
-        times_ms: samples, each of a whole batch.
+        times_ms: of the runs that count, each of a whole batch.
+        error: half of the interval in which the latency of another minute lies with 95 %
+            probability, as a share of the latency.
+        statistic, clock: as in ``Measurement``.
     """
 
     name: str
@@ -37,11 +42,14 @@ class Entry:
     dense: bool
     batch: int
     times_ms: tuple[float, ...]
+    error: float = 0.0
+    statistic: Statistic = "quiet"
+    clock: Clock = "unwatched"
 
     @property
     def latency_ms(self) -> float:
-        """Of a whole batch: the third percentile of the samples."""
-        return Measurement(self.times_ms).latency_ms
+        """Of a whole batch, by the statistic."""
+        return Measurement(self.times_ms, self.statistic).latency_ms
 
     @property
     def images_per_second(self) -> float:
@@ -113,15 +121,21 @@ class Comparison:
 
 
 def compare(
-    contenders: Sequence[Contender], target: Target, batch: int, *, seconds: float = 60.0
+    contenders: Sequence[Contender],
+    target: Target,
+    batch: int,
+    *,
+    seconds: float = 60.0,
+    statistic: Statistic = "quiet",
 ) -> Comparison:
-    """Measure networks at one batch.
+    """Measure networks at one batch, at several moments.
 
     Args:
         contenders: with names that differ.
         target: where.
         batch: images at once.
-        seconds: to measure, at most.
+        seconds: to measure, at most; but every network is measured a few times at each moment.
+        statistic: what of the runs is the latency.
 
     Raises:
         InputError: two networks of one name, or none that can be measured.
@@ -145,15 +159,45 @@ def compare(
             f"Nothing can be measured at --batches {batch}: {missing or 'no networks were given'}. "
             "Give run folders or ONNX files, or --references."
         )
-    measured = interleave([run for _, run in ready], seconds=seconds, error=ERROR)
-    entries = [_entry(c, batch, m) for (c, _), m in zip(ready, measured, strict=True)]
-    pairs = zip(entries, measured, strict=True)
-    doubts = [f"{e.name} at {batch}: {m.warning}" for e, m in pairs if m.warning]
+    runs = [run for _, run in ready]
+    moments = [
+        interleave(runs, seconds=seconds / MOMENTS, statistic=statistic) for _ in range(MOMENTS)
+    ]
+    entries = [
+        _entry(contender, batch, own)
+        for (contender, _), own in zip(ready, zip(*moments, strict=True), strict=True)
+    ]
+    doubts = [
+        f"{contender.name} at {batch}: {doubt}"
+        for contender, _ in ready
+        if (doubt := _doubt(contender, entries, target.name))
+    ]
     return Comparison(target.name, target.environment(), tuple(entries), missing, tuple(doubts))
 
 
-def _entry(contender: Contender, batch: int, measured: Measurement) -> Entry:
+def _doubt(contender: Contender, entries: Sequence[Entry], target: str) -> str:
+    """What changed since a run has verified its network; empty where nothing did."""
+    verified = contender.verified
+    own = {entry.name: entry for entry in entries}
+    if verified is None or verified.target != target or verified.dense not in own:
+        return ""
+    pruned, dense = own[contender.name], own[verified.dense]
+    ratio, error = pruned.latency_ms / dense.latency_ms, math.hypot(pruned.error, dense.error)
+    if abs(ratio / verified.ratio - 1) <= math.hypot(error, verified.error):
+        return ""
+    return (
+        f"{ratio:.3f} ± {ratio * error:.3f} of its dense network here, {verified.ratio:.3f} ± "
+        f"{verified.ratio * verified.error:.3f} when it was verified: the dense network took "
+        f"{verified.dense_ms:.3f} ms then and takes {dense.latency_ms:.3f} ms now, the pruned one "
+        f"{verified.ratio * verified.dense_ms:.3f} ms and {pruned.latency_ms:.3f} ms. The machine "
+        "has changed, or other work has."
+    )
+
+
+def _entry(contender: Contender, batch: int, moments: Sequence[Measurement]) -> Entry:
     size = contender.size
+    seen = [Seen(each.latency_ms, 0.0) for each in moments]
+    (measured,) = together([[each] for each in moments])
     return Entry(
         contender.name,
         contender.image,
@@ -164,6 +208,9 @@ def _entry(contender: Contender, batch: int, measured: Measurement) -> Entry:
         contender.dense,
         batch,
         tuple(round(ms, 5) for ms in measured.times_ms),
+        spread_of([seen]).interval(len(seen), 0.0),
+        measured.statistic,
+        measured.clock,
     )
 
 

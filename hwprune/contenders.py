@@ -28,6 +28,25 @@ PUBLISHED = "IMAGENET1K_V1"  # torchvision's first weights of each, trained in a
 
 
 @dataclass(frozen=True)
+class Verified:
+    """What a run has measured of its exported file.
+
+    Attributes:
+        target: where.
+        dense: name of the dense network.
+        dense_ms: its latency.
+        ratio: of the pruned network's latency to it.
+        error: half of its interval, as a share of it.
+    """
+
+    target: str
+    dense: str
+    dense_ms: float
+    ratio: float
+    error: float
+
+
+@dataclass(frozen=True)
 class Contender:
     """A network to compare.
 
@@ -39,6 +58,7 @@ class Contender:
         top1: share of images classified rightly; None where it is not known.
         top1_of: where that number comes from: measured, or published by whom.
         dense: whether it was never pruned.
+        verified: what the run of a pruned network has measured of it; None for others.
     """
 
     name: str
@@ -48,6 +68,7 @@ class Contender:
     top1: float | None
     top1_of: str
     dense: bool
+    verified: Verified | None = None
 
     @property
     def size(self) -> Size:
@@ -115,10 +136,27 @@ def _of_run(folder: Path) -> list[Contender]:
                 (own, job.student(), pruned, False)]  # fmt: skip
     return [
         Contender(
-            name, _open(model, image), model, image, top1, of if top1 is not None else "", is_dense
+            name,
+            _open(model, image),
+            model,
+            image,
+            top1,
+            of if top1 is not None else "",
+            is_dense,
+            None if is_dense else _verified(job, f"{own} dense"),
         )
         for name, model, top1, is_dense in networks
     ]
+
+
+def _verified(job: Job, dense: str) -> Verified | None:
+    path = job.folder / "verify.json"
+    facts = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if not facts.get("error"):
+        return None
+    return Verified(
+        job.target.name, dense, facts["dense"]["latency_ms"], facts["ratio"], facts["error"]
+    )
 
 
 def _of_file(path: Path) -> Contender:

@@ -37,7 +37,7 @@ def export_networks(job: Job, folder: Path) -> None:
     )
     size = sum(path.stat().st_size for path in folder.iterdir())
     job.console.print(
-        f"{folder}: {size / 1e6:.0f} MB. Copy it to the device and run `hwprune profile --measure "
+        f"{folder}: {size / 1e6:.0f} MB. Copy it to the device and run `hwprune profile --from "
         f"{folder.name} --target TARGET --table TABLE.jsonl` there."
     )
 

@@ -25,6 +25,7 @@ from hwprune.graph import ChannelGraph
 from hwprune.importance.reconstruct import Features, features
 from hwprune.knapsack.offered import Offered
 from hwprune.knapsack.ties import find_ties
+from hwprune.latency.effort import Effort
 from hwprune.latency.fill import Networks
 from hwprune.models import LoadedModel, load_model
 from hwprune.plan import Plan
@@ -59,6 +60,11 @@ class Job:
     def budget(self) -> Budget:
         """The latency budget."""
         return Budget.parse(self.recipe.budget)
+
+    @cached_property
+    def effort(self) -> Effort:
+        """How latency is measured, and how long."""
+        return Effort.parse(self.recipe.measure, self.recipe.latency)
 
     @cached_property
     def target(self) -> Target:
@@ -147,10 +153,11 @@ class Job:
         if not self.elsewhere:
             renew = f"hwprune profile --out {self.folder} --renew"
             table.check_device(self.environment, renew=renew, stale=self.recipe.stale_table)
-        if not table.is_read_alike(self.graph):
+        if not table.is_read_alike(self.graph, self.effort.statistic):
             raise TableError(
-                f"{self.table_path} was calibrated by another version of hwprune, which read its "
-                f"samples otherwise. `hwprune profile --out {self.folder}` fits it again."
+                f"{self.table_path} was calibrated to another kind of latency than "
+                f"{self.effort.statistic}, or by another version of hwprune. Fit it again, from "
+                f"the same measurements, with `hwprune profile --out {self.folder}`."
             )
         return table
 

@@ -6,7 +6,7 @@ import types
 from collections.abc import Mapping
 from dataclasses import is_dataclass
 from functools import cache
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 
 def restore(kind: Any, value: Any) -> Any:
@@ -14,7 +14,7 @@ def restore(kind: Any, value: Any) -> Any:
 
     Args:
         kind: a dataclass, a named tuple, ``tuple[...]``, ``dict[str, ...]``, an optional one of
-            these, or a plain type.
+            these, a literal, or a plain type.
         value: as read from JSON; lists stand for tuples, and a dataclass may leave out fields that
             have a default.
 
@@ -22,6 +22,10 @@ def restore(kind: Any, value: Any) -> Any:
         TypeError, ValueError: the value is not of that kind.
     """
     origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        if value not in arguments:
+            raise ValueError(f"expected one of {', '.join(map(str, arguments))}, got {value!r:.60}")
+        return value
     if origin in (Union, types.UnionType):
         return None if value is None else restore(arguments[0], value)
     if origin is tuple and arguments[-1] is ...:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from hwprune.export.planned import planned_networks
 from hwprune.graph import ChannelGraph
+from hwprune.latency.effort import Effort
 from hwprune.latency.fill import Progress, fill
 from hwprune.table import LatencyTable
 from hwprune.targets import Target, load_target
@@ -23,6 +24,7 @@ def profile(
     graph: ChannelGraph | None = None,
     path: Path | None = None,
     renew: bool = False,
+    effort: Effort | None = None,
     progress: Progress | None = None,
 ) -> LatencyTable:
     """Measure how long the kernels of ``model`` take on ``target`` at many channel numbers.
@@ -35,6 +37,7 @@ def profile(
         graph: the model's channel graph, to save tracing it again.
         path: a table file to begin, to resume after a kill, or to add this network to.
         renew: begin anew; a table that is there is kept under another name.
+        effort: how long to measure, and what of the runs is the latency; None for the normal one.
         progress: is told what is being done.
 
     Returns:
@@ -49,4 +52,4 @@ def profile(
     device = load_target(target) if isinstance(target, str) else target
     graph = graph or trace(model, example_inputs)
     networks = planned_networks(device.takes, model, example_inputs, graph)
-    return fill(graph, networks, device, path=path, renew=renew, progress=progress)
+    return fill(graph, networks, device, path=path, renew=renew, effort=effort, progress=progress)

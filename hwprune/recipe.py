@@ -70,6 +70,14 @@ class Recipe:
     )
     batch: int = _option(1, "images at once when latency is measured")
     table: str = _option("", "latency table; default: table.jsonl in the run's folder")
+    latency: str = _option(
+        "quiet", "quiet: what a network takes undisturbed; typical: the mean without outliers"
+    )
+    measure: str = _option(
+        "normal",
+        "quick: half the time, more room below the budget; normal; thorough: four times the time, "
+        "least room; or seconds that profile and closed loop may measure",
+    )
     stale_table: bool = _option(False, "use a table of another version of the runtime or driver")
     budget: str = _option("0.5x", "latency: 0.5x of the dense network's, or 12ms")
     max_macs: float = _option(0.0, "a second budget: multiply-accumulates of one image; 0: none")

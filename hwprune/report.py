@@ -28,28 +28,31 @@ from hwprune.pages.report_page import (
 from hwprune.recipe import Recipe
 
 REPORT_VERSION = 1
+MOST_NOISE = 0.02  # of the ratios that a table was fitted to: with more, better plans may be missed
 
 # What the report reads of each file: a type, [each item], (pair,), {key: shape} or {str: shape};
 # a key that ends in ? may be missing or null.
 _ACCURACY = {"top1": float, "loss": float, "count": int}
 _EPOCH = {"epoch": int, "loss": float, "train_top1": float, "validation": _ACCURACY}
-_MEASURED = {"latency_ms": float, "median_ms": float, "iqr_ms": float, "quiet_share": float,
-             "times_ms": [float], "warning?": str}  # fmt: skip
+_MEASURED = {"latency_ms": float, "quiet_ms": float, "typical_ms": float, "iqr_ms": float,
+             "times_ms": [float], "statistic": str, "clock": str}  # fmt: skip
 _ROUND = {"budget_ms": float, "predicted_ms": float, "measured_ms": float, "dense_ms": float,
-          "ratio": float, "number?": int}  # fmt: skip
+          "ratio": float, "number?": int, "share?": float, "error?": float}  # fmt: skip
 _KERNEL = {"name": str, "kind": str, "ms": {"dense": float, "pruned": float}}
 SHAPES: dict[str, dict[str, Any]] = {
     "trace": {"unprunable": {str: str}, "macs": int, "params": int},
     "dense": {"history": [_EPOCH], "accuracy?": _ACCURACY, "split?": str},
     "profile": {"target": str, "environment": {str: str}, "step": int, "samples": int,
+                "noise?": float,
                 "fitted": [(float, float)], "held_out": [(float, float)]},
-    "prune": {"budget": str, "gap?": float, "remark?": str, "rounds": [_ROUND], "dense?": _MEASURED,
-              "pruned?": _MEASURED, "widths": {str: (int, int)}, "stages": {str: _ACCURACY},
-              "kernels": [_KERNEL]},
+    "prune": {"budget": str, "gap?": float, "remark?": str, "kept?": str,
+              "rounds": [_ROUND], "dense?": _MEASURED, "pruned?": _MEASURED,
+              "widths": {str: (int, int)}, "stages": {str: _ACCURACY}, "kernels": [_KERNEL]},
     "finetune": {"history": [_EPOCH], "accuracy": _ACCURACY},
     "export": {"bytes": {"dense": int, "model": int}},
     "verify": {"relative_error": float, "agreement": float, "accuracy": _ACCURACY,
                "dense?": _MEASURED, "pruned?": _MEASURED, "ratio?": float, "budget_ratio?": float,
+               "error?": float, "doubt?": str,
                "environment": {str: str}, "misses": [str]},
 }  # fmt: skip
 _PLAN = {"macs": int, "params": int}
@@ -213,10 +216,24 @@ def _summary(recipe: Facts, steps: Mapping[str, Facts], plan: Facts) -> dict[str
             "pruned_for": steps.get("prune", {}).get("budget"),
             "budget_ratio": verify.get("budget_ratio"),
             "measured_ratio": verify.get("ratio"),
+            "ratio_error": verify.get("error"),
             "met": verify["ratio"] <= verify["budget_ratio"] if verify.get("ratio") else None,
             "misses": verify.get("misses", []),
+            "doubts": _doubts(steps),
         },
     }  # fmt: skip
+
+
+def _doubts(steps: Mapping[str, Facts]) -> list[str]:
+    """Why another measurement may come out otherwise, or another plan be better."""
+    found = [steps.get("verify", {}).get("doubt"), steps.get("prune", {}).get("remark")]
+    noise = steps.get("profile", {}).get("noise") or 0.0
+    if noise > MOST_NOISE:
+        found.append(
+            f"The latency table knows its networks to {noise:.1%} only, because the machine was "
+            "busy when it was made; a more accurate network may meet the budget as well."
+        )
+    return [each for each in found if each]
 
 
 def _accuracy(facts: Facts | None) -> dict[str, Any] | None:
@@ -261,7 +278,13 @@ def _rows(folder: Path, summary: Facts) -> list[tuple[str, str, str, str]]:
 def _verdict(folder: Path, summary: Facts) -> tuple[tuple[str, str], list[str]]:
     """``met``, ``missed`` or ``open`` with one sentence, and the reasons."""
     budget, latency = summary["budget"], summary["latency"]
-    reasons = list(budget["misses"])
+    reasons = [*budget["misses"], *budget["doubts"]]
+    if budget["doubts"] and budget["measured_ratio"] is not None:
+        reasons.append(
+            f"To plan anew in a calmer hour: `hwprune profile --renew --out {folder}`, then "
+            f"`hwprune run --resume --out {folder}`. To measure the file alone again: `hwprune "
+            f"verify --out {folder}`."
+        )
     asked, pruned_for = budget["asked"], budget["pruned_for"]
     stale = bool(asked and pruned_for and asked != pruned_for)
     if stale:
@@ -280,7 +303,9 @@ def _verdict(folder: Path, summary: Facts) -> tuple[tuple[str, str], list[str]]:
         return ("open", f"{sentence}: run `hwprune verify --out {folder}`."), reasons
     measured, allowed = budget["measured_ratio"], budget["budget_ratio"]
     digits = 3 if f"{measured:.3f}" != f"{allowed:.3f}" else 6  # a near miss must not look equal
-    numbers = f"measured {measured:.{digits}f} of the dense latency, budget {allowed:.{digits}f}"
+    error = f" ± {measured * budget['ratio_error']:.{digits}f}" if budget["ratio_error"] else ""
+    numbers = f"measured {measured:.{digits}f}{error} of the dense latency, budget "
+    numbers += f"{allowed:.{digits}f}"
     numbers += f" ({asked})" if asked and not stale else ""
     if not budget["met"]:
         return ("missed", f"Budget missed: {numbers}."), reasons

@@ -22,6 +22,7 @@ from hwprune.files import copy_file, write_atomically
 from hwprune.job import Job
 from hwprune.latency.fill import fill
 from hwprune.latency.measure import Measurement
+from hwprune.latency.spread import Spread
 from hwprune.pages.show import STAGES, graph_facts, profile_progress, profile_summary
 from hwprune.plan import Plan
 from hwprune.report import comparison_table
@@ -54,6 +55,7 @@ def profile_step(job: Job, *, renew: bool = False) -> None:
                 job.target,
                 path=job.table_path,
                 renew=renew,
+                effort=job.effort,
                 progress=tell,
             )
     table = job.table
@@ -72,6 +74,7 @@ def profile_step(job: Job, *, renew: bool = False) -> None:
             "step": table.step,
             "samples": len(table.samples),
             "dense_ms": network.dense_ms,
+            "noise": network.noise,
             "fitted": network.fitted,
             "held_out": network.held_out,
             "kernels": _kernel_times(job, {"dense": job.graph.widths}),
@@ -87,8 +90,8 @@ def prune_step(job: Job) -> None:
     scores = importance.channels
     write_atomically(job.folder / "scores.safetensors", lambda path: save_file(scores, path))
     fitted = choose(job, importance)
-    if fitted.remark:
-        job.console.print(f"[yellow]{fitted.remark}")
+    if fitted.kept:
+        job.console.print(fitted.kept)
     plan = partial.within(fitted.plan)
     plan = plan.with_source(model=recipe.model, num_classes=job.loaded.num_classes)
     stages: dict[str, Accuracy] = {}
@@ -117,7 +120,14 @@ def prune_facts(
         "bound": plan.bound,
         "gap": plan.gap,
         "remark": fitted.remark,
-        "rounds": [asdict(turn) | {"ratio": turn.ratio} for turn in fitted.rounds],
+        "room": fitted.room,
+        "spread": None if fitted.spread is None else asdict(fitted.spread),
+        "kept": fitted.kept,
+        "rounds": [
+            asdict(turn)
+            | {"ratio": turn.ratio, "taken": turn.predicted_ms == fitted.plan.predicted_ms}
+            for turn in fitted.rounds
+        ],
         "dense": _measured(fitted.dense),
         "pruned": _measured(fitted.pruned),
         "widths": {g.name: [g.width, plan.widths[g.name]] for g in job.graph.groups},
@@ -165,6 +175,7 @@ def verify_network(job: Job, student: nn.Module) -> list[HwpruneError]:
     from hwprune.export.verify import verify
 
     chosen = job.facts("prune")
+    spread = chosen.get("spread")
     whole = chosen["budget"] == job.recipe.budget and all(
         dense == kept for dense, kept in chosen["widths"].values()
     )
@@ -176,8 +187,11 @@ def verify_network(job: Job, student: nn.Module) -> list[HwpruneError]:
         None if job.elsewhere or whole else job.target,
         job.budget,
         job.test(),
+        effort=job.effort,
         known_ms=_dense_ms(job),
+        spread=None if spread is None else Spread(**spread),
     )
+    pair = result.pair
     misses = [m for m in result.misses() if not (whole and isinstance(m, NotMeasured))]
     job.note(
         "verify",
@@ -186,20 +200,19 @@ def verify_network(job: Job, student: nn.Module) -> list[HwpruneError]:
             "max_abs_error": result.max_abs_error,
             "agreement": result.agreement,
             "accuracy": asdict(result.accuracy),
-            "dense": _measured(result.dense),
-            "pruned": _measured(result.pruned),
+            "dense": _measured(pair.dense if pair else None),
+            "pruned": _measured(pair.pruned if pair else None),
             "ratio": result.ratio,
+            "error": pair.error if pair else None,
+            "doubt": pair.doubt if pair else "",
             "budget_ratio": result.budget_ratio,
             "environment": job.table.environment if job.elsewhere else job.target.environment(),
             "misses": [f"{type(miss).__name__}: {miss}" for miss in misses],
         },
     )
     latency = "as wide as the dense network" if whole else "latency not measured"
-    if result.pruned is not None:
-        latency = (
-            f"{result.pruned.latency_ms:.3f} ms = {result.ratio:.3f} of dense, budget "
-            f"{result.budget_ratio:.3f}"
-        )
+    if pair is not None:
+        latency = f"{pair.pruned.latency_ms:.3f} ms = {pair}, budget {result.budget_ratio:.3f}"
     job.console.print(
         f"verified: outputs within {result.relative_error:.1e}, same class on "
         f"{result.agreement:.1%}, {latency}"
@@ -332,9 +345,10 @@ def _measured(measurement: Measurement | None) -> dict[str, Any] | None:
         return None
     return {
         "latency_ms": measurement.latency_ms,
+        "statistic": measurement.statistic,
+        "quiet_ms": measurement.quiet_ms,
+        "typical_ms": measurement.typical_ms,
         "iqr_ms": measurement.iqr_ms,
-        "median_ms": measurement.median_ms,
-        "quiet_share": measurement.quiet_share,
-        "warning": measurement.warning,
+        "clock": measurement.clock,
         "times_ms": [round(t, 5) for t in measurement.times_ms],
     }

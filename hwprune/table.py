@@ -21,7 +21,9 @@ from hwprune.errors import HwpruneError, TableError
 from hwprune.files import write_text
 from hwprune.graph import ChannelGraph
 from hwprune.latency.kernels import Kernel
+from hwprune.latency.measure import Clock, Measurement, Statistic
 from hwprune.latency.slowdown import slowdowns_of
+from hwprune.latency.spread import Spread, spread_of_moments
 from hwprune.latency.surface import Surface, fit_surface, typical_ms
 from hwprune.plain import restore
 
@@ -57,13 +59,19 @@ class Moment:
     ``fingerprint`` is that of the dense network. ``times_ms`` has the times of each network: the
     dense one first, those that the calibration is fitted to and tested on, and at last the profiled
     ones, whose numbers of ``origin`` are ``profiled``. ``state`` is what a GPU said of its clocks,
-    power and temperature right afterwards; empty for other devices.
+    power and temperature right afterwards; empty for other devices. ``clock`` says which runs
+    count, and by which clock (``measure.CLOCKS``).
     """
 
     fingerprint: str
     times_ms: tuple[tuple[float, ...], ...]
     profiled: tuple[int, ...] = ()
     state: dict[str, str] = field(default_factory=dict)
+    clock: Clock = "unwatched"
+
+    def measured(self, statistic: Statistic) -> list[Measurement]:
+        """A measurement of each network."""
+        return [Measurement(times_ms, statistic, self.clock) for times_ms in self.times_ms]
 
 
 @dataclass(frozen=True)
@@ -86,6 +94,7 @@ class Network:
             time was up, in the median of the networks; None where too few samples tell.
         seconds, profiled, rejected: what the profile took from its last start on: seconds, runs
             under the profiler, and those of them beside which the machine was slow.
+        statistic: of the measured latencies that it was fitted to.
     """
 
     fingerprint: str
@@ -101,6 +110,7 @@ class Network:
     seconds: float = field(default=0.0, compare=False)
     profiled: int = field(default=0, compare=False)
     rejected: int = field(default=0, compare=False)
+    statistic: Statistic = "quiet"
 
     @property
     def errors(self) -> tuple[float, ...]:
@@ -203,11 +213,13 @@ class LatencyTable:
     def _own(self) -> dict[str, str]:
         return {name: value for name, value in self.environment.items() if name != "batch"}
 
-    def is_read_alike(self, graph: ChannelGraph) -> bool:
-        """Whether a network's calibration fits the samples still, as they are read now.
+    def is_read_alike(self, graph: ChannelGraph, statistic: Statistic) -> bool:
+        """Whether a network's calibration is of this statistic and fits the samples still.
 
-        It does not where another version of hwprune has fitted it, which reads samples otherwise.
+        It does not fit where another version of hwprune has made it, which reads samples otherwise.
         """
+        if self.network(graph).statistic != statistic:
+            return False
         fitted = self.network(graph).fitted
         if not fitted:
             return True
@@ -254,6 +266,18 @@ class LatencyTable:
         )
         parameters_ms = network.ms_per_mparam * graph.params(widths) / 1e6
         return network.scale * total + network.offset_ms + parameters_ms
+
+    def spread(self, graph: ChannelGraph, statistic: Statistic, *, absolute: bool) -> Spread:
+        """How far latencies of this network moved between the moments of its profile.
+
+        Args:
+            graph: the dense network's channel graph.
+            statistic: what of the runs is the latency.
+            absolute: latencies themselves; otherwise their ratios to the dense network's.
+        """
+        own = [m for m in self.moments if m.fingerprint == graph.fingerprint]
+        alike = [m.measured(statistic) for m in own if m.profiled == own[-1].profiled]
+        return spread_of_moments(alike, absolute=absolute)
 
     def steps(self, channels: int) -> int:
         """Channels in steps of the device, rounded up."""

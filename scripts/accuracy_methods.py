@@ -25,7 +25,7 @@ from hwprune.evaluate import reestimate_norms
 from hwprune.job import Job
 from hwprune.knapsack.offered import width_options
 from hwprune.knapsack.worth import best_channels
-from hwprune.latency.measure import quietest
+from hwprune.latency.measure import at_moments, together
 from hwprune.plan import Plan
 from hwprune.prepare import prepare
 from hwprune.score import score
@@ -132,9 +132,9 @@ def side_by_side(
         if not asked:
             return
         begun, seconds = time.monotonic(), SECONDS * (1 + len(asked))
-        first, *others = quietest(
-            [dense, *asked.values()], known_ms, seconds=max(seconds, 8), error=0.005
-        )
+        runs = [dense, *asked.values()]
+        moments = at_moments(runs, count=1, seconds=max(seconds, 8), known_ms=known_ms)
+        first, *others = together(moments)
         ratios = {k: m.latency_ms / first.latency_ms for k, m in zip(asked, others, strict=True)}
         took = time.monotonic() - begun
         print(f"{len(asked)} networks, dense {first.latency_ms:.3f} ms, {took:.0f} s", flush=True)

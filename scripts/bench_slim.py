@@ -39,7 +39,7 @@ from slim_table import draw, tables
 from trained_networks import CIFAR, job_of, make_dense, of_recipe
 
 from hwprune import baselines
-from hwprune.budget import ROOM, Budget, FittedPlan
+from hwprune.budget import Budget, FittedPlan
 from hwprune.errors import BudgetError, HwpruneError, NotMeasured
 from hwprune.job import SLIM_FACTS, Job
 from hwprune.plan import Plan
@@ -268,9 +268,9 @@ def _choose_uniform(prepared: SlimRun) -> None:
         return baselines.uniform(job.graph, scores, job.table, budget_ms=budget_ms, **OFFERED)
 
     names = sorted(prepared.jobs, key=lambda text: -float(text[:-1]))
-    searches = {  # ours keep two standard errors more
+    searches = {  # ours keep the room that the machine's spread asks for
         name: search(
-            (1 - ROOM) * float(name[:-1]),
+            0.99 * float(name[:-1]),
             plan_at,
             lambda plan: job.target.load(job.networks.at(plan.widths)),
         )

@@ -16,12 +16,6 @@ os.environ["OMP_NUM_THREADS"] = "1"
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A software device that is slower than its table never gets calm: nothing is waited for."""
-    monkeypatch.setattr("hwprune.latency.measure.PATIENCE", 0)
-
-
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real data and weights, which is not part of the project."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 
 import pytest
@@ -10,13 +9,13 @@ import torch
 from hwprune.export.planned import PlannedNetworks
 from torch import nn
 
-from hwprune.budget import LEAST, ROOM, Budget, FittedPlan, Limits, _neighbours, fit_budget
+from hwprune.budget import SLACK, Budget, FittedPlan, Limits, _neighbours, fit_budget
 from hwprune.errors import BudgetError, InputError, TableError
 from hwprune.profile import profile
 from hwprune.targets.fake import FakeTarget
 from hwprune.trace import trace
 
-pytestmark = pytest.mark.usefixtures("impatient")
+LEAST = 1 - SLACK
 EXAMPLE = torch.zeros(1, 3, 16, 16)
 
 
@@ -96,8 +95,8 @@ def test_the_loop_ends_within_the_budget_and_near_it(bench, truth, budget) -> No
     fitted = bench.fit(truth, budget, report=told.append)
     wanted = float(budget[:-1])
     ratio = bench.ratio(truth, fitted.plan)
-    assert ratio <= wanted * (1.0 if not truth.noise else 1.01)
-    assert ratio >= LEAST * wanted * (0.99 if truth.noise else 1.0) or fitted.remark
+    assert ratio <= wanted
+    assert ratio >= (LEAST - fitted.room) * wanted * (0.99 if truth.noise else 1.0) or fitted.remark
     assert fitted.rounds == tuple(told)
     assert fitted.rounds[-1].number <= 4
     assert fitted.plan.measured_ms == fitted.pruned.latency_ms
@@ -105,7 +104,7 @@ def test_the_loop_ends_within_the_budget_and_near_it(bench, truth, budget) -> No
     assert fitted.plan.measured_ratio <= wanted
     if not truth.noise and truth.step == 8:
         assert LEAST * wanted <= ratio or "widths are too coarse" in fitted.remark
-        assert ratio <= (1 - ROOM) * wanted
+        assert fitted.room < 1e-6  # nothing moves on this device: all of the budget is used
         assert fitted.rounds[-1].number <= 3
 
 
@@ -155,13 +154,59 @@ def test_another_budget_that_binds_stops_the_loop_and_is_named(bench, name, amou
     fitted = bench.fit(FakeTarget(8), "0.9x", **{name: most})
     assert amount(bench.graph, fitted.plan.widths) <= most
     assert fitted.plan.measured_ratio < 0.9 * 0.9
-    assert [turn.number for turn in fitted.rounds] == [1, 1]  # the second time to confirm it
+    assert [turn.number for turn in fitted.rounds] == [1, 1, 1]  # twice more to confirm it
     assert "another budget binds" in fitted.remark
 
 
 def test_a_dense_network_slower_than_it_is_known_to_be_is_told(bench) -> None:
     assert "busy" not in bench.fit(FakeTarget(8), "0.6x").remark
     assert "took 1.40 times" in bench.fit(FakeTarget(8, factor=1.4), "0.6x").remark
+
+
+class Crowded(FakeTarget):
+    """Other work slows the dense network down by half, and its pruned ones not at all."""
+
+    def __init__(self, dense) -> None:
+        super().__init__(8)
+        self.dense = dense.SerializeToString()
+
+    def load(self, model):
+        network = super().load(model)
+        if model.SerializeToString() == self.dense:
+            network._total_ms *= 1.5
+        return network
+
+
+def test_on_a_busy_machine_a_plan_needs_the_prediction_as_well(bench) -> None:
+    """Measured beside the slow dense network, plans over the budget would seem to meet it."""
+    fitted = bench.fit(Crowded(bench.dense), "0.6x")
+    assert bench.ratio(FakeTarget(8), fitted.plan) <= 0.6
+    assert not any(turn.calm for turn in fitted.rounds)
+    assert "What the table predicts counted" in fitted.remark
+
+
+class Moving(FakeTarget):
+    """Whenever a pruned network is loaded, its latency is another one."""
+
+    def __init__(self, dense, shifts) -> None:
+        super().__init__(8)
+        self.dense, self.shifts = dense.SerializeToString(), itertools.cycle(shifts)
+
+    def load(self, model):
+        network = super().load(model)
+        if model.SerializeToString() != self.dense:
+            network._total_ms *= next(self.shifts)
+        return network
+
+
+def test_a_machine_that_moves_costs_room_and_says_so(bench) -> None:
+    calm = bench.fit(FakeTarget(8), "0.6x")
+    moving = bench.fit(Moving(bench.dense, [1.0, 1.04, 0.97, 1.03, 0.96]), "0.6x")
+    assert calm.room < 1e-6 < 0.01 < moving.room < 0.2
+    assert moving.spread.between > 0.005
+    assert f"{moving.room:.1%} of the budget is kept as room" in moving.kept
+    assert bench.ratio(FakeTarget(8), moving.plan) <= 0.6 * (1 - moving.room + 0.02)
+    assert moving.plan.value < calm.plan.value
 
 
 class Flattering(FakeTarget):
@@ -183,9 +228,9 @@ def test_a_plan_that_was_within_the_budget_by_luck_is_found_out(bench) -> None:
     target = Flattering(bench.dense)
     fitted = bench.fit(target, "0.6x")
     assert bench.ratio(target, fitted.plan) <= 0.6
-    assert fitted.plan.measured_ratio == pytest.approx(bench.ratio(target, fitted.plan))
     ratios = [turn.ratio for turn in fitted.rounds]
     assert any(b == pytest.approx(a / 0.97) for a in ratios for b in ratios)
+    assert fitted.room > 0.01  # what was measured twice came out 3 % apart
 
 
 def test_ties_are_kept_by_the_loop(bench) -> None:
@@ -212,16 +257,6 @@ def test_a_refused_neighbour_is_no_reason_where_others_were_found(bench) -> None
 def test_too_few_rounds_are_an_error_that_lists_them(bench) -> None:
     with pytest.raises(BudgetError, match=r"Networks were built and measured at 0\.\d+x, 0"):
         bench.fit(FakeTarget(8, offset_ms=DENSE_MS), "0.7x", rounds=1)
-
-
-def test_a_budget_that_was_not_met_names_a_noisy_table(bench) -> None:
-    network = bench.table.network(bench.graph)
-    noisy = {network.fingerprint: dataclasses.replace(network, noise=0.031)}
-    table = dataclasses.replace(bench.table, networks=noisy)
-    slower = FakeTarget(8, offset_ms=DENSE_MS)
-    with pytest.raises(BudgetError, match=r"known to 3\.1% only.* --renew"):
-        fit_budget(bench.graph, bench.scores, table, slower, bench.networks, Budget(ratio=0.7),
-                   rounds=1)  # fmt: skip
 
 
 def test_a_table_of_another_batch_is_refused(bench) -> None:

@@ -94,9 +94,7 @@ def test_the_folder_holds_the_network(folder, networks, graph) -> None:
 
 def test_a_device_without_pytorch_fills_the_same_table(folder, table, tmp_path) -> None:
     path = tmp_path / "table.jsonl"
-    ran = process(
-        "profile", "--measure", str(folder), "--target", "fake:step=8", "--table", str(path)
-    )
+    ran = process("profile", "--from", str(folder), "--target", "fake:step=8", "--table", str(path))
     printed, complained = ran.communicate(timeout=120)
     assert (ran.returncode, complained) == (0, "")
     assert "held-out error of 8 whole networks" in " ".join(printed.split())
@@ -113,7 +111,7 @@ def test_what_needs_pytorch_says_so() -> None:
 def test_ten_kills_lose_tear_and_double_nothing(folder, table, tmp_path) -> None:
     path = tmp_path / "table.jsonl"
     command = (
-        "profile", "--measure", str(folder), "--target", "fake:step=8", "--table", str(path)
+        "profile", "--from", str(folder), "--target", "fake:step=8", "--table", str(path)
     )  # fmt: skip
     table.save(tmp_path / "whole.jsonl")
     size = (tmp_path / "whole.jsonl").stat().st_size
@@ -179,8 +177,8 @@ def test_what_is_no_such_folder(tmp_path, content, words) -> None:
 def test_the_command_exports_what_it_measures(tmp_path, capsys) -> None:
     model = ["--model", "hwprune.demo:digits_resnet", "--data", "digits", "--image-size", "16"]
     main(["profile", *model, "--export-only", str(tmp_path / "kit")])
-    assert "hwprune profile --measure kit" in capsys.readouterr().out.replace("\n", " ")
-    main(["profile", "--measure", str(tmp_path / "kit"), "--target", "fake:step=8"])
+    assert "hwprune profile --from kit" in capsys.readouterr().out.replace("\n", " ")
+    main(["profile", "--from", str(tmp_path / "kit"), "--target", "fake:step=8"])
     assert LatencyTable.load(tmp_path / "kit" / "table.jsonl").networks
     assert json.loads((tmp_path / "kit" / "graph.json").read_text())["version"] == 1
 

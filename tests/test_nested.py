@@ -7,15 +7,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_budget import EXAMPLE, Bench, Chain
+from test_budget import EXAMPLE, LEAST, Bench, Chain
 
-from hwprune.budget import LEAST, Budget, Limits
+from hwprune.budget import Budget, Limits
 from hwprune.errors import BudgetError, InputError
 from hwprune.profile import profile
 from hwprune.slimming.nested import Wanted, nested
 from hwprune.targets.fake import FakeTarget
 
-pytestmark = pytest.mark.usefixtures("impatient")
 BUDGETS = ("0.5x", "0.9x", "0.7x")
 
 

@@ -14,10 +14,10 @@ from torch import nn
 
 from hwprune.errors import TableError
 from hwprune.latency.calibrate import calibrate, calibrating, calibration_run
+from hwprune.latency.effort import Effort
 from hwprune.latency.fill import batch_of, only_writer, quiet_runs
-from hwprune.latency.measure import MOST_NOISE, Measurement, noise
+from hwprune.latency.measure import Measurement
 from hwprune.latency.step import find_step
-from hwprune.pages.show import profile_summary
 from hwprune.profile import profile
 from hwprune.solve import solve
 from hwprune.table import LatencyTable, append
@@ -112,7 +112,7 @@ def test_networks_never_sampled_are_predicted(model, graph, dense, target) -> No
 def test_the_file_is_the_table(unbroken, model, graph) -> None:
     loaded = LatencyTable.load(unbroken)
     assert loaded == profile(model, EXAMPLE, FakeTarget(8), graph=graph)
-    assert len({sample.origin for sample in loaded.samples}) == 27
+    assert len({sample.origin for sample in loaded.samples}) == 14
 
 
 def test_a_second_time_measures_nothing(unbroken, model, graph) -> None:
@@ -158,14 +158,16 @@ def test_moments_of_a_killed_profile_are_not_measured_again(
 ) -> None:
     lines = unbroken.read_bytes().splitlines(keepends=True)
     moments = [i for i, line in enumerate(lines) if line.startswith(b'{"moment"')]
-    assert len(moments) == 4 and lines[-1].startswith(b'{"network"')
+    assert len(moments) == 8 and lines[-1].startswith(b'{"network"')
     path = tmp_path / "cut.jsonl"
     path.write_bytes(b"".join(lines[:-1]))
     profile(model, EXAMPLE, FakeTarget(8), graph=graph, path=path)
     again = path.read_bytes().splitlines(keepends=True)
     assert sorted(again[:-1]) == sorted(lines[:-1])
     table = LatencyTable.load(path)
-    assert [(len(m.times_ms), m.profiled) for m in table.moments] == [(48, tuple(range(27)))] * 4
+    networks = 13 + 8 + 14  # to fit to, to tell the error, and profiled: every second of 27
+    told = [(len(m.times_ms), m.profiled) for m in table.moments]
+    assert told == [(networks, tuple(range(0, 27, 2)))] * 8
     assert {m.fingerprint for m in table.moments} == {graph.fingerprint}
 
 
@@ -209,7 +211,7 @@ def test_the_calibration_is_the_times_of_all_moments(unbroken, graph) -> None:
     table = LatencyTable.load(unbroken)
     network = table.network(graph)
     fitted, held_out = ([m for _, m in pairs] for pairs in (network.fitted, network.held_out))
-    assert (len(fitted), len(held_out)) == (13 + 27, 8)
+    assert (len(fitted), len(held_out)) == (13 + 14, 8)
     for index, latency_ms in enumerate([*fitted[:13], *held_out, *fitted[13:]]):
         times = [ms for moment in table.moments for ms in moment.times_ms[index]]
         assert Measurement(tuple(times)).latency_ms == pytest.approx(latency_ms)
@@ -327,29 +329,6 @@ def test_a_calibration_may_be_bent(model, graph, dense) -> None:
     assert cut == pytest.approx(plan.predicted_ms, rel=0.03)
 
 
-class Drifting:
-    """Takes 5 ms, but in its first so many runs 5 to 10, rising over every 300 of them."""
-
-    def __init__(self, drifts: int) -> None:
-        self._drifts, self.runs = drifts, 0
-
-    def run_ms(self) -> float:
-        self.runs += 1
-        return 5.0 + (self.runs % 300 / 60 if self.runs <= self._drifts else 0.0)
-
-    def profile(self, runs: int):
-        raise NotImplementedError
-
-
-@pytest.mark.parametrize(("drifts", "runs"), [(0, 304), (304, 608), (10**6, 912)])
-def test_a_noisy_calibration_goes_on_until_it_is_not_or_time_is_up(drifts, runs) -> None:
-    steady, drifting = Drifting(0), Drifting(drifts)
-    found = calibration_run([steady, drifting])
-    assert steady.runs - 1 == drifting.runs == runs  # three a sample, and four to find that out
-    error = noise(found)
-    assert error is not None and (error > MOST_NOISE) is (drifts > runs)
-
-
 class Crowded:
     """Takes 5 ms, and ``crowded_ms`` while others empty the machine's caches."""
 
@@ -371,18 +350,23 @@ def test_calibration_sees_several_moments(leave_after) -> None:
         if next(moments) == leave_after:
             neighbours.clear()
 
-    large, small = calibration_run([Crowded(6.0, neighbours), Crowded(5.2, neighbours)], [work] * 3)
+    networks = [Crowded(6.0, neighbours), Crowded(5.2, neighbours)]
+    large, small = calibration_run(networks, [work] * 3, effort=Effort())
     assert small.latency_ms / large.latency_ms == 1.0
     assert next(moments, None) is None  # all the work was done
 
 
-@pytest.mark.parametrize(("error", "loud"), [(None, False), (0.009, False), (0.02, True)])
-def test_a_noisy_calibration_is_said_loudly(unbroken, graph, error, loud) -> None:
-    table = LatencyTable.load(unbroken)
-    network = dataclasses.replace(table.network(graph), noise=error)
-    summary = profile_summary(unbroken, table, network)
-    assert ("the machine was busy" in summary and "--renew" in summary) is loud
-    assert ("known to no more than 2.0%" in summary) is loud
+def test_a_table_is_fitted_to_either_latency_from_the_same_measurements(
+    unbroken, model, graph, tmp_path
+) -> None:
+    path = tmp_path / "table.jsonl"
+    path.write_bytes(unbroken.read_bytes())
+    before = LatencyTable.load(path)
+    typical = Effort(statistic="typical")
+    after = profile(model, EXAMPLE, FakeTarget(8), graph=graph, path=path, effort=typical)
+    assert after.network(graph).statistic == "typical" != before.network(graph).statistic
+    assert after.moments == before.moments
+    assert LatencyTable.load(path).is_read_alike(graph, "typical")
 
 
 def test_progress_is_told_and_rises(model, graph) -> None:
@@ -393,7 +377,7 @@ def test_progress_is_told_and_rises(model, graph) -> None:
     shares = [share for _, share in told]
     assert shares == sorted(shares)
     assert (shares[0], shares[-1]) == (0.0, 1.0)
-    assert any("network 27 of 27" in what for what, _ in told)
+    assert any("network 14 of 14" in what for what, _ in told)
 
 
 @pytest.mark.parametrize("other", [FakeTarget(16), FakeTarget(8, factor=2.0)])

@@ -6,7 +6,6 @@ Nothing here needs PyTorch, so that a device without it can be measured.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean
@@ -17,8 +16,9 @@ from numpy.typing import NDArray
 from scipy.optimize import least_squares, lsq_linear
 
 from hwprune.graph import ChannelGraph
+from hwprune.latency.effort import Effort
 from hwprune.latency.kernels import Kernel
-from hwprune.latency.measure import MOST_NOISE, Measurement, interleave, noise
+from hwprune.latency.measure import Measurement, calm_ones, interleave, noise, together
 from hwprune.latency.sampling import calibration_widths, error_widths
 from hwprune.table import MOST_BEND, LatencyTable, Network
 from hwprune.targets import Runnable
@@ -26,11 +26,7 @@ from hwprune.targets import Runnable
 Pair: TypeAlias = tuple[float, float]  # predicted and measured milliseconds
 Times: TypeAlias = tuple[tuple[float, ...], ...]  # milliseconds of each network, in order taken
 
-MOMENTS = 4  # at which whole networks are measured: before, between and after profiles
-_ROUNDS = 100  # of whole networks, at most
-_SECONDS = 60.0  # for these, at most but for the least rounds
-_LEAST_ROUNDS = 20  # of whole networks, however slow they are
-_LONGER = 2  # times as many moments more, at most, while ratios are noisy
+MOMENTS = 8  # at which whole networks are measured: before, between and after profiles
 _BENDABLE = 8  # networks fitted to: with more, the calibration may be a bent line
 _DENSE_WEIGHT = 5.0  # of the others' error, in the calibration
 
@@ -44,49 +40,43 @@ def calibration_run(
     runnables: Sequence[Runnable],
     between: Sequence[Callable[[], None]] = (),
     *,
+    effort: Effort,
     known: Sequence[Times] = (),
-    keep: Callable[[Times], None] = lambda times_ms: None,
+    keep: Callable[[Sequence[Measurement]], None] = lambda measured: None,
 ) -> list[Measurement]:
-    """Whole networks measured in turn, at several moments; at further ones while that is noisy.
+    """Whole networks measured in turn, at several moments.
 
-    Other work on a machine changes within minutes, and slows a large network down by more than a
-    small one: what was measured in one go was off by up to 4 % in the next.
+    Many short moments tell more than few long ones. With three samples of a network at each moment
+    or with sixty, predictions of networks that were never fitted were off by the same (MobileNetV2
+    1.0 and 1.1 % in the median, RegNetY-400MF 0.8 and 0.6 %). What they miss is how the machine
+    changes between moments: other work on it changes within minutes, and slows a large network down
+    by more than a small one. Of quiet latencies only the moments count in which the dense network
+    was quiet at times.
 
     Args:
         runnables: the networks.
         between: what is done between two moments.
+        effort: how long to measure, and what of the runs is the latency.
         known: times of the first moments, which are over.
-        keep: is given the times of every moment that is measured.
+        keep: is given the measurements of every moment that is measured.
     """
     moments = len(between) + 1
-    taken = list(known)
-    dense_s = runnables[0].run_ms() / 1e3  # the others take about half; each sample is two runs
-    seconds = max(_SECONDS, _LEAST_ROUNDS * len(runnables) * dense_s)
-
-    def measure() -> None:
-        rounds = math.ceil(_ROUNDS / moments)
-        found = interleave(runnables, rounds=rounds, seconds=seconds / moments)
-        taken.append(tuple(own.times_ms for own in found))
-        keep(taken[-1])
-
+    taken = [[Measurement(own, effort.statistic) for own in times_ms] for times_ms in known]
     for number, before in enumerate([None, *between]):
         if before is not None:
             before()
         if number >= len(taken):
-            measure()
-    while len(taken) < (1 + _LONGER) * moments and _noisy(_together(taken)):
-        measure()
-    return _together(taken)
-
-
-def _noisy(measurements: Sequence[Measurement]) -> bool:
-    error = noise(measurements)
-    return error is not None and error > MOST_NOISE
-
-
-def _together(moments: Sequence[Times]) -> list[Measurement]:
-    """A measurement of each network, of all its moments."""
-    return [Measurement(tuple(itertools.chain(*own))) for own in zip(*moments, strict=True)]
+            taken.append(
+                interleave(
+                    runnables,
+                    rounds=max(1, effort.rounds // moments),
+                    least=1,
+                    seconds=effort.whole_s / moments,
+                    statistic=effort.statistic,
+                )
+            )
+            keep(taken[-1])
+    return together(calm_ones(taken))
 
 
 def calibrate(
@@ -129,6 +119,7 @@ def calibrate(
         held_out=pairs(zip(sampled[end:], latencies[end:], strict=False)),
         fitted=pairs(of_fit),
         noise=noise(measurements),
+        statistic=measurements[0].statistic,
     )
 
 

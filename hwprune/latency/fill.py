@@ -19,8 +19,9 @@ from filelock import FileLock, Timeout
 
 from hwprune.errors import TableError
 from hwprune.graph import ChannelGraph
-from hwprune.latency.calibrate import MOMENTS, Times, calibrate, calibrating, calibration_run
+from hwprune.latency.calibrate import MOMENTS, calibrate, calibrating, calibration_run
 from hwprune.latency.chain import probe_model
+from hwprune.latency.effort import Effort
 from hwprune.latency.kernels import Kernel, describe
 from hwprune.latency.measure import PROBE_TOLERANCE, Measurement, Probe
 from hwprune.latency.sampling import crossed_widths
@@ -40,7 +41,6 @@ from hwprune.targets.nvidia import gpu_state
 Progress: TypeAlias = Callable[[str, float], None]  # what is being done, share done in [0, 1]
 
 _ATTEMPTS = 3  # at profiling one network while the machine is slow
-_PATIENCE_S = 2.0  # at most with one network
 _AGREE = 1.03  # times the fastest run's time: runs up to this are as fast
 _FEWEST = 4  # runs of a network that are kept, however far apart
 _KNOWN = 0.98  # of a network's time measured before, in other networks: it is not run again
@@ -61,7 +61,7 @@ class Networks(Protocol):
 
 
 @dataclass
-class _Effort:
+class _Taken:
     """What filling has taken so far."""
 
     begun: float = field(default_factory=time.monotonic)
@@ -77,6 +77,7 @@ def fill(
     path: Path | None = None,
     step: int | None = None,
     renew: bool = False,
+    effort: Effort | None = None,
     progress: Progress | None = None,
 ) -> LatencyTable:
     """Measure how long the kernels of a network take on ``device`` at many channel numbers.
@@ -93,6 +94,7 @@ def fill(
         path: a table file to begin, to resume after a kill, or to add this network to.
         step: channels that the device computes at once, for a new table; None: find it.
         renew: begin anew; a table that is there is kept under another name.
+        effort: how long to measure, and what of the runs is the latency; None for the normal one.
         progress: is told what is being done.
 
     Returns:
@@ -102,26 +104,28 @@ def fill(
         TableError: ``path`` holds a table of another device, runtime or version, or another process
             is writing to it.
     """
-    tell = progress or (lambda what, share: None)
-    effort = _Effort()
+    tell, effort, taken = progress or (lambda what, share: None), effort or Effort(), _Taken()
     with only_writer(path):
         if renew and path is not None:
             _set_aside(path)
         table = _open(device, networks.dense, path, step, tell)
-        if graph.fingerprint in table.networks and table.is_read_alike(graph):
+        if graph.fingerprint in table.networks and table.is_read_alike(graph, effort.statistic):
             return table
         _forget_last(table, graph, path)
         probe = Probe(device.load(probe_model(device.takes)))
-        dense = _profile_one(load_for_grid(device, networks.dense), probe, effort)
+        profiler = _Profiler(device, probe, effort.patience_s, taken)
+        dense = profiler.kernel_times(networks.dense)
         kernels = tuple(describe(dense, networks.dense, graph))
-        wanted = _unknown(table, graph, kernels, dense)
-        profiles = _profiles(table, device, networks, graph, wanted, probe, effort, path, tell)
-        measured = _measure_whole(table, device, networks, graph, wanted, profiles, path, tell)
+        wanted = _unknown(table, graph, kernels, dense, effort.every)
+        profiles = _profiles(table, profiler, networks, graph, wanted, path, tell)
+        measured = _measure_whole(
+            table, device, networks, graph, wanted, profiles, effort, path, tell
+        )
         network = replace(
             calibrate(table, graph, kernels, [widths for _, widths in wanted], measured),
-            seconds=round(time.monotonic() - effort.begun, 1),
-            profiled=effort.profiled,
-            rejected=effort.rejected,
+            seconds=round(time.monotonic() - taken.begun, 1),
+            profiled=taken.profiled,
+            rejected=taken.rejected,
         )
         table.add(network=network)
         if path is not None:
@@ -203,11 +207,16 @@ def _set_aside(path: Path) -> None:
 
 
 def _unknown(
-    table: LatencyTable, graph: ChannelGraph, kernels: Sequence[Kernel], dense: Sequence[KernelTime]
+    table: LatencyTable,
+    graph: ChannelGraph,
+    kernels: Sequence[Kernel],
+    dense: Sequence[KernelTime],
+    every: int,
 ) -> list[tuple[int, dict[str, int]]]:
     """The networks to profile, numbered: those that show kernels no other network has shown.
 
-    Kernels count by the time they take in the dense network.
+    Kernels count by the time they take in the dense network. Every second of the crossed networks
+    is enough: with all of them predictions of other networks were off by the same.
     """
     shown = {
         (sample.kind, table.steps(sample.inputs), table.steps(sample.outputs))
@@ -216,7 +225,8 @@ def _unknown(
     }
     weights = np.array([typical_ms(time.times_ms) for time in dense])
     wanted = []
-    for index, widths in enumerate([graph.widths, *crossed_widths(graph, table.step)]):
+    networks = list(enumerate([graph.widths, *crossed_widths(graph, table.step)]))
+    for index, widths in networks[::every]:
         known = [
             (k.kind, table.steps(k.inputs.count(widths)), table.steps(k.outputs.count(widths)))
             in shown
@@ -234,6 +244,7 @@ def _measure_whole(
     graph: ChannelGraph,
     wanted: Sequence[tuple[int, dict[str, int]]],
     profiles: Iterator[None],
+    effort: Effort,
     path: Path | None,
     tell: Progress,
 ) -> list[Measurement]:
@@ -250,9 +261,10 @@ def _measure_whole(
         for _ in itertools.islice(profiles, part):
             pass
 
-    def keep(times_ms: Times) -> None:
+    def keep(measured: Sequence[Measurement]) -> None:
         state = gpu_state() if "driver" in table.environment else {}
-        moment = Moment(graph.fingerprint, times_ms, numbers, state)
+        times_ms = tuple(own.times_ms for own in measured)
+        moment = Moment(graph.fingerprint, times_ms, numbers, state, measured[0].clock)
         table.add(moment=moment)
         if path is not None:
             append(path, moment=moment)
@@ -264,17 +276,15 @@ def _measure_whole(
     ]
     tell("measuring whole networks", 0.05)
     between = [profile_some] * (MOMENTS - 1)
-    return calibration_run(runnables, between, known=known, keep=keep)
+    return calibration_run(runnables, between, effort=effort, known=known, keep=keep)
 
 
 def _profiles(
     table: LatencyTable,
-    device: Target,
+    profiler: _Profiler,
     networks: Networks,
     graph: ChannelGraph,
     wanted: Sequence[tuple[int, dict[str, int]]],
-    probe: Probe,
-    effort: _Effort,
     path: Path | None,
     tell: Progress,
 ) -> Iterator[None]:
@@ -286,7 +296,7 @@ def _profiles(
         tell(f"profiling network {count} of {len(wanted)}", share)
         if origin not in done:
             planned = networks.at(widths)
-            times = _profile_one(load_for_grid(device, planned), probe, effort)
+            times = profiler.kernel_times(planned)
             samples = [
                 Sample(k.kind, k.inputs.count(widths), k.outputs.count(widths), t.times_ms, origin)
                 for k, t in zip(describe(times, planned, graph), times, strict=True)
@@ -297,27 +307,44 @@ def _profiles(
         yield
 
 
-def _profile_one(runnable: Runnable, probe: Probe, effort: _Effort) -> list[KernelTime]:
-    """Kernel times of one network in its quiet runs; again while the machine is slow.
+@dataclass(frozen=True)
+class _Profiler:
+    """Takes kernel times of whole networks.
 
-    Enough is one profile between two quiet probes whose fastest runs agree; or, where these are
-    rare, several whose fastest runs agree, with a quiet probe beside some of them.
+    Attributes:
+        device: what to measure on.
+        probe: tells whether the machine is slow.
+        patience_s: seconds with one network, at most, while it is.
+        taken: is told of every profile.
     """
-    taken: list[list[KernelTime]] = []
-    probes: list[float] = []
-    end = time.monotonic() + _PATIENCE_S
-    while True:
-        around = [probe.slowdown()]
-        taken.append(runnable.profile(_runs(runnable)))
-        around.append(probe.slowdown())
-        probes += around
-        slow = max(around) > PROBE_TOLERANCE
-        effort.profiled += 1
-        effort.rejected += slow
-        quiet = quiet_runs(taken)
-        agree = len(quiet[0].times_ms) > _FEWEST and min(probes) <= PROBE_TOLERANCE
-        if (agree and (not slow or len(taken) >= _ATTEMPTS)) or time.monotonic() > end:
-            return quiet
+
+    device: Target
+    probe: Probe
+    patience_s: float
+    taken: _Taken
+
+    def kernel_times(self, network: Loadable) -> list[KernelTime]:
+        """Kernel times of one network in its quiet runs; again while the machine is slow.
+
+        Enough is one profile between two quiet probes whose fastest runs agree; or, where these are
+        rare, several whose fastest runs agree, with a quiet probe beside some of them.
+        """
+        runnable = load_for_grid(self.device, network)
+        profiles: list[list[KernelTime]] = []
+        probes: list[float] = []
+        end = time.monotonic() + self.patience_s
+        while True:
+            around = [self.probe.slowdown()]
+            profiles.append(runnable.profile(_runs(runnable)))
+            around.append(self.probe.slowdown())
+            probes += around
+            slow = max(around) > PROBE_TOLERANCE
+            self.taken.profiled += 1
+            self.taken.rejected += slow
+            quiet = quiet_runs(profiles)
+            agree = len(quiet[0].times_ms) > _FEWEST and min(probes) <= PROBE_TOLERANCE
+            if (agree and (not slow or len(profiles) >= _ATTEMPTS)) or time.monotonic() > end:
+                return quiet
 
 
 def quiet_runs(profiles: Sequence[Sequence[KernelTime]]) -> list[KernelTime]:

@@ -1,11 +1,18 @@
-"""Measure networks against each other on a noisy machine.
+"""Measure networks against each other on a machine that does other work as well.
 
-What is compared is interleaved: a shared machine moves between speed plateaus, and scaling times
-afterwards does not work, because they slow one network down more than another. A network's
-latency is the third percentile of many samples that are spread over time: what it takes when
-nothing disturbs it. Higher ones lie between a quiet and a busy plateau where the machine is quiet
-a quarter of the time, and do not repeat. A profile cannot be repeated as often; it is taken between
-two runs of a small fixed probe, and again where the probe was slow.
+Networks that are compared take turns, because a shared machine moves between plateaus of speed, and
+one network suffers more from them than another. Three things keep a ratio honest:
+
+* Runs that another process interrupted are no measurement of a network. The operating system shows
+  them (``hwprune.targets.watch``), and they do not count. Where hardly any run is left, CPU time
+  stands in for wall time.
+* Two statistics tell a latency. ``quiet`` is the third percentile of the runs: what the network
+  takes when nothing disturbs it. ``typical`` is the mean of the runs between the outer tenths: what
+  it takes on the machine as it is.
+* A quiet latency is known only from moments in which the machine was quiet at times. Several are
+  measured; those in which the dense network was slower than it is known to be do not count.
+
+What remains moves a ratio from one moment to the next: ``hwprune.latency.spread``.
 """
 
 from __future__ import annotations
@@ -17,32 +24,33 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, TypeAlias
 
 import numpy as np
 
-from hwprune.targets import Runnable
+from hwprune.targets import Runnable, Timed, Timing, run_timed
 
+Statistic: TypeAlias = Literal["quiet", "typical"]
+Clock: TypeAlias = Literal["uninterrupted", "cpu", "unwatched", "interrupted"]
+
+QUANTILE = 0.03  # of the runs: the quiet latency; what is above may be of busy moments
+TRIMMED = 0.1  # of the runs at either end are left out of the typical latency
+LEAST_COUNTED = 0.1  # of the runs were not interrupted; of fewer, CPU time is the better measure
+FEWEST = 2  # runs that tell a latency, though hardly
 PROBE_TOLERANCE = 1.10  # a probe slower than this times its best marks a slow window
 PROBE_RUNS = 5  # whose fastest counts: what ran before has emptied the caches
-QUANTILE = 0.03  # of the samples is the latency: what is above may be of busy moments
-QUIET = 1.10  # samples up to this times the latency were taken on a quiet machine
-LEAST_ROUNDS = 5  # however slow the networks
+LEAST_ROUNDS = 5  # of a comparison of few networks
 CALM = 1.05  # times its known latency: what a network takes while nothing slows it down
-SHORT_ROUNDS = 100  # of a run that may be calm from end to end: seconds, of small networks
-PATIENCE = 2  # times as long as is measured: until then calm runs are waited for
-BLOCKS = 8  # of consecutive samples, whose spread tells the error of a ratio
-MOST_NOISE = 0.01  # of ratios of whole networks: a calibration with more is not to be trusted
-ROUNDS_FOR_ERROR = 25 * BLOCKS
-SAMPLE_MS = 2.0  # faster networks are run several times a sample
-WARM_MS = 8.0  # of runs before a sample: until then it tells what ran before, see `interleave`
+BLOCKS = 8  # of consecutive runs, whose spread tells the error of a ratio
+VISIT_MS = 5.0  # of counted runs when a network's turn comes, two runs at least
+WARM_MS = 8.0  # of runs before these: until then they tell what ran before, see `interleave`
 
-
-class Timed(Protocol):
-    """What can be timed."""
-
-    def run_ms(self) -> float:
-        """Run once; milliseconds."""
+CLOCKS: dict[Clock, str] = {
+    "uninterrupted": "wall time of the runs that no other process interrupted",
+    "cpu": "CPU time, because other processes interrupted nearly all runs",
+    "unwatched": "wall time; whether runs were interrupted cannot be told on this target",
+    "interrupted": "wall time of runs that other processes interrupted: there are no others",
+}
 
 
 @dataclass(frozen=True)
@@ -50,41 +58,35 @@ class Measurement:
     """Times of one network.
 
     Attributes:
-        times_ms: samples in the order taken, each the mean time of one run.
+        times_ms: of the runs that count, in the order taken.
+        statistic: what of them is the latency.
+        clock: which runs count, and by which clock; ``CLOCKS`` says it in words.
     """
 
     times_ms: tuple[float, ...]
+    statistic: Statistic = "quiet"
+    clock: Clock = "uninterrupted"
 
     @property
     def latency_ms(self) -> float:
-        """The network's latency when nothing disturbs it: the third percentile of the samples."""
+        """The network's latency, by the statistic that was asked for."""
+        return self.quiet_ms if self.statistic == "quiet" else self.typical_ms
+
+    @property
+    def quiet_ms(self) -> float:
+        """What the network takes when nothing disturbs it: the third percentile."""
         return float(np.quantile(self.times_ms, QUANTILE))
 
     @property
-    def median_ms(self) -> float:
-        """The median: what it took on the machine as busy as it was."""
-        return statistics.median(self.times_ms)
+    def typical_ms(self) -> float:
+        """What it takes on the machine as it is: the mean without the outer tenths."""
+        return _latency(np.array(self.times_ms), "typical")
 
     @property
     def iqr_ms(self) -> float:
         """The distance between the quartiles."""
         low, high = np.quantile(self.times_ms, [0.25, 0.75])
         return float(high - low)
-
-    @property
-    def quiet_share(self) -> float:
-        """The share of samples within a tenth of the latency."""
-        return float(np.mean(np.array(self.times_ms) <= QUIET * self.latency_ms))
-
-    @property
-    def warning(self) -> str | None:
-        """What to mistrust about this measurement; None when nothing."""
-        if self.quiet_share < 0.5:
-            return (
-                f"the machine was busy: {self.quiet_share:.0%} of the samples lie within a tenth "
-                "of the latency"
-            )
-        return None
 
 
 class Probe:
@@ -110,18 +112,30 @@ def ratio_error(first: Measurement, other: Measurement) -> float:
     Both must come from the same interleaved run. The ratio is taken again without each of some
     blocks in time (Künsch 1989, "The Jackknife and the Bootstrap for General Stationary
     Observations"). The spread of the blocks' own ratios would be that of blocks in which the
-    machine was never quiet, and came out three times as large on a machine that is quiet a quarter
-    of the time. Infinite for fewer than two samples a block.
+    machine was never quiet. There are eight blocks, fewer where there are few runs. Infinite for
+    less than three blocks of two runs.
     """
-    count = len(first.times_ms)
-    if count < 2 * BLOCKS:
+    blocks = min(BLOCKS, len(first.times_ms) // 2, len(other.times_ms) // 2)
+    if blocks < 3:
         return math.inf
-    ratios = []
-    for block in np.array_split(np.arange(count), BLOCKS):
-        low, lower = (np.quantile(np.delete(m.times_ms, block), QUANTILE) for m in (first, other))
-        ratios.append(float(lower / low))
-    spread = statistics.pvariance(ratios) * (BLOCKS - 1)
+    pairs = zip(_without(other, blocks), _without(first, blocks), strict=True)
+    ratios = [low / lower for low, lower in pairs]
+    spread = statistics.pvariance(ratios) * (blocks - 1)
     return math.sqrt(spread) / statistics.fmean(ratios)
+
+
+def _without(measured: Measurement, count: int) -> list[float]:
+    """The latency without each of so many blocks."""
+    times = np.array(measured.times_ms)
+    blocks = np.array_split(np.arange(len(times)), count)
+    return [_latency(np.delete(times, block), measured.statistic) for block in blocks]
+
+
+def _latency(times_ms: np.ndarray[tuple[int, ...], np.dtype[np.float64]], of: Statistic) -> float:
+    if of == "quiet":
+        return float(np.quantile(times_ms, QUANTILE))
+    cut = int(TRIMMED * len(times_ms))
+    return float(np.sort(times_ms)[cut : len(times_ms) - cut].mean())
 
 
 def noise(measurements: Sequence[Measurement]) -> float | None:
@@ -135,95 +149,123 @@ def interleave(
     runnables: Sequence[Timed],
     *,
     rounds: int | None = None,
+    least: int = LEAST_ROUNDS,
     seconds: float = 20.0,
-    error: float | None = None,
+    statistic: Statistic = "quiet",
 ) -> list[Measurement]:
     """Measure networks in turn, round after round, until one of the limits is reached.
 
-    Before each sample a network runs until the caches hold what they hold when it runs alone. With
-    one such run in place of many, the ratio of two small networks depended on how many others were
-    measured with them: 0.503 for a pair, 0.48 among four, 0.47 among eight.
+    Before the runs that count a network runs until the caches hold what they hold when it runs
+    alone. With one such run in place of many, the ratio of two small networks depended on how many
+    others were measured with them: 0.503 for a pair, 0.48 among four, 0.47 among eight.
 
     Args:
         runnables: networks on the same target.
-        rounds: samples of each network.
-        seconds: after which to stop, though not before five rounds.
-        error: stop when the ratio of every network's latency to the first one's is known to this
-            relative standard error.
+        rounds: in each of which every network has a turn.
+        least: rounds at least, however slow the networks are.
+        seconds: after which to stop, though not before these rounds.
+        statistic: what of the runs is the latency.
 
     Returns:
         A measurement of each network, in order.
     """
     once = [_once_ms(runnable) for runnable in runnables]
     warm = [max(1, round(WARM_MS / ms)) for ms in once]
-    runs = max(1, round(SAMPLE_MS / min(once)))  # of all: a low quantile of long means is higher
-    taken: list[list[float]] = [[] for _ in runnables]
+    runs = [max(2, round(VISIT_MS / ms)) for ms in once]
+    taken: list[list[Timing]] = [[] for _ in runnables]
     end = time.monotonic() + seconds
     order = random.Random(0)  # a fixed order would give each network the same predecessor
     for done in itertools.count():
-        late = done >= LEAST_ROUNDS and time.monotonic() > end
-        if late or done == rounds or (done % (5 * BLOCKS) == 0 and _known_to(error, taken)):
+        if done == rounds or (done >= least and time.monotonic() > end):
             break
         for index in order.sample(range(len(runnables)), len(runnables)):
-            times = [runnables[index].run_ms() for _ in range(warm[index] + runs)]
-            taken[index].append(statistics.fmean(times[-runs:]))
-    return [Measurement(tuple(times)) for times in taken]
+            for _ in range(warm[index]):
+                runnables[index].run_ms()
+            taken[index] += [run_timed(runnables[index]) for _ in range(runs[index])]
+    return _counted(taken, statistic)
 
 
-def quietest(
+def _counted(taken: Sequence[Sequence[Timing]], statistic: Statistic) -> list[Measurement]:
+    """The times that count, by one clock for all networks."""
+    clock = _clock(taken)
+
+    def times_ms(own: Sequence[Timing]) -> tuple[float, ...]:
+        if clock == "cpu":
+            return tuple(timing.cpu_ms for timing in own if timing.cpu_ms is not None)
+        every = clock in ("unwatched", "interrupted")
+        return tuple(timing.wall_ms for timing in own if every or not timing.interrupted)
+
+    return [Measurement(times_ms(own), statistic, clock) for own in taken]
+
+
+def _clock(taken: Sequence[Sequence[Timing]]) -> Clock:
+    if any(timing.interrupted is None for own in taken for timing in own):
+        return "unwatched"
+    counted = [sum(not timing.interrupted for timing in own) for own in taken]
+    if all(
+        count >= max(FEWEST, LEAST_COUNTED * len(own))
+        for count, own in zip(counted, taken, strict=True)
+    ):
+        return "uninterrupted"
+    has_cpu = all(timing.cpu_ms is not None for own in taken for timing in own)
+    return "cpu" if has_cpu else "interrupted"
+
+
+def at_moments(
     runnables: Sequence[Timed],
-    known_ms: float,
     *,
+    count: int,
     seconds: float,
-    error: float,
-) -> list[Measurement]:
-    """As ``interleave``, in short runs; those in which the first network was slow do not count.
+    rounds: int | None = None,
+    known_ms: float = math.inf,
+    statistic: Statistic = "quiet",
+) -> list[list[Measurement]]:
+    """Measure networks at several moments, one after the other.
 
-    Their ratios are too small: what empties shared caches slows a large network down by more than a
-    small one. With the dense MobileNetV2 at 1.07 to 1.18 times its latency they were 4 to 10 % too
-    small, and on a busier machine half of its latency came out as 0.27 of it. A run of half a
-    minute is seldom calm on a busy machine; some of a few seconds are.
+    Of a quiet latency only moments count in which the machine was quiet at times: those in which
+    the first network, the dense one, took at most ``CALM`` times its known latency. While it is
+    slower its pruned networks' ratios are too small. The dense network of the demo once took 1.4
+    times its latency for seven seconds, and its pruned network's ratio was 0.342 in place of 0.387.
+    As many moments again are measured in search of calm ones, and no more.
 
     Args:
         runnables: networks on the same target, the dense one first.
-        known_ms: its latency, as measured before.
-        seconds: of calm runs, after which to stop; of all runs, ``PATIENCE`` times as many.
-        error: stop when the calm runs together tell every ratio to this, as in ``interleave``.
+        count: moments that are wanted.
+        seconds, rounds: of each, as in ``interleave``.
+        known_ms: the dense network's latency, as measured before.
+        statistic: what of the runs is the latency.
 
     Returns:
-        A measurement of each network from all calm runs; of the calmest where there was none.
+        For each moment that counts a measurement of each network; of none was calm, all moments.
     """
-    calm: list[list[Measurement]] = []
-    calmest: list[Measurement] | None = None
-    begun, calm_seconds = time.monotonic(), 0.0
-    while calmest is None or (
-        calm_seconds < seconds and time.monotonic() - begun < PATIENCE * seconds
-    ):
-        start = time.monotonic()
-        run = interleave(runnables, rounds=SHORT_ROUNDS, seconds=seconds / 6)
-        if calmest is None or run[0].latency_ms < calmest[0].latency_ms:
-            calmest = run
-        if run[0].latency_ms <= CALM * known_ms:
-            calm.append(run)
-            calm_seconds += time.monotonic() - start
-            if _known_to(error, [m.times_ms for m in _together(calm)]):
-                break
-    return _together(calm or [calmest])
+    found: list[list[Measurement]] = []
+    while True:
+        found.append(interleave(runnables, rounds=rounds, seconds=seconds, statistic=statistic))
+        calm = calm_ones(found, known_ms)
+        if len(calm) >= count or len(found) >= 2 * count:
+            return calm or found
 
 
-def _together(runs: Sequence[Sequence[Measurement]]) -> list[Measurement]:
-    """Each network's samples of all runs."""
+def calm_ones(
+    moments: Sequence[Sequence[Measurement]], known_ms: float = math.inf
+) -> list[list[Measurement]]:
+    """The moments in which the machine was quiet at times; all of them where latency is typical."""
+    if moments and moments[0][0].statistic == "typical":
+        return [list(moment) for moment in moments]
+    most = CALM * min(known_ms, *(moment[0].latency_ms for moment in moments))
+    return [list(moment) for moment in moments if moment[0].latency_ms <= most]
+
+
+def together(moments: Sequence[Sequence[Measurement]]) -> list[Measurement]:
+    """Each network's runs of all moments."""
     return [
-        Measurement(tuple(itertools.chain.from_iterable(each.times_ms for each in own)))
-        for own in zip(*runs, strict=True)
+        Measurement(
+            tuple(itertools.chain.from_iterable(each.times_ms for each in own)),
+            own[0].statistic,
+            max((each.clock for each in own), key=list(CLOCKS).index),
+        )
+        for own in zip(*moments, strict=True)
     ]
-
-
-def _known_to(error: float | None, taken: Sequence[Sequence[float]]) -> bool:
-    if error is None or len(taken[0]) < ROUNDS_FOR_ERROR:
-        return False
-    first, *others = (Measurement(tuple(times)) for times in taken)
-    return all(ratio_error(first, other) <= error for other in others)
 
 
 def _once_ms(runnable: Timed) -> float:

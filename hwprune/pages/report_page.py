@@ -12,6 +12,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from hwprune.latency.measure import CLOCKS
 from hwprune.pages import charts
 from hwprune.pages.show import STAGES
 
@@ -176,13 +177,12 @@ def _rounds(run: Run) -> str:
     facts = run.steps["prune"]
     if not facts.get("pruned"):
         return _paragraph(f"Budget: {facts['budget']}; {facts.get('remark') or 'not measured'}.")
-    chosen = facts["pruned"]["latency_ms"]
     rows = []
     for number, turn in enumerate(facts["rounds"], 1):
         predicted, measured, dense = turn["predicted_ms"], turn["measured_ms"], turn["dense_ms"]
         budget_ms = _budget_ms(facts["budget"], dense)
         number = turn.get("number", number)
-        label = f"{number}\u00a0(taken)" if measured == chosen else str(number)
+        label = f"{number}\u00a0(taken)" if turn.get("taken") else str(number)
         times = map(milliseconds, (turn["budget_ms"], predicted, measured))
         share = _share(measured, budget_ms) if budget_ms else ""
         off = _signed(predicted, measured)
@@ -192,8 +192,8 @@ def _rounds(run: Run) -> str:
     text = (
         f"Budget: {facts['budget']}. Each round builds networks that lie next to each other, "
         "measures them beside the dense one, and corrects what is asked of the solver next. The "
-        "one that is taken was measured once more, with the dense one alone; the slower of the "
-        "two counts. Weights play no part."
+        "one that is taken was measured at further moments with the dense one alone; the mean "
+        f"counts. Weights play no part. {facts.get('kept') or ''}"
     )
     gap = facts.get("gap")
     proof = (
@@ -290,24 +290,27 @@ def _exported(run: Run) -> str:
         times[name] = measured["times_ms"]
         ends = (min(times[name], default=math.nan), max(times[name], default=math.nan))
         latency = measured["latency_ms"]
-        values = (latency, measured["median_ms"], measured["iqr_ms"], *ends)
+        values = (measured["quiet_ms"], measured["typical_ms"], measured["iqr_ms"], *ends)
         spread = (milliseconds(v, latency) for v in values)
-        rows.append((name, *spread, str(len(times[name])), f"{measured['quiet_share']:.0%}"))
-        if measured.get("warning"):
-            warnings += f'<p class="missing">{escape(name)}: {escape(measured["warning"])}</p>\n'
+        rows.append((name, *spread, str(len(times[name]))))
+    if facts.get("doubt"):
+        warnings = f'<p class="missing">{escape(facts["doubt"])}</p>\n'
     text = _paragraph(
         f"Read back from disk. Outputs differ from PyTorch's by at most "
         f"{facts['relative_error']:.1e} of the largest; the same class on "
         f"{facts['agreement']:.2%} of {facts['accuracy']['count']} images."
     )
     head = (
-        "file", "latency, ms", "median, ms", "IQR, ms", "least, ms", "most, ms", "samples", "quiet"
+        "file", "quiet, ms", "typical, ms", "IQR, ms", "least, ms", "most, ms", "runs that count"
     )  # fmt: skip
     if not rows:
         return text + _paragraph(" ".join(facts["misses"]))
+    measured = facts["dense"]
     note = _note(
-        "The latency is the third percentile of the samples, taken in turn; quiet samples lie "
-        "within a tenth of it."
+        f"The budget is of the {measured['statistic']} latency. Quiet is the third percentile of "
+        "the runs, which the networks made by turns at several moments: what they take when "
+        "nothing disturbs them. Typical is the mean of the runs without the outer tenths. What was "
+        f"taken: {CLOCKS[measured['clock']]}."
     )
     title = "Latency samples of the exported files"
     latency = {name: facts[name]["latency_ms"] for name in times}

@@ -23,7 +23,6 @@ from rich.table import Table
 
 from hwprune.graph import ChannelGraph
 from hwprune.latency.fill import Progress as Tell
-from hwprune.latency.measure import MOST_NOISE
 from hwprune.table import LatencyTable, Network
 
 STAGES = {  # of a student before it is trained, as ``prepare`` names them
@@ -113,12 +112,6 @@ def profile_summary(path: Path, table: LatencyTable, network: Network) -> str:
         f"held-out error of {len(errors)} whole networks: median {np.median(errors):.1%}, "
         f"95 % {np.quantile(errors, 0.95):.1%}, worst {errors[-1]:.1%}"
     )
-    if network.noise is not None and network.noise > MOST_NOISE:
-        parts.append(
-            f"[bold red]the machine was busy: ratios of whole networks are known to no more than "
-            f"{network.noise:.1%}, and {MOST_NOISE:.0%} is wanted. Do not trust this table: "
-            "profile again with --renew where nothing else runs[/]"
-        )
     return "; ".join(parts)
 
 

@@ -14,10 +14,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeAlias
 
-from hwprune.budget import ERROR, Budget, FittedPlan, Limits, Round, fit_budget, plan_budget
+from hwprune.budget import Budget, FittedPlan, Limits, Round, fit_budget, plan_budget
 from hwprune.errors import BudgetError, InputError
 from hwprune.graph import ChannelGraph
 from hwprune.importance.importance import of_kept
+from hwprune.latency.effort import Effort
 from hwprune.latency.fill import Networks
 from hwprune.latency.measure import interleave
 from hwprune.plan import Plan
@@ -43,6 +44,7 @@ class Wanted:
         networks: the dense network, and any planned one, in the form that the target takes.
         limits: what its plan keeps to beside latency.
         graph: the channel graph with the activations of the target's batch, where that differs.
+        effort: how latency is measured, and how long.
     """
 
     budget: Budget
@@ -51,6 +53,7 @@ class Wanted:
     networks: Networks | None = None
     limits: Limits = field(default_factory=lambda: Limits())
     graph: ChannelGraph | None = None
+    effort: Effort = field(default_factory=Effort)
 
     def share(self, graph: ChannelGraph) -> float:
         """The budget as a share of the dense network's latency, by the table."""
@@ -161,6 +164,7 @@ def _fit(
         wanted.target,
         wanted.networks,
         wanted.budget,
+        effort=wanted.effort,
         report=report,
         **limits,
     )
@@ -172,9 +176,12 @@ def _whole(graph: ChannelGraph, wanted: Wanted) -> FittedPlan:
         Plan.from_kept(graph, {}), predicted_ms=wanted.table.predict_ms(graph, graph.widths)
     )
     if wanted.target is None or wanted.networks is None:
-        return FittedPlan(plan, None, None, (), "the dense network; not measured")
+        return FittedPlan(plan, None, None, (), remark="the dense network; not measured")
     run = wanted.target.load(wanted.networks.dense)
-    (dense,) = interleave([run], seconds=4, error=ERROR)
+    effort = wanted.effort
+    (dense,) = interleave(
+        [run], rounds=effort.rounds, seconds=effort.moment_s, statistic=effort.statistic
+    )
     asked = wanted.budget.share_of(dense.latency_ms)
     if asked < 1:
         raise BudgetError(

@@ -124,7 +124,9 @@ def _wanted(job: Job) -> Wanted:
     """What the job's network must meet; its table must be there."""
     if job.elsewhere:
         return Wanted(job.budget, job.table, limits=job.limits, graph=job.graph)
-    return Wanted(job.budget, job.table, job.target, job.networks, job.limits, job.graph)
+    return Wanted(
+        job.budget, job.table, job.target, job.networks, job.limits, job.graph, job.effort
+    )
 
 
 def _rescoring(run: SlimRun) -> Rescore:

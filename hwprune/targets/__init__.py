@@ -47,14 +47,48 @@ class KernelTime:
     weights: tuple[str, ...] = ()
 
 
-class Runnable(Protocol):
-    """A network loaded on a target."""
+@dataclass(frozen=True)
+class Timing:
+    """One run of a network.
+
+    Attributes:
+        wall_ms: wall time.
+        cpu_ms: CPU time of the one thread that computed; None where there are several, or where the
+            operating system does not tell.
+        interrupted: whether the operating system gave the processor to something else meanwhile;
+            None where it does not tell.
+    """
+
+    wall_ms: float
+    cpu_ms: float | None = None
+    interrupted: bool | None = None
+
+
+class Timed(Protocol):
+    """What can be timed."""
 
     def run_ms(self) -> float:
         """Run once on a fixed random input; milliseconds."""
 
+
+class Runnable(Timed, Protocol):
+    """A network loaded on a target."""
+
     def profile(self, runs: int) -> list[KernelTime]:
         """Run with the runtime's own profiler; kernels in order of execution."""
+
+
+@runtime_checkable
+class Watched(Protocol):
+    """A network of whose runs the operating system tells more than their wall time."""
+
+    def run_watched(self) -> Timing:
+        """Run once on a fixed random input."""
+
+
+def run_timed(network: Timed) -> Timing:
+    """Run a network once, with what the operating system tells of it where it tells something."""
+    return network.run_watched() if isinstance(network, Watched) else Timing(network.run_ms())
 
 
 class Target(Protocol):

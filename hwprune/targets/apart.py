@@ -19,7 +19,7 @@ from typing import Any
 import onnx
 
 from hwprune.errors import HwpruneError
-from hwprune.targets import Form, KernelTime, Runnable, Target
+from hwprune.targets import Form, KernelTime, Runnable, Target, Timing, run_timed
 
 _START = (
     "import sys; sys.modules['torch'] = None; "
@@ -106,6 +106,11 @@ class ApartNetwork:
         taken: float = self._target.ask("run_ms", self._number)
         return taken
 
+    def run_watched(self) -> Timing:
+        """Run once, with what the operating system tells the other process of it."""
+        taken: Timing = self._target.ask("run_watched", self._number)
+        return taken
+
     def profile(self, runs: int) -> list[KernelTime]:
         """Kernel times from the other process."""
         times: list[KernelTime] = self._target.ask("profile", self._number, runs)
@@ -164,6 +169,8 @@ def _do(target: Target, loaded: dict[int, Runnable], what: str, *arguments: Any)
         loaded[number] = target.load(onnx.load_model_from_string(arguments[0]))
         return number
     number, *rest = arguments
+    if what == "run_watched":
+        return run_timed(loaded[number])
     return getattr(loaded[number], what)(*rest)
 
 

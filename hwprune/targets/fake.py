@@ -16,7 +16,7 @@ import onnx
 from onnx import shape_inference
 
 from hwprune.errors import InputError
-from hwprune.targets import Form, KernelTime
+from hwprune.targets import Form, KernelTime, Timing
 
 
 class FakeTarget:
@@ -80,6 +80,11 @@ class FakeNetwork:
     def run_ms(self) -> float:
         """The network's time; noise only ever adds."""
         return self._total_ms * (1 + self._target.noise * float(self._draw.exponential()))
+
+    def run_watched(self) -> Timing:
+        """The same: nothing interrupts a device of software."""
+        ms = self.run_ms()
+        return Timing(ms, ms, interrupted=False)
 
     def profile(self, runs: int) -> list[KernelTime]:
         """The kernels' times, free of noise."""

@@ -16,7 +16,8 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from hwprune.targets import KernelTime
+from hwprune.targets import KernelTime, Timing
+from hwprune.targets.watch import watched
 
 _KERNEL = "_kernel_time"
 _WARM_RUNS = 2
@@ -53,6 +54,10 @@ class OnnxRuntimeNetwork:
         start = time.perf_counter_ns()
         self._run()
         return (time.perf_counter_ns() - start) / 1e6
+
+    def run_watched(self) -> Timing:
+        """Run once, with what the operating system tells of it."""
+        return watched(self._run, self._threads)
 
     def profile(self, runs: int) -> list[KernelTime]:
         """Kernel times from ONNX Runtime's profiler, of whole runs after two warm ones."""

@@ -16,9 +16,10 @@ import onnx
 import openvino
 
 from hwprune.precision import in_precision
-from hwprune.targets import Form, KernelTime
+from hwprune.targets import Form, KernelTime, Timing
 from hwprune.targets.cpu import cpu_name, thread_count
 from hwprune.targets.options import one_of
+from hwprune.targets.watch import watched
 
 _PRECISIONS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}  # of what is not quantised
 _DATA = ("Input", "Const", "Output")  # entries of the execution graph that are no kernels
@@ -65,7 +66,7 @@ class OpenVinoNetwork:
         for node in model.graph.node:
             if node.op_type == "DequantizeLinear" and node.input[0] in self._weights:
                 self._weights[node.output[0]] = self._weights[node.input[0]]
-        self._content = model.SerializeToString()
+        self._content, self._threads = model.SerializeToString(), threads
         self._options = {
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": 1,
@@ -78,6 +79,10 @@ class OpenVinoNetwork:
         start = time.perf_counter_ns()
         self._request.infer()
         return (time.perf_counter_ns() - start) / 1e6
+
+    def run_watched(self) -> Timing:
+        """Run once, with what the operating system tells of it; one thread is the calling one."""
+        return watched(self._request.infer, self._threads)
 
     def profile(self, runs: int) -> list[KernelTime]:
         """Kernel times from OpenVINO's performance counters, after two warm runs.

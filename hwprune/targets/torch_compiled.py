@@ -16,9 +16,9 @@ from torch._inductor.virtualized import V
 from torch.profiler import ProfilerActivity
 
 from hwprune.errors import HwpruneError
-from hwprune.targets import KernelTime, TorchNetwork
+from hwprune.targets import KernelTime, Timing, TorchNetwork
 from hwprune.targets.aten import convolution, places, settings_words
-from hwprune.targets.torch_eager import WARM_RUNS, Clock, run_ms
+from hwprune.targets.torch_eager import WARM_RUNS, Clock, run_timed
 from hwprune.tracing.capture import capture
 
 _CALL = "## Call CompiledFxGraph"  # what Inductor's kernels run in, in PyTorch's profile
@@ -73,7 +73,11 @@ class CompiledNetwork:
 
     def run_ms(self) -> float:
         """Run once; milliseconds of wall time until the device is done."""
-        return run_ms(self.run, self._clock)
+        return self.run_watched().wall_ms
+
+    def run_watched(self) -> Timing:
+        """Run once, with what the operating system tells of it."""
+        return run_timed(self.run, self._clock)
 
     def profile(self, runs: int) -> list[KernelTime]:
         """Kernel times from PyTorch's profiler, of whole runs after two warm ones.

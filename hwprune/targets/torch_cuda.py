@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from hwprune.errors import NotHere
-from hwprune.targets import Form, KernelTime, Runnable, TorchNetwork
+from hwprune.targets import Form, KernelTime, Runnable, Timing, TorchNetwork
 from hwprune.targets.nvidia import gpu_facts
 from hwprune.targets.options import flag, one_of
 from hwprune.targets.torch_compiled import CompiledNetwork
-from hwprune.targets.torch_eager import WARM_RUNS, EagerNetwork, in_form, run_ms
+from hwprune.targets.torch_eager import WARM_RUNS, EagerNetwork, in_form, run_timed
 
 _PRECISIONS = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16,
                "fp16": torch.float16}  # fmt: skip
@@ -99,7 +100,7 @@ class CapturedNetwork:
 
     def run_ms(self) -> float:
         """Run once; milliseconds of wall time until the GPU is done."""
-        return run_ms(self._graph.replay, self._clock)
+        return run_timed(self._graph.replay, self._clock).wall_ms
 
     def profile(self, runs: int) -> list[KernelTime]:
         """Times of the same kernels outside the graph, in which they cannot be told apart."""
@@ -152,3 +153,11 @@ class CudaClock:
     def between_ms(self, first: torch.cuda.Event, second: torch.cuda.Event) -> float:
         """Milliseconds by the GPU's clock."""
         return float(first.elapsed_time(second))
+
+    def timed(self, run: Callable[[], None]) -> Timing:
+        """One run in wall time: the GPU does the work, and the CPU waits for it."""
+        self.end()
+        start = time.perf_counter_ns()
+        run()
+        self.end()
+        return Timing((time.perf_counter_ns() - start) / 1e6)

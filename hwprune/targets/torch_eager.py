@@ -14,8 +14,9 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
-from hwprune.targets import KernelTime, TorchNetwork
+from hwprune.targets import KernelTime, Timing, TorchNetwork
 from hwprune.targets.aten import kind, tensors
+from hwprune.targets.watch import watched
 from hwprune.tracing.capture import capture
 
 WARM_RUNS = 2
@@ -45,6 +46,9 @@ class Clock(Protocol):
     def between_ms(self, first: Any, second: Any) -> float:
         """Milliseconds from one mark to another, after ``end``."""
 
+    def timed(self, run: Callable[[], None]) -> Timing:
+        """One run until the device is done."""
+
 
 class CpuClock:
     """Wall time, with a number of threads that PyTorch goes back from afterwards."""
@@ -71,6 +75,10 @@ class CpuClock:
     def between_ms(self, first: int, second: int) -> float:
         """Milliseconds."""
         return (second - first) / 1e6
+
+    def timed(self, run: Callable[[], None]) -> Timing:
+        """One run, with what the operating system tells of it."""
+        return watched(run, self._threads)
 
 
 class _Threads:
@@ -99,7 +107,11 @@ class EagerNetwork:
 
     def run_ms(self) -> float:
         """Run once; milliseconds of wall time until the device is done."""
-        return run_ms(self.run, self._clock)
+        return self.run_watched().wall_ms
+
+    def run_watched(self) -> Timing:
+        """Run once, with what the operating system tells of it."""
+        return run_timed(self.run, self._clock)
 
     def profile(self, runs: int) -> list[KernelTime]:
         """Times of the operators in whole runs after two warm ones.
@@ -135,14 +147,10 @@ def in_form(
     return TorchNetwork(model, tuple(moved(x) for x in network.inputs))
 
 
-def run_ms(run: Callable[[], None], clock: Clock) -> float:
-    """Milliseconds of wall time that one run takes until the device is done."""
+def run_timed(run: Callable[[], None], clock: Clock) -> Timing:
+    """One run until the device is done, under the clock's settings."""
     with clock.settings(), torch.inference_mode():
-        clock.end()
-        start = time.perf_counter_ns()
-        run()
-        clock.end()
-        return (time.perf_counter_ns() - start) / 1e6
+        return clock.timed(run)
 
 
 def _run(
