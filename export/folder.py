@@ -17,7 +17,8 @@ from hwprune.files import write_atomically, write_text
 from hwprune.graph import ChannelGraph
 from hwprune.latency.fill import fill
 from hwprune.latency.sampling import all_widths
-from hwprune.pages.show import profile_progress, profile_summary
+from hwprune.pages.progress import profile_progress
+from hwprune.pages.show import profile_summary
 from hwprune.plain import restore
 from hwprune.recipe import Recipe
 from hwprune.table import LatencyTable

@@ -22,7 +22,8 @@ from hwprune.files import copy_file, write_atomically
 from hwprune.job import Job
 from hwprune.latency.fill import fill
 from hwprune.latency.measure import Measurement
-from hwprune.pages.show import STAGES, graph_facts, profile_progress, profile_summary
+from hwprune.pages.progress import profile_progress
+from hwprune.pages.show import STAGES, graph_facts, profile_summary
 from hwprune.plan import Plan
 from hwprune.report import comparison_table
 from hwprune.train_steps import finetune_step, train_dense_step
