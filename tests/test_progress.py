@@ -58,9 +58,14 @@ def test_a_task_of_several_parts_names_them_and_counts_in_percent() -> None:
     console, clock = plain(), Clock()
     with progress_bar(console, "profile", clock=clock) as advance:
         advance(0.0, 1.0, name="finding the device's step")
-        clock.now += 20
+        clock.now += 10
+        advance(0.05, 1.0, name="measuring whole networks")
+        clock.now += 10
         advance(0.25, 1.0, name="profiling network 3 of 27")
-    assert printed(console) == ["  profiling network 3 of 27: 25%, about 60 s left"]
+    assert printed(console) == [
+        "  measuring whole networks: 5%",  # from so little nothing follows of the rest
+        "  profiling network 3 of 27: 25%, about 60 s left",
+    ]
 
 
 def test_what_is_done_quickly_prints_nothing() -> None:

@@ -24,6 +24,7 @@ from hwprune.latency.fill import Progress as Tell
 Clock: TypeAlias = Callable[[], float]  # seconds since any moment
 
 LINE_EVERY_S = 10.0
+LEAST_SHARE = 0.1  # from which the rest is told: parts at the beginning differ from the others
 STEPS_TO_FORECAST = 5  # after the first one, which is slower than those that follow
 
 
@@ -108,6 +109,8 @@ class Lines:
             return
         self._last_s = now
         share = f"{done:g} of {total:g} {self.unit}" if self.unit else f"{done / total:.0%}"
+        if not self.unit and done < LEAST_SHARE * total:
+            left = None
         parts = [share, note, "" if left is None else f"about {duration(left)} left"]
         line = f"  {name or self.name}: {', '.join(filter(None, parts))}"
         self.console.print(escape(line), soft_wrap=True)
