@@ -57,11 +57,11 @@ def beside_sentences(folder: Path, summary: Facts, *, alone: bool = True) -> lis
     if uniform and uniform["remark"]:
         sentences.append(f"Uniform widths were not trained: {uniform['remark']}")
     elif uniform and accuracy["pruned"]:
-        timed = uniform["ratio"] is None
-        measured = " (not measured: the device is elsewhere)" if timed else ""
+        elsewhere = uniform["ratio"] is None
+        unmeasured = " (not measured: the device is elsewhere)" if elsewhere else ""
         sentences.append(
-            "Against uniform widths of the same predicted latency"
-            f"{measured}, trained exactly as it was, the pruned network is "
+            f"Against uniform widths that are predicted to be no slower{unmeasured}, trained "
+            f"exactly as it was, the pruned network is "
             f"{_difference(accuracy['pruned'], uniform['accuracy'])}."
         )
     return sentences
