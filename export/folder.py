@@ -18,7 +18,8 @@ from hwprune.graph import ChannelGraph
 from hwprune.latency.effort import Effort
 from hwprune.latency.fill import fill
 from hwprune.latency.sampling import all_widths
-from hwprune.pages.show import profile_progress, profile_summary
+from hwprune.pages.progress import profile_progress
+from hwprune.pages.show import profile_summary
 from hwprune.plain import restore
 from hwprune.recipe import Recipe
 from hwprune.table import LatencyTable

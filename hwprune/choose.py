@@ -15,14 +15,14 @@ from hwprune.importance.importance import Importance
 from hwprune.importance.reconstruct import features
 from hwprune.importance.rounds import ImportanceOf, Partial, in_rounds
 from hwprune.job import Job
-from hwprune.pages.show import progress_bar
+from hwprune.pages.progress import progress_bar
 from hwprune.plan import Plan
 from hwprune.prepare import OnStage, loss_before_training, prepare
 from hwprune.score import score, score_branches
 from hwprune.solve import solve
 from hwprune.trace import trace
 from hwprune.train import finetune
-from hwprune.train_steps import teaching_of, training_of
+from hwprune.train_steps import step_progress, teaching_of, training_of
 from hwprune.training.chance import chances_of
 
 
@@ -71,7 +71,10 @@ def _train_between(job: Job, student: nn.Module, plan: Plan) -> None:
     if not recipe.round_steps:
         return
     training = training_of(job, epochs=1, lr=recipe.lr, epoch_steps=recipe.round_steps)
-    (epoch,) = finetune(student, job.data, training, teaching=teaching_of(job, plan))
+    with step_progress(job, "between rounds", training) as report:
+        (epoch,) = finetune(
+            student, job.data, training, teaching=teaching_of(job, plan), report=report
+        )
     job.console.print(
         f"  between rounds, {plan.macs / job.graph.macs():.1%} of the MACs: loss "
         f"{epoch.loss:.3f}, validation {epoch.validation}"
@@ -123,12 +126,11 @@ def _searched(job: Job) -> Compensation:
     )
     losses: list[float] = []
     first = not job.search_path.exists()
-    with progress_bar(job.console) as bar:
-        task = bar.add_task("compensation", total=wanted, note="")
+    with progress_bar(job.console, "compensation", "networks") as advance:
 
         def tell(count: int, loss: float, best: float) -> None:
             losses.append(best)
-            bar.update(task, completed=count, note=f"calibration loss {best:.3f}")
+            advance(count, wanted, f"calibration loss {best:.3f}")
 
         found = compensate(
             job.scores,

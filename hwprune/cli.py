@@ -27,7 +27,7 @@ from hwprune.cli_job import (
 from hwprune.errors import HwpruneError, InputError
 from hwprune.recipe import Recipe
 
-TOGETHER = ("dense", "finetune")  # the commands that several processes may run
+TOGETHER = ("dense", "finetune", "baselines")  # the commands that several processes may run
 STOPPED = 130  # exit status after Ctrl-C
 
 
@@ -40,7 +40,7 @@ def commands(context: click.Context) -> None:
     if others and context.invoked_subcommand not in TOGETHER:
         raise InputError(
             f"`hwprune {context.invoked_subcommand}` runs in one process, but a launcher started "
-            f"{os.environ['WORLD_SIZE']}. Start it without one; only {' and '.join(TOGETHER)} "
+            f"{os.environ['WORLD_SIZE']}. Start it without one; only {', '.join(TOGETHER)} "
             "train with several: accelerate launch -m hwprune finetune --out RUN."
         )
 
@@ -278,6 +278,7 @@ _step_command("prune", "Score, solve and measure until the budget is met; then c
 commands.add_command(export_command)
 commands.add_command(verify_command)
 commands.add_command(compare_command)
+_step_command("baselines", "Train what the pruned network is compared with: --control, --uniform.")
 _step_command("report", "Write report.json and report.html.")
 
 

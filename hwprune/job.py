@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,8 @@ from hwprune.trace import trace
 from hwprune.training.augment import Augmentation
 from hwprune.training.chance import chances_of
 
-STEP_NAMES = ("trace", "dense", "profile", "prune", "finetune", "export", "verify", "report")
+STEP_NAMES = ("trace", "dense", "profile", "prune", "finetune", "baselines", "export", "verify",
+              "report")  # fmt: skip
 SLIM_FACTS = "slim.json"  # in the folder of several networks, beside a folder for each
 
 
@@ -126,6 +128,11 @@ class Job:
     def planned(self) -> dict[Form, Networks]:
         """``networks`` by form, of this job and of those that it is lent to."""
         return {}
+
+    @cached_property
+    def controls(self) -> list[Mapping[str, Any]]:
+        """What training the control came to, once it is known here or in a job that lends it."""
+        return []
 
     @property
     def networks(self) -> Networks:
@@ -215,7 +222,7 @@ class Job:
 
     def lend(self, other: Job) -> None:
         """Spare another job of the same network and data what this one has loaded and computed."""
-        for name in ("data", "loaded", "dense", "scores", "features"):
+        for name in ("data", "loaded", "dense", "scores", "features", "controls"):
             vars(other)[name] = getattr(self, name)
         if other.recipe.batch == self.recipe.batch:  # the graph counts the batch's activations
             vars(other)["graph"], vars(other)["planned"] = self.graph, self.planned
@@ -302,9 +309,13 @@ class Job:
         return list(batches(getattr(self.data, self.test_split), None, batch_size=64))
 
     def note(self, step: str, facts: dict[str, Any]) -> None:
-        """Leave a step's facts in the folder; what later steps had left is no longer true."""
-        for later in STEP_NAMES[STEP_NAMES.index(step) + 1 :]:
-            (self.folder / f"{later}.json").unlink(missing_ok=True)
+        """Leave a step's facts in the folder; what later steps had left is no longer true.
+
+        Of the baselines the report alone depends.
+        """
+        later = STEP_NAMES[STEP_NAMES.index(step) + 1 :]
+        for name in ("report",) if step == "baselines" else later:
+            (self.folder / f"{name}.json").unlink(missing_ok=True)
         write_text(self.folder / f"{step}.json", json.dumps(facts, indent=1) + "\n")
 
     def facts(self, step: str) -> dict[str, Any]:

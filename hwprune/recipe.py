@@ -111,6 +111,12 @@ class Recipe:
     )
     dense_lr: float = _option(5e-4, "greatest learning rate of that")
     epochs: int = _option(8, "epochs of distillation")
+    control: bool = _option(
+        False, "train the dense network for these epochs as well: is it the training that helps?"
+    )
+    uniform: bool = _option(
+        False, "train uniform widths of the same latency as well: is it the choice that helps?"
+    )
     batch_size: int = _option(32, "images at once in training, in each process")
     accumulate: int = _option(1, "batches a training step")
     optimizer: str = _option("adamw", "adamw or sgd")
@@ -167,6 +173,11 @@ class Recipe:
             raise InputError(
                 f"--round-steps {self.round_steps} trains between rounds, and there is one round "
                 "only. Give --rounds 2 or more, or leave it out."
+            )
+        if self.control and not self.epochs:
+            raise InputError(
+                "--control trains the dense network for as many --epochs as the pruned one, and "
+                "that is 0. Give --epochs 1 or more, or leave --control out."
             )
         if not 0 < self.min_fraction <= 1:
             raise InputError(f"--min-fraction must lie in (0, 1], got {self.min_fraction}.")

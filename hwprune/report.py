@@ -16,6 +16,8 @@ from rich.table import Table
 
 from hwprune.errors import InputError
 from hwprune.files import write_text
+from hwprune.job import SLIM_FACTS
+from hwprune.pages.beside import HEAD, beside_rows, beside_sentences
 from hwprune.pages.report_page import (
     Facts,
     Run,
@@ -28,7 +30,7 @@ from hwprune.pages.report_page import (
 from hwprune.recipe import Recipe
 
 REPORT_VERSION = 1
-MOST_NOISE = 0.02  # of the ratios that a table was fitted to: with more, better plans may be missed
+MOST_NOISE = 0.02  # of the ratios behind a table: with more, better plans may be missed
 
 # What the report reads of each file: a type, [each item], (pair,), {key: shape} or {str: shape};
 # a key that ends in ? may be missing or null.
@@ -38,6 +40,10 @@ _MEASURED = {"latency_ms": float, "quiet_ms": float, "typical_ms": float, "iqr_m
              "times_ms": [float], "statistic": str, "clock": str}  # fmt: skip
 _ROUND = {"budget_ms": float, "predicted_ms": float, "measured_ms": float, "dense_ms": float,
           "ratio": float, "number?": int, "share?": float, "error?": float}  # fmt: skip
+_TRAINED = {"history": [_EPOCH], "accuracy": _ACCURACY}
+_UNIFORM = {"remark?": str, "history?": [_EPOCH], "accuracy?": _ACCURACY, "widths?": {str: int},
+            "predicted_ms?": float, "dense?": _MEASURED, "pruned?": _MEASURED,
+            "ratio?": float}  # fmt: skip
 _KERNEL = {"name": str, "kind": str, "ms": {"dense": float, "pruned": float}}
 SHAPES: dict[str, dict[str, Any]] = {
     "trace": {"unprunable": {str: str}, "macs": int, "params": int},
@@ -48,7 +54,8 @@ SHAPES: dict[str, dict[str, Any]] = {
     "prune": {"budget": str, "gap?": float, "remark?": str, "kept?": str,
               "rounds": [_ROUND], "dense?": _MEASURED, "pruned?": _MEASURED,
               "widths": {str: (int, int)}, "stages": {str: _ACCURACY}, "kernels": [_KERNEL]},
-    "finetune": {"history": [_EPOCH], "accuracy": _ACCURACY},
+    "finetune": _TRAINED,
+    "baselines": {"control?": _TRAINED, "uniform?": _UNIFORM},
     "export": {"bytes": {"dense": int, "model": int}},
     "verify": {"relative_error": float, "agreement": float, "accuracy": _ACCURACY,
                "dense?": _MEASURED, "pruned?": _MEASURED, "ratio?": float, "budget_ratio?": float,
@@ -92,10 +99,21 @@ def summary_table(folder: Path) -> RenderableType:
         table.add_column(column, justify="right" if column else "left")
     for row in run.rows:
         table.add_row(*map(escape, row))
+    beside = [_beside_table(run)] if run.beside else []
     state, sentence = run.verdict
     color = {"met": "green", "missed": "red", "open": "yellow"}[state]
     reasons = (f"  {escape(reason)}" for reason in run.reasons)
-    return Together(table, f"[{color}]{escape(sentence)}[/]", *reasons)
+    judged = map(escape, run.sentences)
+    return Together(table, *beside, *judged, f"[{color}]{escape(sentence)}[/]", *reasons)
+
+
+def _beside_table(run: Run) -> Table:
+    table = Table()
+    for column in HEAD:
+        table.add_column(column, justify="left" if column == HEAD[0] else "right")
+    for row in run.beside:
+        table.add_row(*map(escape, row))
+    return table
 
 
 def comparison_table(folders: Sequence[Path]) -> RenderableType:
@@ -142,9 +160,20 @@ def _run(folder: Path) -> Run:
     costs = _read(plan, _PLAN, f"hwprune prune --out {folder}") if plan.exists() else {}
     saved = folder / "recipe.toml"
     recipe = asdict(Recipe.load(saved)) if saved.exists() else {}
-    summary = _summary(recipe, steps, costs)
+    alone = not (folder.parent / SLIM_FACTS).exists()
+    summary = _summary(recipe, steps, costs) | {"baselines": _baselines(steps)}
     verdict, reasons = _verdict(folder, summary)
-    return Run(folder, recipe, steps, summary, _rows(folder, summary), verdict, reasons)
+    return Run(
+        folder,
+        recipe,
+        steps,
+        summary,
+        _rows(folder, summary),
+        verdict,
+        reasons,
+        beside_rows(summary),
+        beside_sentences(folder, summary, alone=alone),
+    )
 
 
 def _read(path: Path, shape: dict[str, Any], command: str) -> dict[str, Any]:
@@ -234,6 +263,24 @@ def _doubts(steps: Mapping[str, Facts]) -> list[str]:
             "busy when it was made; a more accurate network may meet the budget as well."
         )
     return [each for each in found if each]
+
+
+def _baselines(steps: Mapping[str, Facts]) -> dict[str, Any]:
+    """What the pruned network is compared with; None for what was not trained."""
+    trained = steps.get("baselines", {})
+    control, uniform = trained.get("control"), trained.get("uniform")
+    return {
+        "trained_longer_epochs": len(steps.get("finetune", {}).get("history", ())),
+        "control": control
+        and {"epochs": len(control["history"]), "accuracy": _accuracy(control["accuracy"])},
+        "uniform": uniform
+        and {
+            "remark": uniform.get("remark"),
+            "accuracy": _accuracy(uniform.get("accuracy")),
+            "ratio": uniform.get("ratio"),
+            "predicted_ms": uniform.get("predicted_ms"),
+        },
+    }
 
 
 def _accuracy(facts: Facts | None) -> dict[str, Any] | None:

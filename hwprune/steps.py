@@ -12,6 +12,7 @@ from rich.markup import escape
 from safetensors.torch import save_file
 from torch import nn
 
+from hwprune.baseline_steps import baselines_left, baselines_step, trained_controls
 from hwprune.budget import FittedPlan
 from hwprune.budget_profile import apply_profile
 from hwprune.checkpoint import save
@@ -23,7 +24,8 @@ from hwprune.job import Job
 from hwprune.latency.fill import fill
 from hwprune.latency.measure import Measurement
 from hwprune.latency.spread import Spread
-from hwprune.pages.show import STAGES, graph_facts, profile_progress, profile_summary
+from hwprune.pages.progress import profile_progress
+from hwprune.pages.show import STAGES, graph_facts, measurement_facts, profile_summary
 from hwprune.plan import Plan
 from hwprune.report import comparison_table
 from hwprune.train_steps import finetune_step, train_dense_step
@@ -235,6 +237,7 @@ STEPS: dict[str, Callable[[Job], None]] = {
     "profile": profile_step,
     "prune": prune_step,
     "finetune": finetune_step,
+    "baselines": baselines_step,
     "export": export_step,
     "verify": verify_step,
     "report": report_step,
@@ -258,8 +261,7 @@ def run(job: Job, *, resume: bool = False) -> None:
     job.recipe.save(job.folder / "recipe.toml")
     missed: HwpruneError | None = None
     for name, step in STEPS.items():
-        done = resume and (job.folder / f"{name}.json").exists()
-        if done and name not in ("verify", "report"):
+        if _is_done(job, name, resume):
             continue
         job.console.rule(name, align="left")
         try:
@@ -270,6 +272,14 @@ def run(job: Job, *, resume: bool = False) -> None:
             missed = error
     if missed is not None:
         raise missed
+
+
+def _is_done(job: Job, name: str, resume: bool) -> bool:
+    """Whether a step is not to be taken: it has left its facts, or nothing is asked of it."""
+    if name == "baselines":
+        return not baselines_left(job)
+    left = (job.folder / f"{name}.json").exists()
+    return resume and left and name not in ("verify", "report")
 
 
 def run_profiles(shared: Job, profiles: Sequence[Path], *, resume: bool = False) -> None:
@@ -296,6 +306,7 @@ def run_profiles(shared: Job, profiles: Sequence[Path], *, resume: bool = False)
     for name in ("trace", "dense"):
         if not (resume and (shared.folder / f"{name}.json").exists()):
             STEPS[name](shared)
+    shared.controls += [control for job in jobs for control in trained_controls(job)]
     failures: list[HwpruneError] = []
     for job in jobs:
         job.console.rule(f"[bold]{job.folder.name}", align="left")
@@ -341,14 +352,4 @@ def _kernel_times(job: Job, widths: dict[str, dict[str, int]]) -> list[dict[str,
 
 
 def _measured(measurement: Measurement | None) -> dict[str, Any] | None:
-    if measurement is None:
-        return None
-    return {
-        "latency_ms": measurement.latency_ms,
-        "statistic": measurement.statistic,
-        "quiet_ms": measurement.quiet_ms,
-        "typical_ms": measurement.typical_ms,
-        "iqr_ms": measurement.iqr_ms,
-        "clock": measurement.clock,
-        "times_ms": [round(t, 5) for t in measurement.times_ms],
-    }
+    return None if measurement is None else measurement_facts(measurement)

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from typing import Any
 
-import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from hwprune import processes
 from hwprune.checkpoint import save
-from hwprune.evaluate import evaluate
+from hwprune.evaluate import Accuracy, evaluate
 from hwprune.files import write_atomically
 from hwprune.job import Job
-from hwprune.pages.show import progress_bar
+from hwprune.pages.progress import Forecast, progress_bar
 from hwprune.plan import Plan
 from hwprune.slimming.in_place import InPlace
-from hwprune.train import Epoch, Teaching, Training, finetune
+from hwprune.train import Epoch, Report, Teaching, Training, finetune
 from hwprune.training.distill import Distillation
 from hwprune.training.track import tracked
 
@@ -48,23 +50,35 @@ def train_dense_step(job: Job) -> None:
 
 def finetune_step(job: Job, *, resume: bool = False) -> None:
     """Distil the dense network into the pruned one."""
-    recipe = job.recipe
-    student, plan = job.student("pruned"), job.plan
-    training = training_of(job, epochs=recipe.epochs, lr=recipe.lr)
+    facts = distilled(job, job.student("pruned"), job.plan, "student", resume=resume)
+    if facts is not None:
+        measured = Accuracy(**facts["accuracy"])
+        job.console.print(f"distilled: {measured} of the {job.test_split} images")
+        job.note("finetune", facts)
+
+
+def distilled(
+    job: Job, network: nn.Module, plan: Plan, name: str, *, resume: bool
+) -> dict[str, Any] | None:
+    """Train a network of a plan as the student is trained, and save it under ``name``.
+
+    Returns:
+        The history of its training, and its accuracy; None in all processes but the main one.
+    """
+    training = training_of(job, epochs=job.recipe.epochs, lr=job.recipe.lr)
     history = train_with_progress(
-        job, student, training, "student", teaching_of(job, plan), resume=resume
+        job, network, training, name, teaching_of(job, plan), resume=resume
     )
     if not processes.is_main():
-        return
-    measured = evaluate(student, job.test())
-    save(student, plan, job.folder / "student")
-    job.console.print(f"distilled: {measured} of the {job.test_split} images")
-    job.note("finetune", {"history": history, "accuracy": asdict(measured)})
+        return None
+    measured = evaluate(network, job.test())
+    save(network, plan, job.folder / name)
+    return {"history": history, "accuracy": asdict(measured)}
 
 
 def train_with_progress(
     job: Job,
-    model: torch.nn.Module,
+    model: nn.Module,
     training: Training,
     name: str,
     teaching: Teaching | None,
@@ -73,24 +87,17 @@ def train_with_progress(
 ) -> list[dict[str, Any]]:
     """Train with a progress bar and perhaps a tracker; the history as plain data."""
     with (
-        progress_bar(job.console) as bar,
+        step_progress(job, name, training) as show,
         tracked(job.recipe.track, job.folder, name) as log,
     ):
-        task = bar.add_task(name, total=None, note="")
-        smooth = [0.0, 0.0]
 
         def tell(step: int, steps: int, loss: float, top1: float) -> None:
-            keep = min(0.95, (step - 1) / step)
-            smooth[:] = (
-                keep * s + (1 - keep) * n for s, n in zip(smooth, (loss, top1), strict=True)
-            )
-            note = f"loss {smooth[0]:.3f}, batch top-1 {smooth[1]:.1%}"
-            bar.update(task, completed=step, total=steps, note=note)
+            show(step, steps, loss, top1)
             lr = training.lr_at((step - 1) / steps)
             log(step, {"step/loss": loss, "step/top1": top1, "step/lr": lr})
 
         def tell_epoch(epoch: Epoch) -> None:
-            bar.console.print(
+            job.console.print(
                 f"  {name} epoch {epoch.epoch + 1} of {training.epochs}: loss {epoch.loss:.3f}, "
                 f"train {epoch.train_top1:.1%}, validation {epoch.validation}"
             )
@@ -111,6 +118,32 @@ def train_with_progress(
             on_epoch=tell_epoch,
         )
     return [asdict(epoch) for epoch in history]
+
+
+@contextmanager
+def step_progress(job: Job, name: str, training: Training) -> Iterator[Report]:
+    """Show the steps of a training with smoothed numbers, and say early how long it will take."""
+    forecast = Forecast(job.console, f"{name}: {_amount(training)}")
+    smooth = [0.0, 0.0]
+    with progress_bar(job.console, name, "steps") as advance:
+
+        def tell(step: int, steps: int, loss: float, top1: float) -> None:
+            keep = min(0.95, (step - 1) / step)
+            smooth[:] = (
+                keep * s + (1 - keep) * n for s, n in zip(smooth, (loss, top1), strict=True)
+            )
+            forecast(step, steps)
+            advance(step, steps, f"loss {smooth[0]:.3f}, batch top-1 {smooth[1]:.1%}")
+
+        yield tell
+
+
+def _amount(training: Training) -> str:
+    """How much training there is, in words."""
+    count, unit = training.epochs, "epoch"
+    if training.epoch_steps:
+        count, unit = training.epochs * training.epoch_steps, "step"
+    return f"{count} {unit}" + ("" if count == 1 else "s")
 
 
 def teaching_of(job: Job, plan: Plan) -> Teaching:

@@ -11,7 +11,6 @@ verified. Every run is a line of RESULTS, written when it is done and skipped wh
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import os
 import shutil
@@ -25,15 +24,12 @@ import torch
 from results_file import append_row, read_rows
 from rich.console import Console
 
+from hwprune.baseline_steps import train_control
 from hwprune.errors import HwpruneError
-from hwprune.evaluate import evaluate
 from hwprune.job import Job
-from hwprune.plan import Plan
 from hwprune.recipe import Recipe
 from hwprune.steps import STEPS
-from hwprune.train import Teaching, Training, finetune
 from hwprune.train_steps import finetune_step, train_dense_step
-from hwprune.training.distill import Distillation
 
 
 def main() -> None:
@@ -96,20 +92,9 @@ def _control(given: argparse.Namespace, fixed: dict[str, Any]) -> dict[str, Any]
     is worth.
     """
     job = Job(Recipe.of(**fixed, out=str(given.out)), Console())
-    recipe = job.recipe
-    student, plan = copy.deepcopy(job.dense), Plan.from_kept(job.graph, {})
-    how = Distillation(recipe.gamma, recipe.soft_weight, recipe.temperature)
-    training = Training(
-        epochs=recipe.epochs,
-        lr=recipe.lr,
-        batch_size=recipe.batch_size,
-        weight_decay=recipe.weight_decay,
-        label_smoothing=recipe.label_smoothing,
-        ema_decay=recipe.ema_decay,
-        seed=recipe.seed,
-    )
-    finetune(student, job.data, training, teaching=Teaching(job.dense, job.graph, plan, how))
-    return {"top1": evaluate(student, job.test()).top1, "seed": recipe.seed}
+    facts = train_control(job)
+    assert facts is not None  # this is the only process
+    return {"top1": facts["accuracy"]["top1"], "seed": job.recipe.seed}
 
 
 def _folder(given: argparse.Namespace, budget: str, seed: int) -> Path:

@@ -230,7 +230,7 @@ def test_verify_keeps_its_promises_and_names_each_that_is_broken(tmp_path: Path)
 
     def check(net: nn.Module, budget: str) -> list[type]:
         path = tmp_path / "model.onnx"
-        result = verify(path, net, dense, target, Budget.parse(budget), real, seconds=0.5)
+        result = verify(path, net, dense, target, Budget.parse(budget), real)
         return [type(miss) for miss in result.misses()]
 
     assert check(student, "0.9x") == []

@@ -165,3 +165,9 @@ def test_there_is_no_training_between_rounds_where_there_is_one() -> None:
 def test_there_is_a_round() -> None:
     with pytest.raises(InputError, match="--rounds must be positive"):
         Recipe.of(rounds=0)
+
+
+def test_a_control_is_trained_for_epochs_that_there_are() -> None:
+    with pytest.raises(InputError, match=r"--control trains the dense network .* that is 0"):
+        Recipe.of(control=True, epochs=0)
+    Recipe.of(uniform=True, epochs=0)

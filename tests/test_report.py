@@ -27,8 +27,8 @@ def accuracy(top1: float, count: int = 100) -> dict[str, Any]:
 
 def measured(*times_ms: float) -> dict[str, Any]:
     middle = sorted(times_ms)[len(times_ms) // 2]
-    return {"latency_ms": middle, "median_ms": middle, "iqr_ms": 0.25, "quiet_share": 0.75,
-            "warning": None, "times_ms": list(times_ms)}  # fmt: skip
+    return {"latency_ms": middle, "quiet_ms": middle, "typical_ms": middle, "iqr_ms": 0.25,
+            "statistic": "quiet", "clock": "uninterrupted", "times_ms": list(times_ms)}  # fmt: skip
 
 
 def epochs(*losses: float) -> list[dict[str, Any]]:
@@ -186,7 +186,7 @@ def test_a_file_within_budget_that_fails_a_check_is_no_success(tmp_path: Path) -
     assert "fails a check" in terminal(folder)
 
 
-@pytest.mark.parametrize("step", SHAPES)
+@pytest.mark.parametrize("step", [step for step in SHAPES if step != "baselines"])
 def test_a_step_that_has_not_run_is_named(tmp_path: Path, step: str) -> None:
     steps = facts()
     del steps[step]
@@ -213,7 +213,8 @@ def test_a_prediction_never_stands_in_for_a_measurement(tmp_path: Path) -> None:
 def test_an_empty_folder_gives_a_page_of_what_to_do(tmp_path: Path) -> None:
     seen = text_of_report(tmp_path)
     for step in SHAPES:
-        assert f"not run yet: `hwprune {step} --out {tmp_path}`" in seen
+        asked = step != "baselines"  # by options that are off
+        assert (f"not run yet: `hwprune {step} --out {tmp_path}`" in seen) == asked
     assert "recipe.toml is not there" in seen
 
 
@@ -229,6 +230,86 @@ def test_a_recipe_changed_since_pruning_is_pointed_out(tmp_path: Path) -> None:
     folder = leave(tmp_path, facts(), budget="0.3x")
     assert "The recipe asks for 0.3x now, but `hwprune prune` ran for 0.5x" in terminal(folder)
     assert "An earlier budget was met: measured 0.400" in terminal(folder)
+
+
+def baselines() -> dict[str, Any]:
+    """The control has 88 of 100 right, uniform widths 74, at 0.41 of the dense latency."""
+    return {
+        "control": {"history": epochs(3.0, 2.0), "accuracy": accuracy(0.88)},
+        "uniform": {"history": epochs(4.0), "accuracy": accuracy(0.74), "widths": {"stem": 32},
+                    "predicted_ms": 4.1, "dense": measured(10.0), "pruned": measured(4.1),
+                    "ratio": 0.41},
+    }  # fmt: skip
+
+
+def test_baselines_stand_beside_the_dense_and_the_pruned_network(tmp_path: Path) -> None:
+    folder = leave(tmp_path, facts() | {"baselines": baselines()})
+    shown = terminal(folder)
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in shown.splitlines()]
+    for row in (
+        ["dense", "90.00% ± 3.00%", "1.000", "−6.00 points"],
+        ["dense, 2 epochs longer", "88.00% ± 3.25%", "1.000", "−4.00 points"],
+        ["pruned", "84.00% ± 3.67%", "0.400", ""],
+        ["uniform widths", "74.00% ± 4.39%", "0.410", "+10.00 points"],
+    ):
+        assert row in cells
+        assert " ".join(filter(None, row)) in text_of_report(folder)
+    # sqrt(0.88 * 0.12 / 100 + 0.84 * 0.16 / 100) = 4.90 %, sqrt(0.0013440 + 0.0019240) = 5.72 %
+    for points, error in (("4.00 points behind", "4.90"), ("10.00 points ahead", "5.72")):
+        words = f"the pruned network is {points} (standard error at most {error})"
+        assert words in " ".join(shown.split()) and words in text_of_report(folder)
+    assert "longer than the dense one" not in shown
+    summary = json.loads((folder / "report.json").read_text())["summary"]["baselines"]
+    assert summary["control"]["accuracy"]["top1"] == 0.88
+    assert (summary["uniform"]["accuracy"]["top1"], summary["uniform"]["ratio"]) == (0.74, 0.41)
+    assert (summary["trained_longer_epochs"], summary["control"]["epochs"]) == (1, 2)
+
+
+@pytest.mark.parametrize(("top1", "ahead"), [(0.84, False), (0.95, True)])
+def test_without_a_control_it_says_that_the_pruned_network_was_trained_longer(
+    tmp_path: Path, top1: float, ahead: bool
+) -> None:
+    steps = facts()
+    steps["verify"]["accuracy"] = accuracy(top1)
+    folder = leave(tmp_path, steps)
+    for shown in (" ".join(terminal(folder).split()), text_of_report(folder)):
+        assert "The pruned network was trained 1 epoch longer than the dense one" in shown
+        assert ("which may be why it is ahead" in shown) == ahead
+        assert f"`hwprune run --resume --control --out {folder}`" in shown
+
+
+def test_a_network_that_was_not_trained_after_pruning_was_not_trained_longer(
+    tmp_path: Path,
+) -> None:
+    steps = facts()
+    steps["finetune"]["history"] = []
+    assert "longer" not in terminal(leave(tmp_path, steps))
+
+
+def test_of_a_part_of_a_slim_network_there_is_no_control_to_train(tmp_path: Path) -> None:
+    (tmp_path / "slim.json").write_text("{}")
+    (tmp_path / "0.5x").mkdir()
+    shown = terminal(leave(tmp_path / "0.5x", facts()))
+    assert "1 epoch longer" in shown and "--control" not in shown
+
+
+def test_uniform_widths_that_there_are_not_and_those_that_are_not_measured(tmp_path: Path) -> None:
+    (tmp_path / "none").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    remark = "No uniform share of the widths meets 0.100 ms."
+    steps = facts() | {"baselines": {"uniform": {"remark": remark}}}
+    assert f"Uniform widths were not trained: {remark}" in terminal(leave(tmp_path / "none", steps))
+    uniform = {key: value for key, value in baselines()["uniform"].items()
+               if key not in ("dense", "pruned", "ratio")}  # fmt: skip
+    steps = facts() | {"baselines": {"uniform": uniform}}
+    shown = terminal(leave(tmp_path / "elsewhere", steps))
+    assert "not measured: the device is elsewhere" in shown
+    assert "10.00 points ahead" in shown
+
+
+def test_baselines_that_were_asked_for_and_have_not_been_trained(tmp_path: Path) -> None:
+    folder = leave(tmp_path, facts(), uniform=True)
+    assert f"not run yet: `hwprune baselines --out {folder}`" in text_of_report(folder)
 
 
 @pytest.mark.parametrize("function", [write_report, summary_table])

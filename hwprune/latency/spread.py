@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from statistics import fmean, variance
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 from hwprune.latency.measure import Measurement, calm_ones
 
@@ -70,7 +70,7 @@ class Spread:
 
     def _bound(self, probability: float, moments: int, error: float) -> float:
         deviation = math.sqrt((self.between**2 + error**2) * (1 + 1 / moments))
-        return float(stats.t.ppf(probability, self.freedom)) * deviation
+        return float(stdtrit(self.freedom, probability)) * deviation
 
 
 UNKNOWN = Spread(0.02, 4)  # of a machine of which nothing is known: what rented ones have shown

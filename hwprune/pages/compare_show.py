@@ -23,7 +23,7 @@ def show(comparison: Comparison, console: Console) -> None:
         title = f"{comparison.target}, batch {batch}"
         table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
         table.add_column("network", no_wrap=True)
-        for column in ("px", "ms", "±", "images/s", "M MACs", "M params", "top-1"):
+        for column in ("px", "ms", "± %", "img/s", "M MACs", "M params", "top-1"):
             table.add_column(column, justify="right", no_wrap=True)
         for entry in (e for e in comparison.entries if e.batch == batch):
             table.add_row(*_row(entry, marks))
@@ -48,7 +48,7 @@ def _row(entry: Entry, marks: Mapping[str, str]) -> list[Any]:
         entry.name,
         str(entry.image[-1]),
         f"{entry.latency_ms:.3f}",
-        f"{entry.error:.1%}",
+        f"{100 * entry.error:.1f}",
         f"{entry.images_per_second:.1f}",
         "-" if math.isnan(entry.macs) else f"{entry.macs / 1e6:.0f}",
         f"{entry.params / 1e6:.2f}",

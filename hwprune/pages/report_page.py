@@ -14,12 +14,14 @@ from typing import Any
 
 from hwprune.latency.measure import CLOCKS
 from hwprune.pages import charts
+from hwprune.pages.beside import HEAD
 from hwprune.pages.show import STAGES
 
 Facts = Mapping[str, Any]
 Rows = Sequence[Sequence[str]]
 
 KERNELS_SHOWN = 15
+BASELINES = {"control": "dense, trained on", "uniform": "uniform widths"}
 LONG = 24  # rows; longer tables are folded
 
 
@@ -35,6 +37,8 @@ class Run:
         rows: the same as text: quantity, dense, pruned, change.
         verdict: ``met``, ``missed`` or ``open``, then one sentence.
         reasons: what is broken, or is to be known about the verdict.
+        beside: the pruned network beside others that were trained as it was; rows of text.
+        sentences: what is to be known to judge its accuracy.
     """
 
     folder: Path
@@ -44,6 +48,8 @@ class Run:
     rows: Rows
     verdict: tuple[str, str]
     reasons: Sequence[str]
+    beside: Rows
+    sentences: Sequence[str]
 
 
 def page(run: Run) -> str:
@@ -108,6 +114,11 @@ def _section(run: Run, name: str, step: str, body: Callable[[Run], str]) -> str:
 
 def _summary(run: Run) -> str:
     table = _table(("", "dense", "pruned", "change"), run.rows)
+    if run.beside:
+        table += _table(HEAD, run.beside)
+    table += "".join(map(_paragraph, run.sentences))
+    if "baselines" not in run.steps and (run.recipe.get("control") or run.recipe.get("uniform")):
+        table += _missing(run, "baselines")
     return table + _note(
         "Accuracy ± one standard error over the images (binomial). Latency is the third "
         "percentile of samples of the two networks taken in turn; IQR is the distance between "
@@ -117,6 +128,7 @@ def _summary(run: Run) -> str:
 
 def _accuracy(run: Run) -> str:
     dense, before = run.steps.get("dense", {}), run.steps.get("prune", {}).get("stages", {})
+    beside = run.steps.get("baselines", {})
     stages = (
         ("dense", "dense", dense.get("accuracy")),
         *(
@@ -126,6 +138,11 @@ def _accuracy(run: Run) -> str:
         ),
         ("after distillation", "finetune", run.steps.get("finetune", {}).get("accuracy")),
         ("of the exported file", "verify", run.steps.get("verify", {}).get("accuracy")),
+        *(
+            (words, "baselines", beside[name]["accuracy"])
+            for name, words in BASELINES.items()
+            if (beside.get(name) or {}).get("accuracy")
+        ),
     )
     rows, known = [], []
     for label, step, facts in stages:
@@ -329,6 +346,11 @@ def _training(run: Run) -> str:
             parts.append(_paragraph("Not trained in this run: the weights are those given."))
         else:
             parts.append(_curves(step, name, run.steps[step]["history"]))
+    for part, name in BASELINES.items():
+        history = (run.steps.get("baselines", {}).get(part) or {}).get("history")
+        if history:
+            name = name.capitalize()
+            parts += [f"<h3>{name}</h3>", _curves(part, name, history)]
     return "\n".join(parts)
 
 

@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console, RenderableType
 from rich.console import Group as Together
-from rich.progress import (
-    BarColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.console import RenderableType
 from rich.table import Table
 
 from hwprune.graph import ChannelGraph
-from hwprune.latency.fill import Progress as Tell
+from hwprune.latency.measure import Measurement
 from hwprune.table import LatencyTable, Network
 
 STAGES = {  # of a student before it is trained, as ``prepare`` names them
@@ -78,20 +69,17 @@ def graph_facts(graph: ChannelGraph) -> dict[str, Any]:
     }
 
 
-def progress_bar(console: Console) -> Progress:
-    """A progress bar with a note and times; it goes away when it is done."""
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn())
-    times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-    note = TextColumn("{task.fields[note]}")
-    return Progress(*columns, note, *times, console=console, transient=True)
-
-
-@contextmanager
-def profile_progress(console: Console) -> Iterator[Tell]:
-    """A progress bar for filling a table."""
-    with progress_bar(console) as bar:
-        task = bar.add_task("profile", total=1.0, note="")
-        yield lambda what, share: bar.update(task, description=what, completed=share)
+def measurement_facts(measurement: Measurement) -> dict[str, Any]:
+    """A measured latency as plain data."""
+    return {
+        "latency_ms": measurement.latency_ms,
+        "statistic": measurement.statistic,
+        "quiet_ms": measurement.quiet_ms,
+        "typical_ms": measurement.typical_ms,
+        "iqr_ms": measurement.iqr_ms,
+        "clock": measurement.clock,
+        "times_ms": [round(t, 5) for t in measurement.times_ms],
+    }
 
 
 def profile_summary(path: Path, table: LatencyTable, network: Network) -> str:

@@ -95,7 +95,8 @@ def slim_run(recipe: Recipe, asked: Asked, console: Console | None = None) -> Sl
     recipe.need("model", "data", "out")
     asked.in_place.check()
     recipe = replace(recipe, depth=False)
-    for name, off in (("rounds", 1), ("compensate", 0), ("compile", False), ("sync_norms", False)):
+    for name, off in (("rounds", 1), ("compensate", 0), ("compile", False), ("sync_norms", False),
+                      ("control", False), ("uniform", False)):  # fmt: skip
         if getattr(recipe, name) != off:
             raise InputError(
                 f"--{name.replace('_', '-')} does not go with `hwprune slim`. Leave it out."
