@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 
-def start(count: int, *arguments: str) -> list[subprocess.Popen[str]]:
+def start(count: int, *arguments: str, cwd: Path | None = None) -> list[subprocess.Popen[str]]:
     """``python *arguments``, ``count`` times, with what a launcher tells the processes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -30,6 +30,7 @@ def start(count: int, *arguments: str) -> list[subprocess.Popen[str]]:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            cwd=cwd,
         )
         for rank in range(count)
     ]
