@@ -36,7 +36,7 @@ def start(count: int, *arguments: str, cwd: Path | None = None) -> list[subproce
     ]
 
 
-def finish(processes: list[subprocess.Popen[str]], seconds: float = 120) -> list[tuple[str, str]]:
+def finish(processes: list[subprocess.Popen[str]], seconds: float = 600) -> list[tuple[str, str]]:
     """What each wrote, stdout and stderr; a process that hangs is killed and fails the test."""
     try:
         return [process.communicate(timeout=seconds) for process in processes]

@@ -26,6 +26,7 @@ from hwprune.trace import trace
 from hwprune.train import Interrupted, Teaching, Training, finetune
 from hwprune.training.norms import synchronised
 
+pytestmark = pytest.mark.xdist_group("processes")  # `both` starts two processes
 TWICE = Training(epochs=4, batch_size=4, lr=1e-2, freeze_norms=True, workers=0)
 STEPS = 4 * 5
 
@@ -232,7 +233,7 @@ def fail(folder: Path) -> None:
 
 def test_a_process_that_fails_does_not_leave_the_other_waiting(tmp_path) -> None:
     running = start(2, __file__, "fail", str(tmp_path))
-    found = finish(running, seconds=60)
+    found = finish(running)
     assert "disk on fire" in found[1][1]
     assert all(process.returncode for process in running)
 

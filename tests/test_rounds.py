@@ -116,9 +116,8 @@ def test_the_next_round_judges_and_cuts_what_training_has_left() -> None:
 
     def train(student: nn.Module, plan: Plan) -> None:
         if trained:  # the round before has trained what this one was cut out of
-            before = dict(
-                zip(kept[-1]["stem"], trained[-1].stem.bias.detach().tolist(), strict=True)
-            )
+            left = trained[-1].stem.bias.detach().tolist()
+            before = dict(zip(kept[-1]["stem"], left, strict=True))
             now = [before[channel] for channel in plan.kept["stem"]]
             assert student.stem.bias.detach().tolist() == now
         kept.append(plan.kept)

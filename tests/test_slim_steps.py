@@ -19,6 +19,8 @@ from hwprune.cli import main
 from hwprune.slimming.slim_run import Asked, slim_run
 from hwprune.tracing.oracle import relative_difference
 
+pytestmark = pytest.mark.xdist_group("slim")  # `finished` is a whole run
+
 NET = """
 from torch import nn
 def net(num_classes=10):
