@@ -6,18 +6,22 @@ import os
 import socket
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 
 def start(count: int, *arguments: str) -> list[subprocess.Popen[str]]:
     """``python *arguments``, ``count`` times, with what a launcher tells the processes."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    with ExitStack() as stack:
+        free = [stack.enter_context(socket.socket()) for _ in range(3)]
+        for each in free:
+            each.bind(("127.0.0.1", 0))
+        ports = [str(each.getsockname()[1]) for each in free]
     shared = {
         **os.environ,
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
+        "MASTER_PORT": ports[0],
+        "OTHER_PORTS": " ".join(ports[1:]),
         "WORLD_SIZE": str(count),
         "PYTHONPATH": os.pathsep.join(
             [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
@@ -35,7 +39,14 @@ def start(count: int, *arguments: str) -> list[subprocess.Popen[str]]:
     ]
 
 
-def finish(processes: list[subprocess.Popen[str]], seconds: float = 120) -> list[tuple[str, str]]:
+def meet_elsewhere() -> None:
+    """The processes, which have parted, will meet at another port; they can do so twice."""
+    os.environ["MASTER_PORT"], _, os.environ["OTHER_PORTS"] = os.environ["OTHER_PORTS"].partition(
+        " "
+    )
+
+
+def finish(processes: list[subprocess.Popen[str]], seconds: float = 600) -> list[tuple[str, str]]:
     """What each wrote, stdout and stderr; a process that hangs is killed and fails the test."""
     try:
         return [process.communicate(timeout=seconds) for process in processes]

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from marks import slow
 from nets import CASES, Net, conv, pooled
 from torch import Tensor, nn
 from torch.fx import Interpreter, Node
@@ -108,7 +109,7 @@ def test_small_networks_hold_what_their_runs_hold(name) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["resnet18", "mobilenet_v3_small", "shufflenet_v2_x0_5", "googlenet"]
+    "name", ["resnet18", *slow("mobilenet_v3_small", "shufflenet_v2_x0_5", "googlenet")]
 )
 def test_the_peak_is_that_of_the_tensors_that_a_run_holds(name) -> None:
     """Ten networks of torchvision were tried; these have every kind of join among them."""

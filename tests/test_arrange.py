@@ -6,6 +6,7 @@ import random
 
 import pytest
 import torch
+from marks import slow
 from nets import CASES
 from test_trace import shaken
 from torch import nn
@@ -83,7 +84,7 @@ def test_small_networks_compute_the_same(name: str) -> None:
     holds(model, tuple(torch.randn(*shape) for shape in CASES[name].shapes))
 
 
-@pytest.mark.parametrize("name", ["mobilenet_v2", "densenet121", "shufflenet_v2_x0_5"])
+@pytest.mark.parametrize("name", ["mobilenet_v2", *slow("densenet121", "shufflenet_v2_x0_5")])
 def test_real_networks_compute_the_same(name: str) -> None:
     torch.manual_seed(0)
     holds(shaken(models.get_model(name, weights=None)), (torch.randn(2, 3, 32, 32),))

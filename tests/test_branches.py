@@ -14,6 +14,7 @@ from hwprune.export.resize import keep_first
 from hwprune.export.run import outputs_of, session_of
 from hwprune.export.to_onnx import to_onnx
 from hwprune.export.without_branches import without_branches
+from marks import slow
 from torch import nn
 
 import hwprune
@@ -234,9 +235,9 @@ def test_branches_are_left_out_of_the_dense_file_as_exporting_leaves_them_out() 
     assert networks.cuts and networks.drops
     draw = random.Random(0)
     x = torch.randn(1, 3, 16, 16)
-    for _ in range(6):
+    for gone in (graph.branches[:1], graph.branches[1:]):
         widths = {group.name: draw.randrange(1, group.width + 1) for group in graph.groups}
-        for branch in draw.sample(graph.branches, draw.randrange(1, 5)):
+        for branch in gone:
             widths |= dict.fromkeys(branch.groups, 0)
         small = hwprune.prune(net, graph, keep_first(graph, widths))
         exported, cut = to_onnx(small, IMAGE), networks.at(widths)
@@ -254,14 +255,16 @@ def test_a_branch_that_the_file_does_not_show_is_not_left_out_of_it() -> None:
         without_branches(to_onnx(net, IMAGE), graph, [other])
 
 
-@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "efficientnet_b0", "regnet_y_400mf"])
+@pytest.mark.parametrize(
+    "name", ["resnet18", *slow("mobilenet_v2", "efficientnet_b0", "regnet_y_400mf")]
+)
 def test_real_networks_without_their_branches(name) -> None:
     torch.manual_seed(0)
     net = build_model(f"torchvision:{name}").eval()
-    graph = hwprune.trace(net, torch.zeros(1, 3, 64, 64))
+    graph = hwprune.trace(net, torch.zeros(1, 3, 32, 32))
     assert len(graph.branches) >= 5
     plan = everything_out(graph)
-    assert oracle_error(net, graph, plan, (torch.randn(2, 3, 64, 64),)) < 1e-5
+    assert oracle_error(net, graph, plan, (torch.randn(2, 3, 32, 32),)) < 1e-5
     small = hwprune.prune(net, graph, plan)
     assert sum(p.numel() for p in small.parameters()) == plan.params
-    assert PlannedNetworks(net, torch.zeros(1, 3, 64, 64), graph).drops
+    assert PlannedNetworks(net, torch.zeros(1, 3, 32, 32), graph).drops

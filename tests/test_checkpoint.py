@@ -16,7 +16,7 @@ from hwprune.demo import digits_resnet
 from hwprune.errors import HwpruneError, InputError
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def pruned() -> tuple[nn.Module, hwprune.Plan, torch.Tensor]:
     torch.manual_seed(0)
     model, images = digits_resnet().eval(), torch.rand(2, 1, 16, 16)

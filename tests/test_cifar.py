@@ -12,6 +12,7 @@ from hwprune.cli import main
 HERE = Path(__file__).parent
 
 
+@pytest.mark.slow
 def test_cifar_resnet_goes_the_whole_way(shared_data: Path, tmp_path: Path) -> None:
     given = {
         "model": f"{HERE / 'cifar_resnet.py'}:resnet20",
@@ -29,7 +30,8 @@ def test_cifar_resnet_goes_the_whole_way(shared_data: Path, tmp_path: Path) -> N
         step: json.loads((tmp_path / "run" / f"{step}.json").read_text())
         for step in ("trace", "dense", "verify")
     }
-    assert facts["dense"]["accuracy"]["top1"] == pytest.approx(0.915)
+    # An image on the edge of two classes may fall to either side.
+    assert facts["dense"]["accuracy"]["top1"] == pytest.approx(0.915, abs=0.006)
     assert facts["dense"]["history"] == []
     assert facts["verify"]["ratio"] <= 0.7
     assert facts["verify"]["accuracy"]["top1"] > 0.75

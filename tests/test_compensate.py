@@ -12,7 +12,11 @@ from torch import Tensor
 from hwprune.errors import InputError
 from hwprune.importance.compensate import Compensation, compensate
 
-SCORES = {"a": torch.tensor([1.0, 2.0, 3.0]), "b": torch.tensor([1.0, 1.0]), "c": torch.rand(4)}
+SCORES = {
+    "a": torch.tensor([1.0, 2.0, 3.0]),
+    "b": torch.tensor([1.0, 1.0]),
+    "c": torch.tensor([0.5, 0.1, 0.9, 0.7]),
+}
 
 
 def test_a_compensation_by_hand() -> None:

@@ -53,7 +53,14 @@ def test_the_recipe_of_the_readme_is_one(tmp_path: Path) -> None:
 def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (block,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
     monkeypatch.chdir(tmp_path)
-    for shown, quick in (("epochs=3", "epochs=1"), ('"onnxruntime-cpu"', '"fake:step=16"')):
+    quicker = {
+        "epochs=3": "epochs=1, epoch_steps=2",
+        "image_size=32": "image_size=8",
+        "from hwprune.demo import digits_resnet": "from tiny import network as digits_resnet",
+        '"onnxruntime-cpu"': '"fake:step=16"',
+        "data.calibration, None": "data.calibration, range(128)",
+    }
+    for shown, quick in quicker.items():
         assert shown in block
         block = block.replace(shown, quick)
     exec(compile(block, "README.md", "exec"), {})

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+import tiny
 import torch
 import torchvision
 from hwprune.export.latency import read_onnx
@@ -20,12 +21,12 @@ from hwprune.export.resize import keep_first, resize
 from hwprune.export.run import onnx_runner
 from hwprune.export.to_onnx import save_onnx, to_onnx
 from hwprune.export.verify import verify
+from marks import slow
 from nets import CASES, Net, conv, pooled
 from torch import Tensor, nn
 
 import hwprune
 from hwprune.budget import Budget
-from hwprune.demo import digits_resnet
 from hwprune.errors import (
     AccuracyMiss,
     HwpruneError,
@@ -38,7 +39,57 @@ from hwprune.latency.kernels import describe
 from hwprune.targets import load_target
 from hwprune.tracing.oracle import relative_difference
 
-NETS = {
+
+class Inverted(nn.Module):
+    """As in MobileNetV3: wide inside, with a depthwise convolution and a gate; then a head."""
+
+    def __init__(self, width: int = 32, wide: int = 64) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, width, 3, padding=1)
+        self.expand = nn.Sequential(nn.Conv2d(width, wide, 1, bias=False), nn.BatchNorm2d(wide))
+        self.depthwise = nn.Conv2d(wide, wide, 3, padding=1, groups=wide)
+        self.squeeze, self.excite = nn.Conv2d(wide, 16, 1), nn.Conv2d(16, wide, 1)
+        self.project = nn.Sequential(nn.Conv2d(wide, width, 1, bias=False), nn.BatchNorm2d(width))
+        self.head = nn.Linear(width, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).relu()
+        y = self.depthwise(nn.functional.hardswish(self.expand(x)))
+        gate = self.excite(self.squeeze(y.mean((2, 3), keepdim=True)).relu()).sigmoid()
+        out: Tensor = self.head((x + self.project(y * gate)).mean((2, 3)))
+        return out
+
+
+def concatenating() -> nn.Module:
+    """As in DenseNet: each layer reads the norm of all that came before."""
+
+    def forward(m: Any, x: Tensor) -> Any:
+        x = m.a(x)
+        for norm, layer in ((m.n, m.b), (m.o, m.c)):
+            x = torch.cat([x, layer(norm(x).relu())], 1)
+        return m.fc(pooled(x))
+
+    return Net(
+        forward, a=conv(3, 32), n=nn.BatchNorm2d(32), b=conv(32, 32), o=nn.BatchNorm2d(64),
+        c=conv(64, 32), fc=nn.Linear(96, 10),
+    )  # fmt: skip
+
+
+def flattening() -> nn.Module:
+    """As in VGG: a linear layer reads every pixel of every channel."""
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
+        nn.Linear(8 * 9, 16), nn.ReLU(), nn.Linear(16, 10),
+    )  # fmt: skip
+
+
+SMALL = {
+    "residual": (tiny.network, (1, 1, 8, 8)),
+    "inverted": (Inverted, (1, 3, 8, 8)),
+    "concatenating": (concatenating, (1, 3, 8, 8)),
+    "flattening": (flattening, (1, 3, 8, 8)),
+}
+NETS = SMALL | {
     "resnet18": (lambda: torchvision.models.resnet18(num_classes=10), (1, 3, 64, 64)),
     "mobilenet_v3_small": (
         lambda: torchvision.models.mobilenet_v3_small(num_classes=10),
@@ -46,7 +97,6 @@ NETS = {
     ),
     "densenet121": (lambda: torchvision.models.densenet121(num_classes=10), (1, 3, 32, 32)),
     "vgg11_bn": (lambda: torchvision.models.vgg11_bn(num_classes=10), (1, 3, 32, 32)),
-    "digits": (digits_resnet, (1, 1, 16, 16)),
     "convnext_tiny": (lambda: torchvision.models.convnext_tiny(num_classes=10), (1, 3, 32, 32)),
 }
 
@@ -63,7 +113,7 @@ def shaken(name: str) -> tuple[nn.Module, Tensor]:
     return model, torch.randn(shape)
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", [*SMALL, *slow(*(name for name in NETS if name not in SMALL))])
 def test_cutting_the_dense_file_equals_exporting_the_pruned_network(name: str) -> None:
     model, images = shaken(name)
     graph = hwprune.trace(model, images)
@@ -110,7 +160,7 @@ def events(model: onnx.ModelProto) -> dict[str, dict[str, Any]]:
     return {e["name"].removesuffix("_kernel_time"): e["args"] for e in kernels}
 
 
-@pytest.mark.parametrize("name", ["resnet18", "digits", "densenet121"])
+@pytest.mark.parametrize("name", ["residual", "concatenating", *slow("resnet18", "densenet121")])
 def test_predicted_channels_are_the_shapes_in_the_runtime_s_profile(name: str) -> None:
     """At widths of whole blocks of 16, which the runtime does not pad."""
     model, images = shaken(name)
@@ -161,7 +211,7 @@ def test_weights_that_the_exporter_transposes_reshapes_or_shares_are_cut() -> No
 
 
 def test_a_weight_that_is_not_in_the_file_is_named() -> None:
-    model, images = shaken("digits")
+    model, images = shaken("residual")
     graph = hwprune.trace(model, images)
     dense = to_onnx(model, images)
     dense.graph.initializer[0].name = "somebody_else"
@@ -178,7 +228,9 @@ def test_what_onnx_cannot_express_is_refused_by_name() -> None:
         to_onnx(Sorts(), torch.rand(1, 3))
 
 
-@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small"])
+@pytest.mark.parametrize(
+    "name", ["concatenating", "inverted", *slow("resnet18", "mobilenet_v3_small")]
+)
 def test_kernels_have_the_channels_of_the_runtime_s_own_profile(name: str) -> None:
     model, images = shaken(name)
     graph = hwprune.trace(model, images)
@@ -206,26 +258,26 @@ def test_kernels_have_the_channels_of_the_runtime_s_own_profile(name: str) -> No
 
 
 def test_dynamic_batch_takes_any_number_of_images() -> None:
-    model, images = shaken("digits")
+    model, images = shaken("residual")
     run = onnx_runner(to_onnx(model, images.repeat(2, 1, 1, 1), dynamic_batch=True))
-    assert run(torch.randn(5, 1, 16, 16)).shape == (5, 10)
+    assert run(torch.randn(5, 1, 8, 8)).shape == (5, 10)
 
 
 def test_a_fixed_batch_is_filled_up() -> None:
-    model, images = shaken("digits")
+    model, images = shaken("residual")
     run = onnx_runner(to_onnx(model, images.repeat(4, 1, 1, 1)))
-    many = torch.randn(6, 1, 16, 16)
+    many = torch.randn(6, 1, 8, 8)
     with torch.no_grad():
         assert torch.allclose(run(many), model(many), atol=1e-5)
 
 
 def test_verify_keeps_its_promises_and_names_each_that_is_broken(tmp_path: Path) -> None:
-    model, images = shaken("digits")
+    model, images = shaken("residual")
     graph = hwprune.trace(model, images)
     plan = keep_first(graph, {g.name: g.width // 2 for g in graph.groups})
     student = hwprune.prune(model, graph, plan)
     save_onnx(to_onnx(student, images), tmp_path / "model.onnx")
-    real = [(torch.randn(8, 1, 16, 16), torch.arange(8))]
+    real = [(torch.randn(8, 1, 8, 8), torch.arange(8))]
     target, dense = load_target("fake:step=8"), to_onnx(model, images)
 
     def check(net: nn.Module, budget: str) -> list[type]:
@@ -235,7 +287,7 @@ def test_verify_keeps_its_promises_and_names_each_that_is_broken(tmp_path: Path)
 
     assert check(student, "0.9x") == []
     assert check(student, "0.01x") == [LatencyMiss]
-    assert check(digits_resnet(), "0.9x") == [OutputMismatch, AccuracyMiss]
+    assert check(tiny.network(), "0.9x") == [OutputMismatch, AccuracyMiss]
 
 
 def test_files_that_are_no_onnx_models_are_refused(tmp_path: Path) -> None:

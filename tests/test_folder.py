@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import tiny
 import torch
 from hwprune.export.folder import ExportedNetworks, write_networks
 from hwprune.export.planned import PlannedNetworks
@@ -95,7 +96,7 @@ def test_the_folder_holds_the_network(folder, networks, graph) -> None:
 def test_a_device_without_pytorch_fills_the_same_table(folder, table, tmp_path) -> None:
     path = tmp_path / "table.jsonl"
     ran = process("profile", "--from", str(folder), "--target", "fake:step=8", "--table", str(path))
-    printed, complained = ran.communicate(timeout=120)
+    printed, complained = ran.communicate(timeout=600)
     assert (ran.returncode, complained) == (0, "")
     assert "held-out error of 8 whole networks" in " ".join(printed.split())
     assert LatencyTable.load(path) == table
@@ -103,12 +104,54 @@ def test_a_device_without_pytorch_fills_the_same_table(folder, table, tmp_path) 
 
 def test_what_needs_pytorch_says_so() -> None:
     ran = process("trace", "torchvision:resnet18")
-    _, complained = ran.communicate(timeout=120)
+    _, complained = ran.communicate(timeout=600)
     assert ran.returncode == 2
     assert "needs PyTorch, which is not installed here" in complained
 
 
-def test_ten_kills_lose_tear_and_double_nothing(folder, table, tmp_path) -> None:
+KILLED_AT_A_WRITE = """
+import os, signal, sys
+sys.modules["torch"] = None
+table, wanted, *arguments = sys.argv[1:]
+writes = 0
+def look(event, given):
+    global writes
+    if event == "open" and given[0] == table and "+" in str(given[1]):
+        writes += 1
+        if writes == int(wanted):
+            os.kill(os.getpid(), signal.SIGKILL)
+sys.addaudithook(look)
+from hwprune.cli import main
+main(arguments)
+"""
+
+
+def seen(table: LatencyTable) -> list[tuple[object, ...]]:
+    return [(s.origin, s.kind, s.inputs, s.outputs) for s in table.samples]
+
+
+def test_kills_lose_tear_and_double_nothing(folder, table, tmp_path) -> None:
+    """Each before another write to the table; of the last one half a line is there."""
+    path = tmp_path / "table.jsonl"
+    profiling = (
+        "profile", "--from", str(folder), "--target", "fake:step=8", "--table", str(path)
+    )  # fmt: skip
+    counts = []
+    for write in (3, 12):
+        command = [sys.executable, "-c", KILLED_AT_A_WRITE, str(path), str(write), *profiling]
+        assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+        found = seen(LatencyTable.load(path))
+        assert found == seen(table)[: len(found)]
+        counts.append(len(found))
+    assert 0 < counts[0] < counts[1] < len(table.samples)
+    path.write_bytes(path.read_bytes()[:-30])
+    last = process(*profiling)
+    assert (last.communicate()[1], last.returncode) == ("", 0)
+    assert LatencyTable.load(path) == table
+
+
+@pytest.mark.slow
+def test_ten_kills_at_any_moment_lose_tear_and_double_nothing(folder, table, tmp_path) -> None:
     path = tmp_path / "table.jsonl"
     command = (
         "profile", "--from", str(folder), "--target", "fake:step=8", "--table", str(path)
@@ -116,7 +159,6 @@ def test_ten_kills_lose_tear_and_double_nothing(folder, table, tmp_path) -> None
     table.save(tmp_path / "whole.jsonl")
     size = (tmp_path / "whole.jsonl").stat().st_size
     draw = random.Random(0)
-    sizes = []
     for _ in range(10):
         before = path.stat().st_size if path.exists() else 0
         running, grown = process(*command), draw.randrange(1, size // 8)
@@ -127,12 +169,8 @@ def test_ten_kills_lose_tear_and_double_nothing(folder, table, tmp_path) -> None
             time.sleep(0.0005)
         running.send_signal(signal.SIGKILL)
         running.communicate()
-        sizes.append(path.stat().st_size)
-        seen = [(s.origin, s.kind, s.inputs, s.outputs) for s in LatencyTable.load(path).samples]
-        whole = [(s.origin, s.kind, s.inputs, s.outputs) for s in table.samples]
-        assert seen == whole[: len(seen)]
-    assert sizes == sorted(sizes) and len(set(sizes)) > 5
-    assert sizes[0] < size / 4 and sizes[-1] > size / 2  # from end to end
+        found = seen(LatencyTable.load(path))
+        assert found == seen(table)[: len(found)]
     last = process(*command)
     assert (last.communicate()[1], last.returncode) == ("", 0)
     assert LatencyTable.load(path) == table
@@ -175,8 +213,7 @@ def test_what_is_no_such_folder(tmp_path, content, words) -> None:
 
 
 def test_the_command_exports_what_it_measures(tmp_path, capsys) -> None:
-    model = ["--model", "hwprune.demo:digits_resnet", "--data", "digits", "--image-size", "16"]
-    main(["profile", *model, "--export-only", str(tmp_path / "kit")])
+    main(["profile", *tiny.GIVEN, "--export-only", str(tmp_path / "kit")])
     assert "hwprune profile --from kit" in capsys.readouterr().out.replace("\n", " ")
     main(["profile", "--from", str(tmp_path / "kit"), "--target", "fake:step=8"])
     assert LatencyTable.load(tmp_path / "kit" / "table.jsonl").networks

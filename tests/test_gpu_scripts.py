@@ -36,23 +36,23 @@ def script() -> ModuleType:
     return loaded("run")
 
 
-def soon() -> float:
-    return time.monotonic() + 60
+def later(seconds: float = 10_000) -> float:
+    return time.monotonic() + seconds
 
 
-def counting(script: ModuleType, name: str, status: int = 0) -> object:
+def counting(script: ModuleType, name: str, status: int = 0, least_s: float = 0.0) -> object:
     code = f"open('{name}.log', 'a').write('x'); print('told'); raise SystemExit({status})"
-    return script.Task(name, (sys.executable, "-c", code))
+    return script.Task(name, (sys.executable, "-c", code), least_s)
 
 
 def test_tasks_are_done_once_and_failures_again_only_when_asked(
     script: ModuleType, tmp_path: Path
 ) -> None:
     chosen = [counting(script, "right"), counting(script, "wrong", 3)]
-    lines = list(script.carry_out(chosen, tmp_path, soon()))
+    lines = list(script.carry_out(chosen, tmp_path, later()))
     assert [line.partition(" after")[0] for line in lines] == ["right: status 0", "wrong: status 3"]
-    assert "done before, status 3" in list(script.carry_out(chosen, tmp_path, soon()))[1]
-    list(script.carry_out(chosen, tmp_path, soon(), again=True))
+    assert "done before, status 3" in list(script.carry_out(chosen, tmp_path, later()))[1]
+    list(script.carry_out(chosen, tmp_path, later(), again=True))
     counts = [(tmp_path / f"{name}.log").read_text() for name in ("right", "wrong")]
     assert counts == ["x", "xx"]
     assert (tmp_path / "logs" / "right.txt").read_text() == "told\n"
@@ -61,16 +61,32 @@ def test_tasks_are_done_once_and_failures_again_only_when_asked(
 def test_a_task_that_takes_too_long_is_stopped_and_goes_on(
     script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(script, "GRACE_S", 1.0)
+    log = tmp_path / "logs" / "long.txt"
+
+    class OutOfTime(subprocess.Popen[bytes]):
+        """Its time is over once it has printed, however long that takes on this machine."""
+
+        def wait(self, timeout: float | None = None) -> int:
+            if log.stat().st_size < 30_000 and self.poll() is None:
+                while log.stat().st_size < 30_000 and self.poll() is None:
+                    time.sleep(0.01)
+                raise subprocess.TimeoutExpired(self.args, timeout or 0.0)
+            return super().wait(timeout)
+
     code = (
         "import os, time\nif os.path.exists('half.log'): raise SystemExit\n"
-        "open('half.log', 'w').close()\nprint('y' * 30000, flush=True)\ntime.sleep(60)"
+        "open('half.log', 'w').close()\nprint('y' * 30000, flush=True)\ntime.sleep(10000)"
     )
-    chosen = [script.Task("long", (sys.executable, "-c", code), 0.1), counting(script, "next")]
-    lines = list(script.carry_out(chosen, tmp_path, time.monotonic() + 3))
+    chosen = [
+        script.Task("long", (sys.executable, "-c", code), 0.1),
+        counting(script, "next", least_s=2000),
+    ]
+    with monkeypatch.context() as patch:
+        patch.setattr(subprocess, "Popen", OutOfTime)
+        lines = list(script.carry_out(chosen, tmp_path, later(1000)))
     assert lines[0].startswith("long: stopped after") and lines[1] == "next: no time left"
-    assert len((tmp_path / "logs" / "long.txt").read_text()) < 21_000
-    lines = list(script.carry_out(chosen, tmp_path, soon()))
+    assert len(log.read_text()) < 21_000
+    lines = list(script.carry_out(chosen, tmp_path, later()))
     assert [line.partition(" after")[0] for line in lines] == ["long: status 0", "next: status 0"]
 
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import copy
 import math
-import sys
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from launch import finish, start
 from test_slim import nested_plans
 from test_train import PER_EPOCH, QUICK, Net, same, stop_at, tiny_data
 from torch import nn
@@ -187,6 +184,7 @@ def test_what_cannot_be_trained_so_is_refused(data) -> None:
 
 
 def trained(batch_size: int) -> dict[str, Any]:
+    """Losses and weights of a training that ``test_processes`` does in two processes as well."""
     slim, teaching = slim_net()
     losses: list[float] = []
     finetune(
@@ -197,29 +195,3 @@ def trained(batch_size: int) -> dict[str, Any]:
         report=lambda step, of, loss, top1: losses.append(loss),
     )
     return {"losses": losses, "state": copy.deepcopy(slim.state_dict())}
-
-
-def test_two_processes_train_as_one(tmp_path) -> None:
-    torch.manual_seed(0)
-    wanted = trained(8)
-    told = finish(start(2, str(Path(__file__)), str(tmp_path)))
-    assert (tmp_path / "0").exists(), told
-    one, other = (torch.load(tmp_path / rank) for rank in ("0", "1"))
-    assert one["losses"] == pytest.approx(wanted["losses"], rel=1e-3)
-    for key, tensor in wanted["state"].items():
-        assert torch.equal(one["state"][key], other["state"][key])
-        torch.testing.assert_close(one["state"][key], tensor, rtol=1e-3, atol=1e-4)
-
-
-def main() -> None:
-    import os
-
-    from hwprune import processes
-
-    processes.join()
-    torch.save(trained(4), Path(sys.argv[1]) / os.environ["RANK"])
-    processes.leave()
-
-
-if __name__ == "__main__":
-    main()

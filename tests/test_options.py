@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import random
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from marks import slow
 from test_train import Net, same, stop_at, tiny_data
 from torch import nn
 
@@ -248,8 +250,10 @@ def test_the_memory_format_changes_nothing_but_speed() -> None:
     assert first.body[0].weight.is_contiguous()
 
 
-def test_compiled_training_is_the_same_with_taps_and_again() -> None:
+@pytest.mark.parametrize("backend", ["aot_eager", *slow("inductor")])
+def test_compiled_training_is_the_same_with_taps_and_again(backend, monkeypatch) -> None:
     """The student has its teacher's class; a second training in the process has its own taps."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
     net = still().train()
     graph = trace(net, torch.zeros(1, 1, 6, 6))
     assert graph.taps

@@ -12,6 +12,8 @@ from zipfile import ZipFile
 
 import pytest
 
+pytestmark = pytest.mark.xdist_group("packaging")  # `wheel` is built
+
 ROOT = Path(__file__).resolve().parent.parent
 INSTALLED_AS = {
     "hwprune": "hwprune",

@@ -3,29 +3,37 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 import signal
 import sys
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import test_in_place
+import tiny
 import torch
-from launch import finish, start
+from launch import finish, meet_elsewhere, start
 from test_train import Net, same, tiny_data
 from torch import nn
 
 from hwprune import processes
+from hwprune.checkpoint import save
+from hwprune.cli import main
 from hwprune.errors import InputError
+from hwprune.job import Job
 from hwprune.plan import Plan
 from hwprune.prune import prune
+from hwprune.recipe import Recipe
 from hwprune.score import score
 from hwprune.trace import trace
 from hwprune.train import Interrupted, Teaching, Training, finetune
 from hwprune.training.norms import synchronised
 
+pytestmark = pytest.mark.xdist_group("processes")  # `together` starts two
 TWICE = Training(epochs=4, batch_size=4, lr=1e-2, freeze_norms=True, workers=0)
 STEPS = 4 * 5
 
@@ -111,6 +119,7 @@ def everything(folder: Path) -> None:
     names = ("grouped", "frozen", "taught")
     found: dict[str, Any] = {name: train(name, 4) for name in names}
     found["norms"] = train("batch norms", 4)
+    found["several widths"] = test_in_place.trained(4)
     found |= stopped_by_the_second(folder / "checkpoint")
     found["scores"] = importances(processes.rank(), processes.count())
     with processes.main_first():
@@ -127,14 +136,62 @@ def everything(folder: Path) -> None:
     processes.leave()
 
 
+def command(folder: Path) -> None:
+    """A command that two processes run together."""
+    meet_elsewhere()
+    given = ["--epochs", "2", "--batch-size", "64", "--freeze-norms"]
+    main(["finetune", *given, "--out", str(folder / "run")])
+
+
+def fail(folder: Path) -> None:
+    """The second process fails in its third step."""
+    meet_elsewhere()
+    net, training, _ = case("grouped")
+    passes = [0]
+
+    def count(module: nn.Module, inputs: object) -> None:
+        passes[0] += 1
+        if passes[0] == 3 and processes.rank() == 1:
+            raise OSError("disk on fire")
+
+    net.register_forward_pre_hook(count)
+    finetune(net, tiny_data(), training)
+
+
+def pruned_run(folder: Path) -> None:
+    """A run, as far as pruning, without its device."""
+    main(["dense", *tiny.GIVEN, *tiny.QUICK, "--out", str(folder)])
+    job = Job(Recipe.load(folder / "recipe.toml"))
+    plan = Plan.from_kept(job.graph, {g.name: range(g.width // 2) for g in job.graph.groups})
+    plan = plan.with_source(model=job.recipe.model, num_classes=10)
+    save(prune(job.dense, job.graph, plan), plan, folder / "pruned")
+    (folder / "export.json").write_text("{}")
+
+
+@dataclass(frozen=True)
+class Together:
+    """What two processes did: what each left, what each printed, and how each ended."""
+
+    folder: Path
+    left: list[dict[str, Any]]
+    printed: list[tuple[str, str]]
+    statuses: list[int]
+
+
 @pytest.fixture(scope="module")
-def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+def together(tmp_path_factory: pytest.TempPathFactory) -> Together:
     folder = tmp_path_factory.mktemp("processes")
-    running = start(2, __file__, "everything", str(folder))
-    for _, errors in finish(running):
-        assert "Traceback" not in errors, errors
-    assert [process.returncode for process in running] == [0, 0]
-    return [torch.load(folder / str(rank), weights_only=False) for rank in range(2)]
+    pruned_run(folder / "run")
+    running = start(2, __file__, str(folder))
+    printed = finish(running)
+    assert all((folder / str(rank)).exists() for rank in range(2)), printed
+    left = [torch.load(folder / str(rank), weights_only=False) for rank in range(2)]
+    return Together(folder, left, printed, [process.returncode for process in running])
+
+
+@pytest.fixture(scope="module")
+def both(together) -> list[dict[str, Any]]:
+    return together.left
 
 
 @pytest.mark.parametrize("name", ["grouped", "frozen", "taught"])
@@ -216,27 +273,30 @@ def test_ctrl_c_in_one_process_stops_both_and_both_go_on_bit_by_bit(both) -> Non
     assert both[0]["masks"] != both[1]["masks"]
 
 
-def fail(folder: Path) -> None:
-    """The second process fails in its third step."""
-    net, training, _ = case("grouped")
-    passes = [0]
-
-    def count(module: nn.Module, inputs: object) -> None:
-        passes[0] += 1
-        if passes[0] == 3 and processes.rank() == 1:
-            raise OSError("disk on fire")
-
-    net.register_forward_pre_hook(count)
-    finetune(net, tiny_data(), training)
+def test_a_process_that_fails_does_not_leave_the_other_waiting(together) -> None:
+    assert "disk on fire" in together.printed[1][1]
+    assert all(together.statuses)
 
 
-def test_a_process_that_fails_does_not_leave_the_other_waiting(tmp_path) -> None:
-    running = start(2, __file__, "fail", str(tmp_path))
-    found = finish(running, seconds=60)
-    assert "disk on fire" in found[1][1]
-    assert all(process.returncode for process in running)
+def test_two_processes_train_several_widths_as_one(both) -> None:
+    wanted = test_in_place.trained(8)
+    one, other = (each["several widths"] for each in both)
+    assert one["losses"] == pytest.approx(wanted["losses"], rel=1e-3)
+    for key, tensor in wanted["state"].items():
+        assert torch.equal(one["state"][key], other["state"][key])
+        torch.testing.assert_close(one["state"][key], tensor, rtol=1e-3, atol=1e-4)
+
+
+def test_of_two_processes_that_finetune_one_prints_and_writes(together) -> None:
+    printed = "".join(out for out, _ in together.printed)
+    assert printed.count("student epoch 2 of 2") == 1 and printed.count("distilled: ") == 1
+    run = together.folder / "run"
+    assert len(json.loads((run / "finetune.json").read_text())["history"]) == 2
+    assert not (run / "export.json").exists()  # no longer true
+    assert not list(run.rglob("*.part"))
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    {"everything": everything, "fail": fail}[sys.argv[1]](Path(sys.argv[2]))
+    for part in (everything, command, fail):
+        part(Path(sys.argv[1]))

@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+import pytest
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -28,13 +29,14 @@ STEPS = st.lists(
 )
 
 
+Program: TypeAlias = list[tuple[int, int, int, int]]
 Step: TypeAlias = tuple[nn.Module | None, Callable[..., Any]]
 
 
 class Drawn(nn.Module):
     """Runs a program of steps; what depends on sizes is decided once, when it is built."""
 
-    def __init__(self, program: list[tuple[int, int, int, int]]) -> None:
+    def __init__(self, program: Program) -> None:
         super().__init__()
         self.parts = nn.ModuleDict()
         self.stem = conv(3, 8)
@@ -275,16 +277,32 @@ def shaken(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
-@settings(
-    max_examples=120,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    phases=[Phase.generate],  # shrinking a failure takes minutes
-    suppress_health_check=list(HealthCheck),
-)
+def examples(count: int) -> settings:
+    """The same ones every time."""
+    return settings(
+        max_examples=count,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        phases=[Phase.generate],  # shrinking a failure takes minutes
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+@examples(30)
 @given(program=STEPS, seed=st.integers(0, 3))
-def test_removing_equals_zeroing(program: list[tuple[int, int, int, int]], seed: int) -> None:
+def test_removing_equals_zeroing(program: Program, seed: int) -> None:
+    removing_equals_zeroing(program, seed)
+
+
+@pytest.mark.slow
+@examples(400)
+@given(program=STEPS, seed=st.integers(4, 7))
+def test_removing_equals_zeroing_in_many_networks(program: Program, seed: int) -> None:
+    removing_equals_zeroing(program, seed)
+
+
+def removing_equals_zeroing(program: Program, seed: int) -> None:
     torch.manual_seed(seed)
     model = shaken(Drawn(program))
     x = torch.randn(2, 3, SIZE, SIZE)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 import hwprune
-from hwprune.importance.reconstruct import features, reconstruct
+from hwprune.importance.reconstruct import factored, features, reconstruct
 
 
 class Chain(nn.Module):
@@ -93,6 +94,16 @@ def test_nothing_changes_where_nothing_was_removed_and_the_dense_network_never()
         assert torch.equal(tensor, before[key])
     for name in ("first", "second"):
         assert torch.equal(refitted.get_submodule(name).weight, model.get_submodule(name).weight)  # type: ignore[arg-type]
+
+
+def test_a_covariance_that_rounding_has_spoilt_gets_the_ridge_that_it_needs() -> None:
+    for wrong in (0.5, 1.001, 1.05, 2.0, 300.0):  # of the covariance of two inputs of variance 1
+        covariance = torch.tensor([[1.0, wrong], [wrong, 1.0]], dtype=torch.float64)
+        factor = factored(covariance)
+        ridge = (factor @ factor.T - covariance).diagonal()
+        assert (ridge < 10 * max(0.0, wrong - 1) + 0.011).all() and (ridge > wrong - 1.0001).all()
+    with pytest.raises(RuntimeError):
+        factored(torch.full((2, 2), float("nan"), dtype=torch.float64))
 
 
 def test_layers_of_a_branch_that_was_left_out_are_passed_over() -> None:

@@ -99,6 +99,42 @@ def test_each_round_takes_from_what_the_one_before_has_left() -> None:
         torch.testing.assert_close(stepwise(images), at_once(images))
 
 
+def test_the_next_round_judges_and_cuts_what_training_has_left() -> None:
+    model, graph = start()
+    judged: list[nn.Module] = []
+    trained: list[nn.Module] = []
+
+    def judge(model: nn.Module, graph: ChannelGraph) -> Importance:
+        judged.append(model)
+        return importance_of(model, graph)
+
+    def plan_of(importance: Importance, share: float) -> Plan:
+        return hwprune.solve(
+            graph, importance.channels, max_macs=share * graph.macs(), multiple=1,
+            min_fraction=0.1, most=importance.left,
+        )  # fmt: skip
+
+    def train(student: nn.Module, plan: Plan) -> None:
+        if trained:  # the round before has trained what this one was cut out of
+            left = trained[-1].stem.bias.detach().tolist()
+            before = dict(zip(kept[-1]["stem"], left, strict=True))
+            now = [before[channel] for channel in plan.kept["stem"]]
+            assert student.stem.bias.detach().tolist() == now
+        kept.append(plan.kept)
+        with torch.no_grad():
+            student.stem.bias += 100.0
+        trained.append(student)
+
+    kept: list[dict[str, tuple[int, ...]]] = []
+    partial = in_rounds(
+        model, graph, trace, judge, plan_of, batches(), share=0.25, rounds=3, refit=False,
+        train=train,
+    )  # fmt: skip
+    assert judged == [model, trained[0]]
+    assert partial.model is trained[1]
+    assert float(partial.model.stem.bias.detach().min()) > 150.0
+
+
 def test_a_plan_that_wants_channels_back_goes_without_them() -> None:
     model, graph = start()
     partial = partial_of(model, graph, {"stem": (0, 2, 5)})

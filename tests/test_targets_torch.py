@@ -13,6 +13,7 @@ from hwprune.export.planned import PlannedModules
 from hwprune.export.resize import keep_first
 from hwprune.export.to_onnx import save_onnx, to_onnx
 from hwprune.export.verify import verify
+from marks import slow
 from rich.console import Console
 from torch import nn
 
@@ -100,7 +101,7 @@ def test_every_operator_is_profiled_with_its_channels(model, graph, options) -> 
     assert kernels["cat"].outputs == kernels["mean"].outputs == kernels["linear"].inputs == both
 
 
-@pytest.mark.parametrize("options", ["", ",layout=channels_last"])
+@pytest.mark.parametrize("options", ["", *slow(",layout=channels_last")])
 def test_what_inductor_fuses_is_linked_to_layers_by_its_weights(model, graph, options) -> None:
     """Frozen weights have other names and layouts, and the scale of a batch norm in them."""
     for norm in (m for m in model.modules() if isinstance(m, nn.BatchNorm2d)):
@@ -123,6 +124,7 @@ def test_what_inductor_fuses_is_linked_to_layers_by_its_weights(model, graph, op
     assert joined.outputs == Channels(groups=(("stem.0", 1), ("strided", 1)))
 
 
+@pytest.mark.slow
 def test_networks_of_one_class_are_compiled_each_for_itself() -> None:
     """Dynamo keeps eight results for one piece of code, then it compiles no more."""
     target = load_target("torch-cpu:compile=1")

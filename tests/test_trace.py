@@ -9,6 +9,7 @@ from typing import Any
 import cifar_resnet
 import pytest
 import torch
+from marks import slow
 from nets import CASES, Net, conv, pooled
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -36,6 +37,8 @@ ZOO: dict[str, tuple[int, int]] = {
     "convnext_tiny": (32, 15),
     "lraspp_mobilenet_v3_large": (64, 30),
 }
+
+QUICK = ("resnet18", "mobilenet_v3_small", "squeezenet1_1")
 
 
 def shaken(model: nn.Module) -> nn.Module:
@@ -85,7 +88,7 @@ def test_small_networks_have_the_groups_written_by_hand(name: str) -> None:
     assert graph.params() == parameters(model)
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", [*QUICK, *slow(*(name for name in ZOO if name not in QUICK))])
 def test_torchvision_networks_pass_the_oracle(name: str) -> None:
     pixels, groups = ZOO[name]
     torch.manual_seed(0)

@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import tiny
 
 from hwprune.cli import main
 from hwprune.errors import InputError
 from hwprune.training import track
 from hwprune.training.track import tracked
 
-DEMO = ["--model", "hwprune.demo:digits_resnet", "--data", "digits", "--image-size", "8",
-        "--batch-size", "128", "--dense-epochs", "2", "--dense-lr", "0.01"]  # fmt: skip
-STEPS = 2 * (1078 // 128)
+TWO_EPOCHS = [*tiny.GIVEN, "--batch-size", "32", "--dense-epochs", "2", "--dense-lr", "0.01"]
+STEPS = 2 * (160 // 32)
 
 
 def scalars(folder: Path) -> dict[str, dict[int, float]]:
@@ -27,7 +27,8 @@ def scalars(folder: Path) -> dict[str, dict[int, float]]:
 
 
 def test_training_tells_its_numbers_by_step_and_by_epoch(tmp_path) -> None:
-    main(["dense", *DEMO, "--track", "tensorboard", "--schedule", "linear", "--out", str(tmp_path)])
+    more = ["--track", "tensorboard", "--schedule", "linear"]
+    main(["dense", *TWO_EPOCHS, *more, "--out", str(tmp_path)])
     found = scalars(tmp_path / "tensorboard" / "dense")
     assert set(found) == {
         *(f"step/{name}" for name in ("loss", "top1", "lr")),

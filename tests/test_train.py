@@ -315,32 +315,52 @@ def test_training_works_in_a_thread(data) -> None:
 
 
 KILLED = """
-import os, sys, torch
+import os, signal, sys, torch
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 import test_train as t
 from hwprune.train import finetune
-torch.manual_seed(0)
-def kill(epoch):
+def kill(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+def after_the_second_epoch(epoch):
     if epoch.epoch == 1:
-        os.kill(os.getpid(), 9)
-finetune(t.Net(), t.tiny_data(), t.QUICK, checkpoint=Path(sys.argv[2]), on_epoch=kill)
+        kill()
+def while_writing_the_second(path, *_):
+    if path.exists():
+        Path.replace = kill  # the new checkpoint is written, and not in its place yet
+def train(path, **options):
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    finetune(t.Net(), t.tiny_data(), t.QUICK, checkpoint=path, **options)
+folder = Path(sys.argv[2])
+for name in ("between", "writing"):
+    child = os.fork()
+    if child == 0 and name == "between":
+        train(folder / name, on_epoch=after_the_second_epoch)
+    elif child == 0:
+        train(folder / name, report=lambda *_: while_writing_the_second(folder / name))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
 """
 
 
-def test_a_killed_run_goes_on_from_its_last_epoch(data, tmp_path) -> None:
-    path = tmp_path / "checkpoint"
-    arguments = [sys.executable, "-c", KILLED, str(Path(__file__).parent), str(path)]
-    killed = subprocess.run(arguments, check=False)
-    assert killed.returncode == -signal.SIGKILL
-    steps: list[int] = []
-    model = Net()
-    finetune(model, data, QUICK, checkpoint=path, resume=True, report=lambda s, *_: steps.append(s))
-    assert steps == list(range(2 * PER_EPOCH + 1, 3 * PER_EPOCH + 1))
+def test_a_killed_run_goes_on_from_its_last_checkpoint(data, tmp_path) -> None:
+    """Killed after its second epoch, and while it writes the checkpoint of the second one."""
+    arguments = [sys.executable, "-c", KILLED, str(Path(__file__).parent), str(tmp_path)]
+    subprocess.run(arguments, check=True)
+    assert len(list(tmp_path.glob(".writing.*.part"))) == 1
     torch.manual_seed(0)
     unbroken = Net()
     finetune(unbroken, data, QUICK)
-    assert same(model, unbroken)
+    for name, epochs in (("between", 2), ("writing", 1)):
+        steps: list[int] = []
+        model = Net()
+        finetune(
+            model, data, QUICK, checkpoint=tmp_path / name, resume=True,
+            report=lambda step, *_, steps=steps: steps.append(step),
+        )  # fmt: skip
+        assert steps == list(range(epochs * PER_EPOCH + 1, 3 * PER_EPOCH + 1))
+        assert same(model, unbroken)
+    assert not list(tmp_path.glob("*.part"))
 
 
 def test_the_teacher_is_left_as_it_was(data, taught) -> None:
@@ -466,14 +486,14 @@ def test_workers_change_nothing(data) -> None:
     assert same(train(0), train(1))
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_any_moment_goes_on_bit_by_bit() -> None:
-    """Real kills, some of them while a checkpoint is written; ``--kills 20`` is for patience."""
+    """Kills at random moments, some of them while a checkpoint is written."""
     script = Path(__file__).resolve().parents[1] / "scripts" / "kill_training.py"
     command = [sys.executable, str(script), "--kills", "5", "--epochs", "2"]
     found = subprocess.run(command, capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stdout + found.stderr
-    outcome = re.search(r"(\d) kills; 0 of \d\d tensors differ; 0 files left", found.stdout)
-    assert outcome and int(outcome[1]) >= 3  # a slow machine may miss some
+    assert re.search(r"kills; 0 of \d\d tensors differ; 0 files left", found.stdout)
 
 
 def test_checkpoints_come_every_so_many_steps_as_well(data, tmp_path) -> None:

@@ -110,14 +110,19 @@ def features(
 
 
 def factored(covariance: Tensor) -> Tensor:
-    """The lower Cholesky factor; with a larger ridge where rounding has made it indefinite."""
+    """The lower Cholesky factor; with a larger ridge where rounding has made it indefinite.
+
+    Where features vary little beside their mean, rounding is large beside the variance: the ridge
+    is then 1 %, 10 %, 100 % of it and so on, until that is enough.
+    """
     factor: Tensor
     factor, failed = torch.linalg.cholesky_ex(covariance)
-    if int(failed):
-        ridge = 0.01 * covariance.diagonal().mean().clamp_min(1e-12)
-        eye = torch.eye(len(covariance), dtype=covariance.dtype)
-        factor = torch.linalg.cholesky(covariance + ridge * eye)
-    return factor
+    ridge = 0.01 * covariance.diagonal().abs().mean().clamp_min(1e-12)
+    eye = torch.eye(len(covariance), dtype=covariance.dtype)
+    while int(failed) and torch.isfinite(ridge):
+        factor, failed = torch.linalg.cholesky_ex(covariance + ridge * eye)
+        ridge = 10 * ridge
+    return factor if not int(failed) else torch.linalg.cholesky(covariance)  # says what is wrong
 
 
 def _over_all_processes(moments: dict[str, Moments]) -> dict[str, Moments]:
