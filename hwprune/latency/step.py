@@ -19,7 +19,7 @@ def find_step(device: Target) -> int:
     steps = (32, 16, 8, 4)
     widths = sorted({32} | {32 + s // 2 for s in steps} | {32 + s for s in steps})
     runnables = [device.load(chain(device.takes, (64, w, 64, w, 64))) for w in widths]
-    measured = interleave(runnables, rounds=100, seconds=10)
+    measured = interleave(runnables, rounds=100, seconds=4)
     ms = {w: m.latency_ms for w, m in zip(widths, measured, strict=True)}
     for step in steps:
         if ms[32 + step // 2] - ms[32] >= AT_ONCE * (ms[32 + step] - ms[32]):

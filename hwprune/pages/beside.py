@@ -17,7 +17,7 @@ def beside_rows(summary: Facts) -> list[tuple[str, str, str, str]]:
     control, uniform = baselines["control"], baselines["uniform"]
     if not (control or uniform):
         return []
-    networks: list[tuple[str, Any, float | None]] = [("dense", accuracy["dense"], 1.0)]
+    networks: list[tuple[str, Facts | None, float | None]] = [("dense", accuracy["dense"], 1.0)]
     if control:
         words = f"dense, {_epochs(control['epochs'])} longer"
         networks.append((words, control["accuracy"], 1.0))
