@@ -106,11 +106,13 @@ class Takes:
 
 def test_a_pair_states_what_another_minute_may_show() -> None:
     effort = Effort(rounds=10, moments=3)
-    steady = measure_pair(Takes(10.0), Takes(5.0), effort)
+    steady = measure_pair(Takes(10.0), Takes(5.0), effort, spread=Spread(0.0, 20))
     assert (steady.ratio, steady.error) == (0.5, 0.0)
     assert str(steady) == "0.500 ± 0.000 of dense"
+    few = measure_pair(Takes(10.0), Takes(5.0), effort)
+    assert few.error > 0.02  # three measurements that agree do not make a machine steady
     moving = measure_pair(Takes(10.0), Takes(5.0, 5.1, 4.9), effort)
-    assert 0.02 < moving.error < 0.2
+    assert few.error < moving.error < 0.2
     known = measure_pair(Takes(10.0), Takes(5.0, 5.1, 4.9), effort, spread=Spread(0.02, 20))
     assert known.error < moving.error  # the spread is known better
 
