@@ -9,6 +9,21 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
+# Python code after which PyTorch cannot be imported, as on a machine that does not have it. An
+# entry of None in ``sys.modules`` would not do: SciPy takes what is there for PyTorch.
+WITHOUT_TORCH = """
+import sys
+class Other:
+    def __init__(self, finder):
+        self.finder = finder
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] != "torch":
+            return self.finder.find_spec(name, path, target)
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+sys.meta_path[:] = map(Other, sys.meta_path)
+"""
+
 
 def start(count: int, *arguments: str) -> list[subprocess.Popen[str]]:
     """``python *arguments``, ``count`` times, with what a launcher tells the processes."""

@@ -14,6 +14,7 @@ from instances import (
     instance,
     with_a_branch,
 )
+from marks import slow
 
 from hwprune.errors import BudgetError, InputError
 from hwprune.knapsack.offered import width_options
@@ -38,11 +39,12 @@ def scored_instance(made: Instance, branch_scores) -> Instance:
     return Scored(made.graph, made.table, made.scores)
 
 
+@pytest.mark.parametrize("seeds", [range(10), *slow(range(10, 60))], ids=["few", "many"])
 @pytest.mark.parametrize("scored", [False, True])
 @pytest.mark.parametrize("names", COMBINATIONS, ids="+".join)
-def test_branches_are_left_out_where_enumeration_leaves_them_out(names, scored) -> None:
+def test_branches_are_left_out_where_enumeration_leaves_them_out(names, scored, seeds) -> None:
     left_out = 0
-    for seed in range(40):
+    for seed in seeds:
         draw = random.Random(seed)
         made = with_a_branch(instance(seed), draw)
         everything = list(choices_with_branches(made))
@@ -61,7 +63,7 @@ def test_branches_are_left_out_where_enumeration_leaves_them_out(names, scored) 
         assert plan.value == pytest.approx(best, rel=1e-9, abs=1e-9), seed
         assert bool(plan.left_out) == bool(made.graph.left_out(plan.widths))
         left_out += bool(plan.left_out)
-    assert left_out > 5
+    assert left_out
 
 
 @pytest.mark.parametrize("score", [None, -1.0, float("nan"), float("inf")])

@@ -18,6 +18,7 @@ from hwprune.export.engine_options import EngineOptions
 from hwprune.export.run import onnx_runner
 from hwprune.export.to_onnx import save_onnx, to_onnx
 from hwprune.export.to_tensorrt import _readable, build_engine, save_engine
+from launch import WITHOUT_TORCH
 from test_targets import EXAMPLE, Small
 
 from hwprune.cli import main
@@ -295,7 +296,7 @@ def status_of(*arguments: str) -> int:
 
 @rtx
 def test_files_become_engines_without_pytorch(file: Path) -> None:
-    code = "import sys; sys.modules['torch'] = None; from hwprune.cli import main; main()"
+    code = f"{WITHOUT_TORCH}\nfrom hwprune.cli import main; main()"
     engine = ["--engine", "tensorrt-rtx:precision=fp16", "--for", "sm86,sm89"]
     command = [sys.executable, "-c", code, "export", str(file), *engine]
     run = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -15,6 +15,7 @@ import tiny
 import torch
 from hwprune.export.folder import ExportedNetworks, write_networks
 from hwprune.export.planned import PlannedNetworks
+from launch import WITHOUT_TORCH
 from torch import nn
 
 from hwprune.cli import main
@@ -26,9 +27,7 @@ from hwprune.targets.fake import FakeTarget
 from hwprune.trace import trace
 
 EXAMPLE = torch.zeros(1, 3, 16, 16)
-WITHOUT_TORCH = (
-    "import sys; sys.modules['torch'] = None; from hwprune.cli import main; main(sys.argv[1:])"
-)
+COMMAND = f"{WITHOUT_TORCH}\nfrom hwprune.cli import main; main(sys.argv[1:])"
 
 
 class Net(nn.Module):
@@ -49,7 +48,7 @@ class Net(nn.Module):
 
 def process(*arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", WITHOUT_TORCH, *arguments],
+        [sys.executable, "-c", COMMAND, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -109,9 +108,9 @@ def test_what_needs_pytorch_says_so() -> None:
     assert "needs PyTorch, which is not installed here" in complained
 
 
-KILLED_AT_A_WRITE = """
-import os, signal, sys
-sys.modules["torch"] = None
+KILLED_AT_A_WRITE = f"""
+{WITHOUT_TORCH}
+import os, signal
 table, wanted, *arguments = sys.argv[1:]
 writes = 0
 def look(event, given):

@@ -9,7 +9,9 @@ import pytest
 import torch
 from hwprune.export.run import onnx_runner
 from hwprune.export.to_onnx import to_onnx
+from marks import slow
 from nets import CASES
+from test_export import SMALL
 from test_trace import parameters, random_plan, shaken
 from torch import nn
 from torchvision import models
@@ -21,15 +23,18 @@ from hwprune.tracing.oracle import oracle_error, relative_difference
 ZOO = ("resnet18", "mobilenet_v2", "mobilenet_v3_small", "squeezenet1_1", "convnext_tiny")
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", [*SMALL, *slow(*ZOO)])
 def test_a_pruned_network_trains_is_pruned_again_and_exports(name: str) -> None:
     torch.manual_seed(0)
-    model = shaken(models.get_model(name, weights=None, num_classes=10))
-    x = torch.randn(2, 3, 32, 32)
+    if name in SMALL:
+        model, (_, *shape) = shaken(SMALL[name][0]()), SMALL[name][1]
+    else:
+        model, shape = shaken(models.get_model(name, weights=None, num_classes=10)), [3, 32, 32]
+    x = torch.randn(2, *shape)
     graph = hwprune.trace(model, x)
     small = hwprune.prune(model, graph, random_plan(graph)).train()
     optimizer = torch.optim.SGD(small.parameters(), lr=1e-4)
-    nn.functional.cross_entropy(small(torch.randn(8, 3, 32, 32)), torch.arange(8)).backward()
+    nn.functional.cross_entropy(small(torch.randn(8, *shape)), torch.arange(8)).backward()
     assert all(p.grad is None or p.grad.shape == p.shape for p in small.parameters())
     nn.utils.clip_grad_norm_(small.parameters(), 1.0, error_if_nonfinite=True)
     optimizer.step()

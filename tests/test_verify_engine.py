@@ -21,6 +21,7 @@ from hwprune.export.engine_options import EngineOptions
 from hwprune.export.to_onnx import save_onnx, to_onnx
 from hwprune.export.to_tensorrt import save_engine
 from hwprune.export.verify_engine import TIMES, EngineReport, _check_sizes, verify_engines
+from launch import WITHOUT_TORCH
 from onnx import numpy_helper
 from test_engines import has_gpu, has_rtx, no_gpu, rtx, status_of
 from test_targets import EXAMPLE, Small
@@ -177,7 +178,7 @@ def test_files_that_are_missing(folder: Path, capsys: pytest.CaptureFixture[str]
 @no_gpu
 def test_without_a_driver_and_without_pytorch_it_says_so(folder: Path) -> None:
     save_engine(folder / "model.onnx", folder / "model.engine", EngineOptions(built_for=("sm89",)))
-    code = "import sys; sys.modules['torch'] = None; from hwprune.cli import main; main()"
+    code = f"{WITHOUT_TORCH}\nfrom hwprune.cli import main; main()"
     command = [sys.executable, "-c", code, "verify", str(folder / "model.engine")]
     run = subprocess.run(command, capture_output=True, text=True)
     assert run.returncode == 2
