@@ -36,7 +36,7 @@ from hwprune.targets import Target
 if TYPE_CHECKING:
     from torch import Tensor
 
-SLACK = 0.03  # of the budget: a plan that uses less than this below its room leaves accuracy behind
+SLACK = 0.02  # of the budget: a plan that uses less than this below its room leaves accuracy behind
 AIM = 0.98  # of the budget, where nothing is measured and the table does not say how wrong it is
 NEIGHBOURS = (1.0, 0.987, 1.01)  # of what is asked for: plans next to each other err differently
 USUAL_ERROR = 0.005  # of a ratio within a run, before one was measured
@@ -314,7 +314,8 @@ class _Bench:
         self, plan: Plan, dense: Measurement, own: Measurement, asked_ms: float, number: int
     ) -> FittedPlan:
         predicted_ms = plan.predicted_ms or math.nan
-        calm = self.effort.statistic == "typical" or dense.latency_ms <= CALM * self.known_ms
+        typical = self.effort.statistic == "typical"
+        calm = typical or bool(dense.latency_ms <= CALM * self.known_ms)
         share = self._share(own.latency_ms, dense.latency_ms)
         error = min(ratio_error(dense, own), MOST_ERROR)
         predicted = self._share(predicted_ms, self.dense_predicted_ms)

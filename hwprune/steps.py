@@ -127,7 +127,7 @@ def prune_facts(
         "kept": fitted.kept,
         "rounds": [
             asdict(turn)
-            | {"ratio": turn.ratio, "taken": turn.predicted_ms == fitted.plan.predicted_ms}
+            | {"ratio": turn.ratio, "taken": bool(turn.predicted_ms == fitted.plan.predicted_ms)}
             for turn in fitted.rounds
         ],
         "dense": _measured(fitted.dense),
