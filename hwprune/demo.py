@@ -157,8 +157,9 @@ def _placed(images: Tensor, size: int, clutter: Clutter, draw: torch.Generator) 
 def _windows(count: int, side: int, draw: torch.Generator) -> Tensor:
     """Masks [count, 1, 8, 8] of one square each."""
     first = torch.randint(8 - side + 1, (2, count, 1), generator=draw)
-    rows, columns = ((at <= torch.arange(8)) & (torch.arange(8) < at + side) for at in first)
-    return (rows[:, :, None] & columns[:, None, :]).unsqueeze(1).float()
+    along = torch.arange(8)
+    inside: Tensor = (first <= along) & (along < first + side)  # [rows or columns, count, 8]
+    return (inside[0, :, None, :, None] & inside[1, :, None, None, :]).float()
 
 
 def _uniform(ends: tuple[float, float], count: int, draw: torch.Generator) -> Tensor:
