@@ -1,7 +1,8 @@
 """The step that trains what the pruned network is compared with, as the pruned one is trained.
 
 The control is the dense network with all its channels: it shows what the longer training alone is
-worth. Uniform widths, the same share of every group, show what the choice of widths is worth.
+worth. Uniform widths, the same share of every group's channels of the greatest weights, cut without
+a refit, are what is usually done: they show what hwprune's choice of channels is worth.
 """
 
 from __future__ import annotations
@@ -10,17 +11,15 @@ import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from safetensors.torch import load_file
-
 from hwprune import processes
 from hwprune.baselines import uniform
-from hwprune.choose import student_of
 from hwprune.errors import BudgetError, InputError
 from hwprune.evaluate import Accuracy
-from hwprune.importance.rounds import Partial
 from hwprune.job import SLIM_FACTS, Job
 from hwprune.pages.show import measurement_facts
 from hwprune.plan import Plan
+from hwprune.prepare import prepare
+from hwprune.score import score
 from hwprune.train_steps import distilled
 
 Facts = Mapping[str, Any]
@@ -96,13 +95,14 @@ def train_uniform(job: Job) -> Facts | None:
     """
     budget_ms = job.plan.predicted_ms
     assert budget_ms is not None  # the plan of a run has been made with a latency table
-    scores = load_file(job.folder / "scores.safetensors")
+    images = job.calibration()
+    scores = score(job.dense, job.graph, images, "magnitude")
     try:
         plan = uniform(job.graph, scores, job.table, budget_ms=budget_ms, **job.offered)
     except BudgetError as error:
         job.console.print(f"[yellow]{error}")
         return {"remark": str(error)}
-    network = student_of(job, Partial.of(job.dense, job.graph), plan)
+    network = prepare(job.dense, job.graph, plan, images)
     facts = distilled(job, network, _with_source(job, plan), "uniform", resume=True)
     if facts is None:
         return None

@@ -206,9 +206,11 @@ def fit_budget(
             stopped = why if refusal is not None else _COARSE
             break
         tried += bench.measure(plans, asked, number)
-        best = bench.confirmed(tried)
-        if best is not None and bench.is_near(best):
-            break
+        best = bench.best(tried)
+        if best is not None and bench.is_near(best):  # else a nearer one is looked for first
+            best = bench.confirmed(tried)
+            if best is not None and bench.is_near(best):
+                break
         measured = [each for each in tried if each.rounds[0].number == number]
         asked = fmean(_corrected(each, bench, wanted) for each in measured)
         asked = max(asked, 1e-9)
@@ -286,7 +288,7 @@ class _Bench:
         self.of_table = table.spread(graph, effort.statistic, absolute=budget.ms is not None)
         self.report = report
         self.turns: list[Round] = []
-        self.tried: list[FittedPlan] = []
+        self.tried: Sequence[FittedPlan] = ()
 
     @property
     def aim(self) -> float:
@@ -350,6 +352,12 @@ class _Bench:
         most = 1 - self.room(tried)
         return most - SLACK <= share_of(tried) <= most
 
+    def best(self, tried: Sequence[FittedPlan], *, roomy: bool = True) -> FittedPlan | None:
+        """The most important plan within the budget, as far as it was measured."""
+        self.tried = tried
+        met = [t for t in tried if share_of(t) <= (1 - self.room(t) if roomy else 1.0)]
+        return max(met, key=lambda each: each.plan.value or 0.0, default=None)
+
     def confirmed(self, tried: list[FittedPlan], *, roomy: bool = True) -> FittedPlan | None:
         """The most important plan within the budget, once it was measured at all its moments.
 
@@ -360,10 +368,8 @@ class _Bench:
             tried: all plans; further measurements are added to them.
             roomy: plans with their room alone; otherwise all that were measured within the budget.
         """
-        self.tried = tried
         while True:
-            met = [t for t in tried if share_of(t) <= (1 - self.room(t) if roomy else 1.0)]
-            best = max(met, key=lambda each: each.plan.value or 0.0, default=None)
+            best = self.best(tried, roomy=roomy)
             if best is None or len(best.rounds) >= self.effort.moments:
                 return best
             first = best.rounds[0]

@@ -68,6 +68,14 @@ class Job:
         """How latency is measured, and how long."""
         return Effort.parse(self.recipe.measure, self.recipe.latency)
 
+    def refuse_early(self) -> None:
+        """Read what a run would need after an hour only, so that it is refused now.
+
+        Raises:
+            InputError, NotHere: a budget, an effort or a target that is none or not to be had.
+        """
+        _ = self.budget, self.effort, self.elsewhere or self.target
+
     @cached_property
     def target(self) -> Target:
         """Where latency is measured."""

@@ -253,7 +253,7 @@ def run(job: Job, *, resume: bool = False) -> None:
             all the same once there is something to verify.
     """
     job.recipe.need("model", "data", "out")
-    job.budget, job.elsewhere or job.target  # noqa: B018 - refused now, not after an hour
+    job.refuse_early()
     if (job.folder / "recipe.toml").exists() and not resume:
         raise InputError(
             f"{job.folder} holds a run already. Go on with it with --resume, or give another --out."
@@ -296,7 +296,7 @@ def run_profiles(shared: Job, profiles: Sequence[Path], *, resume: bool = False)
     if len({job.folder for job in jobs}) < len(jobs):
         raise InputError("Two budget profiles have the same name; give each file its own.")
     for job in jobs:
-        job.budget, job.elsewhere or job.target  # noqa: B018 - refused now, not after an hour
+        job.refuse_early()
         if (job.folder / "recipe.toml").exists() and not resume:
             raise InputError(
                 f"{job.folder} holds a run already. Go on with it with --resume, or give another "

@@ -206,7 +206,7 @@ def test_a_machine_that_moves_costs_room_and_says_so(bench) -> None:
     assert moving.spread.between > 0.005
     assert f"{moving.room:.1%} of the budget is kept as room" in moving.kept
     assert bench.ratio(FakeTarget(8), moving.plan) <= 0.6 * (1 - moving.room + 0.02)
-    assert moving.plan.value < calm.plan.value
+    assert moving.plan.value <= calm.plan.value
 
 
 class Flattering(FakeTarget):

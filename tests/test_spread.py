@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from hwprune.errors import InputError
 from hwprune.latency.effort import Effort
 from hwprune.latency.measure import Measurement
 from hwprune.latency.pair import measure_pair
@@ -123,3 +124,19 @@ def test_a_dense_network_that_is_slower_than_before_is_doubted() -> None:
     slower = measure_pair(Takes(14.0), Takes(5.0), effort, known_ms=10.0)
     assert "took 1.40 times its known latency" in slower.doubt
     assert measure_pair(Takes(14.0), Takes(5.0), effort).doubt == ""
+
+
+@pytest.mark.parametrize("wrong", ["", "fast", "0", "-1", "nan", "inf", "1e9"])
+def test_an_effort_that_is_none_is_refused_with_what_to_type(wrong) -> None:
+    with pytest.raises(InputError, match=r"--measure .* quick, normal, thorough or a number"):
+        Effort.parse(wrong)
+    with pytest.raises(InputError, match=r"--latency 'median': expected quiet"):
+        Effort.parse("normal", "median")
+
+
+def test_seconds_are_shared_among_what_is_measured() -> None:
+    normal, twice = Effort(), Effort.parse("80", "typical")
+    assert Effort.parse("normal") == normal
+    assert (twice.whole_s, twice.moment_s) == (2 * normal.whole_s, 2 * normal.moment_s)
+    assert twice.statistic == "typical"
+    assert Effort.parse("thorough").moments > normal.moments > Effort.parse("quick").moments

@@ -60,8 +60,9 @@ def beside_sentences(folder: Path, summary: Facts, *, alone: bool = True) -> lis
         elsewhere = uniform["ratio"] is None
         unmeasured = " (not measured: the device is elsewhere)" if elsewhere else ""
         sentences.append(
-            f"Against uniform widths that are predicted to be no slower{unmeasured}, trained "
-            f"exactly as it was, the pruned network is "
+            f"Against uniform widths that are predicted to be no slower{unmeasured}, cut as is "
+            "usually done (greatest weights, no refit) and trained exactly as it was, the pruned "
+            "network is "
             f"{_difference(accuracy['pruned'], uniform['accuracy'])}."
         )
     return sentences

@@ -48,7 +48,7 @@ def run_slim(run: SlimRun, *, resume: bool = False) -> None:
             have been tried.
     """
     for job in run.jobs.values():
-        job.budget, job.elsewhere or job.target  # noqa: B018 - refused now, not after an hour
+        job.refuse_early()
     if (run.folder / "recipe.toml").exists() and not resume:
         raise InputError(
             f"{run.folder} holds a run already. Go on with it with --resume, or give another --out."
