@@ -248,14 +248,15 @@ def _summary(recipe: Facts, steps: Mapping[str, Facts], plan: Facts) -> dict[str
             "ratio_error": verify.get("error"),
             "met": verify["ratio"] <= verify["budget_ratio"] if verify.get("ratio") else None,
             "misses": verify.get("misses", []),
+            "remark": steps.get("prune", {}).get("remark") or "",
             "doubts": _doubts(steps),
         },
     }  # fmt: skip
 
 
 def _doubts(steps: Mapping[str, Facts]) -> list[str]:
-    """Why another measurement may come out otherwise, or another plan be better."""
-    found = [steps.get("verify", {}).get("doubt"), steps.get("prune", {}).get("remark")]
+    """Why the machine's state may have spoilt a measurement or a plan."""
+    found = [steps.get("verify", {}).get("doubt")]
     noise = steps.get("profile", {}).get("noise") or 0.0
     if noise > MOST_NOISE:
         found.append(
@@ -325,7 +326,7 @@ def _rows(folder: Path, summary: Facts) -> list[tuple[str, str, str, str]]:
 def _verdict(folder: Path, summary: Facts) -> tuple[tuple[str, str], list[str]]:
     """``met``, ``missed`` or ``open`` with one sentence, and the reasons."""
     budget, latency = summary["budget"], summary["latency"]
-    reasons = [*budget["misses"], *budget["doubts"]]
+    reasons = [*budget["misses"], *filter(None, [budget["remark"]]), *budget["doubts"]]
     if budget["doubts"] and budget["measured_ratio"] is not None:
         reasons.append(
             f"To plan anew in a calmer hour: `hwprune profile --renew --out {folder}`, then "

@@ -120,7 +120,7 @@ def test_a_kill_loses_the_training_that_it_stops_and_no_other(
 ) -> None:
     folder = copied(plain, tmp_path / "run")
     with monkeypatch.context() as killed:
-        killed.setattr(baseline_steps, "student_of", lambda *_: (_ for _ in ()).throw(MemoryError))
+        killed.setattr(baseline_steps, "prepare", lambda *_: (_ for _ in ()).throw(MemoryError))
         with pytest.raises(MemoryError):
             main(["run", "--resume", "--control", "--uniform", "--out", str(folder)])
     assert names(trainings) == ["control"] and list(of(folder)) == ["control"]
