@@ -265,7 +265,7 @@ class LatencyTable:
             if not kernel.vanishes(widths)
         )
         parameters_ms = network.ms_per_mparam * graph.params(widths) / 1e6
-        return network.scale * total + network.offset_ms + parameters_ms
+        return float(network.scale * total + network.offset_ms + parameters_ms)
 
     def spread(self, graph: ChannelGraph, statistic: Statistic, *, absolute: bool) -> Spread:
         """How far latencies of this network moved between the moments of its profile.

@@ -122,7 +122,7 @@ def test_images_of_one_epoch_draw_different_chances():
 
 def test_workers_give_the_same_images(digits):
     keys = [(0, 5), (1, 5), (0, 6), (3, 2)]
-    loaders = [DataLoader(digits.train, 2, sampler=keys, num_workers=n) for n in (0, 2)]
+    loaders = [DataLoader(digits.train, 2, sampler=keys, num_workers=n) for n in (0, 1)]
     alone, shared = (torch.cat([images for images, _ in loader]) for loader in loaders)
     assert torch.equal(alone, shared)
 

@@ -213,7 +213,9 @@ def test_images_without_colours_have_no_policy() -> None:
     with pytest.raises(InputError, match="images in colour"):
         crop_and_flip(28, 28, (0.5,), (0.5,), Augmentation("timm:rand-m9"))
     augment, _ = crop_and_flip(28, 28, (0.5,), (0.5,), Augmentation(erase=1.0))
-    assert augment(torch.zeros(1, 28, 28, dtype=torch.uint8)).unique().numel() > 100
+    with chances_of(0):  # of which the erased part's size depends
+        erased = augment(torch.zeros(1, 28, 28, dtype=torch.uint8))
+    assert erased.unique().numel() > 10
     with pytest.raises(InputError, match="an augmentation of their own"):
         load_data("digits", augmentation=Augmentation(erase=0.5))
 

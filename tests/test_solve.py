@@ -100,6 +100,14 @@ def test_costs_are_those_of_the_graph_and_the_table(seed) -> None:
             assert cost.at(choice) == pytest.approx(held)
 
 
+def test_a_plan_s_latency_is_a_plain_number() -> None:
+    """What is compared with NumPy's numbers is no truth value that JSON knows."""
+    made = instance(3)
+    plan = solve(made.graph, made.scores, made.table, max_macs=made.graph.macs() / 2)
+    assert type(plan.predicted_ms) is float
+    assert type(made.table.predict_ms(made.graph, plan.widths)) is float
+
+
 def test_a_price_is_that_of_a_millisecond_where_the_calibration_is_bent() -> None:
     network = Network("0", (), 1.0, 0.0, 0.0, dense_ms=10.0, bend=0.5)
     free = Cost(WidthOptions({}))
