@@ -1,4 +1,4 @@
-"""Small residual CNNs for the handwritten digits of scikit-learn, and a harder form of these."""
+"""Small residual CNNs for the handwritten digits of scikit-learn, and for two of them at once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hwprune.data import ArrayPixels, Data, make_data
 from hwprune.images.indices import sixty_twenty_twenty
 
 _IMAGES_SEED = 0  # the images are part of the data, not of a run
-_DRAWN = (4, 2, 4)  # times that every digit is drawn for train, validation and test
+_IMAGES = (8000, 800, 2000)  # of train, validation and test
 
 
 class Block(nn.Module):
@@ -63,17 +63,17 @@ def digits_resnet(num_classes: int = 10) -> DigitsResNet:
     return DigitsResNet(num_classes)
 
 
-def cluttered_digits_resnet(num_classes: int = 10) -> DigitsResNet:
+def digit_pairs_resnet(num_classes: int = 100) -> DigitsResNet:
     """The network of ``scripts/demo``."""
     return DigitsResNet(num_classes, widths=(64, 64, 64))
 
 
 @dataclass(frozen=True)
 class Clutter:
-    """How an image of cluttered digits is made; shares are of the canvas's side.
+    """How an image of two digits is made; shares are of the canvas's side.
 
     Attributes:
-        side: least and greatest side of the digit's 8 x 8 pixels.
+        side: least and greatest side of a digit's 8 x 8 pixels, and of the pieces.
         turn_deg: greatest rotation, either way.
         fragments: pieces of other digits in every image.
         window: height and width in pixels of such a piece, of 8 x 8.
@@ -81,24 +81,26 @@ class Clutter:
         noise: standard deviation of every pixel.
     """
 
-    side: tuple[float, float] = (0.55, 0.8)
-    turn_deg: float = 15.0
-    fragments: int = 2
+    side: tuple[float, float] = (0.36, 0.5)
+    turn_deg: float = 20.0
+    fragments: int = 3
     window: int = 3
-    contrast: tuple[float, float] = (0.7, 1.0)
-    noise: float = 0.05
+    contrast: tuple[float, float] = (0.5, 1.0)
+    noise: float = 0.1
 
 
 CLUTTER = Clutter()
 SIZE = 28  # pixels, of an image's height and width
+_SPREAD = 0.1  # of the canvas's half, to either side: where a digit's centre lies in its own half
 
 
-def cluttered_digits(image_size: int | None = None, clutter: Clutter = CLUTTER) -> Data:
-    """scikit-learn's handwritten digits, each placed at random among pieces of other digits.
+def digit_pairs(image_size: int | None = None, clutter: Clutter = CLUTTER) -> Data:
+    """Two of scikit-learn's handwritten digits side by side among pieces of others: 00 to 99.
 
-    After Mnih et al. 2014, "Recurrent Models of Visual Attention", section 4.1. The images are
-    the same at every call. Train, validation and test have digits of their own, and the pieces in
-    their images are of these; every digit is drawn several times.
+    After the cluttered digits of Mnih et al. 2014, "Recurrent Models of Visual Attention", section
+    4.1. A hundred classes need width, so that a network that is pruned badly is seen to be worse.
+    The images are the same at every call. Train, validation and test have digits of their own, and
+    the pieces in their images are of these.
     """
     from sklearn.datasets import load_digits  # type: ignore[import-untyped,unused-ignore]
 
@@ -106,46 +108,59 @@ def cluttered_digits(image_size: int | None = None, clutter: Clutter = CLUTTER) 
     images = torch.from_numpy(digits.images).float().div(16).unsqueeze(1)  # [N, 1, 8, 8]
     pixels = ArrayPixels(images, tuple(int(label) for label in digits.target))
     draw = torch.Generator().manual_seed(_IMAGES_SEED)
-    parts = zip(sixty_twenty_twenty(pixels.labels), _DRAWN, strict=True)
+    parts = zip(sixty_twenty_twenty(pixels.labels), _IMAGES, strict=True)
     splits = [
-        _among_fragments(pixels.subset(list(part) * times), image_size or SIZE, clutter, draw)
-        for part, times in parts
+        _pairs(pixels.subset(list(part)), count, image_size or SIZE, clutter, draw)
+        for part, count in parts
     ]
     return make_data(
         splits,
         augment=_as_it_is,
         evaluate=_as_it_is,
-        classes=tuple(str(digit) for digit in range(10)),
-        source="hwprune.demo:cluttered_digits",
+        classes=tuple(f"{pair:02d}" for pair in range(100)),
+        source="hwprune.demo:digit_pairs",
     )
 
 
-def _among_fragments(
-    digits: ArrayPixels, size: int, clutter: Clutter, draw: torch.Generator
+def _pairs(
+    digits: ArrayPixels, count: int, size: int, clutter: Clutter, draw: torch.Generator
 ) -> ArrayPixels:
-    """Every digit on a canvas of its own, with pieces of the other digits."""
-    sources = digits.images  # [N, 1, 8, 8]
-    count = len(sources)
-    canvas = _placed(sources, size, clutter, draw)
+    """So many canvases with a digit in either half, and pieces of others anywhere."""
+    labels = torch.tensor(digits.labels)
+    canvas, pair = torch.zeros(count, 1, size, size), torch.zeros(count, dtype=torch.long)
+    for half in (-0.5, 0.5):
+        chosen = torch.randint(len(labels), (count,), generator=draw)
+        across = half + _uniform((-_SPREAD, _SPREAD), count, draw)
+        placed = _placed(digits.images[chosen], size, clutter, draw, across)
+        canvas, pair = torch.maximum(canvas, placed), 10 * pair + labels[chosen]
     for _ in range(clutter.fragments):
-        others = sources[torch.randint(count, (count,), generator=draw)]
-        piece = _placed(others * _windows(count, clutter.window, draw), size, clutter, draw)
-        canvas = torch.maximum(canvas, piece)
+        chosen = torch.randint(len(labels), (count,), generator=draw)
+        pieces = digits.images[chosen] * _windows(count, clutter.window, draw)
+        canvas = torch.maximum(canvas, _placed(pieces, size, clutter, draw))
     contrast = _uniform(clutter.contrast, count, draw)[:, None, None, None]
     paper = torch.rand(count, 1, 1, 1, generator=draw) * (1 - contrast)
     noise = clutter.noise * torch.randn(canvas.shape, generator=draw)
-    return ArrayPixels((paper + contrast * canvas + noise).clamp(0, 1), digits.labels)
+    return ArrayPixels((paper + contrast * canvas + noise).clamp(0, 1), tuple(pair.tolist()))
 
 
-def _placed(images: Tensor, size: int, clutter: Clutter, draw: torch.Generator) -> Tensor:
+def _placed(
+    images: Tensor,
+    size: int,
+    clutter: Clutter,
+    draw: torch.Generator,
+    across: Tensor | None = None,
+) -> Tensor:
     """Images [N, 1, 8, 8] scaled, turned and moved by chance on empty canvases [N, 1, size, size].
 
-    The centres are where the image would lie on the canvas whole if it were not turned.
+    Centres lie in [-1, 1], where the image would be on the canvas whole if it were not turned;
+    ``across`` [N] says how far to the right, None that chance does.
     """
     count = len(images)
     side = _uniform(clutter.side, count, draw)
     turn = _uniform((-clutter.turn_deg, clutter.turn_deg), count, draw).deg2rad()
     centre = (2 * torch.rand(count, 2, generator=draw) - 1) * (1 - side)[:, None]
+    if across is not None:
+        centre[:, 0] = across
     rotation = torch.stack([turn.cos(), turn.sin(), -turn.sin(), turn.cos()], 1).view(-1, 2, 2)
     linear = rotation / side[:, None, None]  # from the canvas to the image
     move = -linear @ centre[:, :, None]

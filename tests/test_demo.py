@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import torch
+from sklearn.datasets import load_digits
 from torch import Tensor
 
+from hwprune import demo
 from hwprune.data import Data, load_data
-from hwprune.demo import Clutter, cluttered_digits, cluttered_digits_resnet
+from hwprune.demo import Clutter, digit_pairs, digit_pairs_resnet
+from hwprune.images.indices import sixty_twenty_twenty
 
 
 def images(data: Data) -> dict[str, Tensor]:
@@ -23,33 +26,35 @@ def contents(batch: Tensor) -> set[bytes]:
     return {image.numpy().tobytes() for image in batch}
 
 
-def test_cluttered_digits_are_the_same_at_every_call_and_no_image_is_there_twice() -> None:
-    data = load_data("hwprune.demo:cluttered_digits", seed=3)
-    found, again = images(data), images(cluttered_digits())
+def test_pairs_are_the_same_at_every_call_and_no_image_is_there_twice() -> None:
+    data = load_data("hwprune.demo:digit_pairs", seed=3)
+    found, again = images(data), images(digit_pairs())
     assert all(torch.equal(found[name], again[name]) for name in found)
-    assert [len(batch) for batch in found.values()] == [4 * 1078, 2 * 360, 4 * 359]
+    assert [len(batch) for batch in found.values()] == [8000, 800, 2000]
     every = torch.cat(list(found.values()))
     assert len(contents(every)) == len(every)
     assert every.min() >= 0 and every.max() <= 1
     with torch.no_grad():
-        assert cluttered_digits_resnet()(every[:2]).shape == (2, 10)
+        assert digit_pairs_resnet()(every[:2]).shape == (2, 100)
 
 
-def test_splits_share_no_digit_and_pieces_come_from_the_split() -> None:
-    """Digits that fill the canvas, upright and clean, are scikit-learn's own."""
-    clean = Clutter((1.0, 1.0), 0.0, 0, 3, (1.0, 1.0), 0.0)
-    own = {name: contents(batch) for name, batch in images(cluttered_digits(8, clean)).items()}
-    assert sum(map(len, own.values())) == len(set().union(*own.values())) == 1797
-    # A piece of the full size is another whole digit over an empty one: both are of the split.
-    pieces = Clutter((1.0, 1.0), 0.0, 1, 8, (1.0, 1.0), 0.0)
-    digits = cluttered_digits(8, clean)
-    for name, batch in images(cluttered_digits(8, pieces)).items():
-        alone = images(digits)[name].unique(dim=0)
-        for seen, below in zip(batch[:20], images(digits)[name][:20], strict=True):
-            assert any(torch.equal(torch.maximum(below, other), seen) for other in alone)
+def test_the_halves_of_a_clean_pair_are_digits_of_its_class_and_of_its_split(monkeypatch) -> None:
+    """Upright, of half the canvas, they move up and down alone: sums over rows stay the same."""
+    monkeypatch.setattr(demo, "_SPREAD", 0.0)
+    data = digit_pairs(16, Clutter((0.5, 0.5), 0.0, 0, 3, (1.0, 1.0), 0.0))
+    digits = load_digits()
+    sums = torch.from_numpy(digits.images).float().div(16).sum(1)  # [N, 8]
+    parts = sixty_twenty_twenty(tuple(map(int, digits.target)))
+    for split, part in zip((data.calibration, data.validation, data.test), parts, strict=True):
+        assert split is not None
+        for index in range(100):
+            image, label = split[index]
+            for half, digit in ((image[0, :, :8], label // 10), (image[0, :, 8:], label % 10)):
+                like = [i for i in part if (sums[i] - half.sum(0)).abs().max() < 1e-3]
+                assert digit in digits.target[like]
 
 
-def test_cluttered_digits_have_a_size_that_is_asked_for() -> None:
-    data = load_data("hwprune.demo:cluttered_digits", image_size=20)
+def test_pairs_have_a_size_that_is_asked_for() -> None:
+    data = load_data("hwprune.demo:digit_pairs", image_size=20)
     assert data.image_shape == (1, 20, 20)
     assert data.lint() == []
