@@ -122,7 +122,7 @@ def test_a_run_becomes_engines_of_its_files(copied: Path) -> None:
 
 def test_a_run_is_compared_with_its_dense_network(finished: Path, tmp_path: Path) -> None:
     main(["compare", str(finished), "--references", "", "--target", "fake:step=8",
-          "--out", str(tmp_path)])  # fmt: skip
+          "--seconds", "0", "--out", str(tmp_path)])  # fmt: skip
     dense, pruned = Comparison.load(tmp_path / "compare.json").entries
     verified = json.loads((finished / "verify.json").read_text())
     assert (dense.name, pruned.name) == ("demo dense", "demo")
