@@ -18,6 +18,7 @@ from hwprune.targets import Target
 
 COMPARISON_VERSION = 1
 MOMENTS = 6  # at which networks are measured, to tell what another minute may show
+ROUNDS = 100  # turns of each network at each of them, at most
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,8 @@ def compare(
         )
     runs = [run for _, run in ready]
     moments = [
-        interleave(runs, seconds=seconds / MOMENTS, statistic=statistic) for _ in range(MOMENTS)
+        interleave(runs, rounds=ROUNDS, seconds=seconds / MOMENTS, statistic=statistic)
+        for _ in range(MOMENTS)
     ]
     entries = [
         _entry(contender, batch, own)

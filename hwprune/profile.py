@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ def profile(
     target: str | Target = "onnxruntime-cpu",
     *,
     graph: ChannelGraph | None = None,
-    path: Path | None = None,
+    path: str | PathLike[str] | None = None,
     renew: bool = False,
     effort: Effort | None = None,
     progress: Progress | None = None,
@@ -52,4 +53,5 @@ def profile(
     device = load_target(target) if isinstance(target, str) else target
     graph = graph or trace(model, example_inputs)
     networks = planned_networks(device.takes, model, example_inputs, graph)
-    return fill(graph, networks, device, path=path, renew=renew, effort=effort, progress=progress)
+    file = None if path is None else Path(path)
+    return fill(graph, networks, device, path=file, renew=renew, effort=effort, progress=progress)

@@ -21,7 +21,7 @@ from test_targets import EXAMPLE, Small
 
 from hwprune.cli import main
 from hwprune.compare import Comparison, compare, laid_together
-from hwprune.contenders import PUBLISHED, Contender, _published, of_paths, references
+from hwprune.contenders import PUBLISHED, Contender, Verified, _published, of_paths, references
 from hwprune.demo import digits_resnet
 from hwprune.errors import EngineError, InputError
 from hwprune.graph import ChannelGraph
@@ -83,6 +83,21 @@ def test_entries_are_what_the_device_takes(small: Contender) -> None:
     assert one.images_per_second == pytest.approx(4e3 / run, rel=1e-3)
     assert (one.macs, one.params) == (small.size.macs, small.size.params)
     assert found.environment == device.environment() and not found.missing
+
+
+def test_what_changed_since_a_run_has_verified_its_network_is_said(small: Contender) -> None:
+    device = FakeTarget(8)
+    ms = device.load(small.at(1, "onnx")).run_ms()
+
+    def doubts(ratio: float, error: float, target: str = device.name) -> tuple[str, ...]:
+        verified = Verified(target, "small", ms / 2, ratio, error)
+        pruned = replace(small, name="pruned", dense=False, verified=verified)
+        return compare([small, pruned], device, 1, seconds=0).warnings
+
+    assert doubts(1.0, 0.01) == doubts(0.6, 0.7) == doubts(0.6, 0.01, "another") == ()
+    (doubt,) = doubts(0.6, 0.01)
+    assert "pruned at 1: 1.000 ± " in doubt and "0.600 ± 0.006 when it was verified" in doubt
+    assert f"took {ms / 2:.3f} ms then and takes {ms:.3f} ms now" in doubt
 
 
 def test_what_cannot_be_measured_is_said(small: Contender) -> None:
