@@ -120,9 +120,9 @@ def _summary(run: Run) -> str:
     if "baselines" not in run.steps and (run.recipe.get("control") or run.recipe.get("uniform")):
         table += _missing(run, "baselines")
     return table + _note(
-        "Accuracy ± one standard error over the images (binomial). Latency is the third "
-        "percentile of samples of the two networks taken in turn; IQR is the distance between "
-        "quartiles."
+        "Accuracy ± one standard error over the images (binomial). The two networks ran by turns "
+        "at several moments; IQR is the distance between quartiles of their runs. Another minute's "
+        "ratio lies within ± of this one with 95 % probability."
     )
 
 
