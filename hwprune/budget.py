@@ -224,7 +224,7 @@ def fit_budget(
         best,
         rounds=tuple(bench.turns),
         room=bench.room(best),
-        spread=bench.spread(best),
+        spread=bench.spread(),
         remark=remark,
     )
 
@@ -336,7 +336,7 @@ class _Bench:
         """What of the budget a latency uses."""
         return latency_ms / (self.budget.share_of(dense_ms) * dense_ms)
 
-    def spread(self, best: FittedPlan | None = None) -> Spread:
+    def spread(self) -> Spread:
         """How far ratios move between moments, by the profile and by what was measured twice."""
         series = [each.rounds for each in self.tried if len(each.rounds) > 1]
         seen = [[Seen(t.share, t.error) for t in turns if t.calm] for turns in series]
