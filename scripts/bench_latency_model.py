@@ -120,7 +120,8 @@ def _rounded(values: Iterable[float]) -> list[float]:
 def _tables(rows: list[dict[str, Any]]) -> str:
     """Markdown: for every device and runtime a line for each network."""
     columns = ("network", "dense", "ratios", "median", "95 %", "worst", "one factor left out",
-               "by MACs: median", "worst", "kernel times", "table", "profiles (beside slow probes)", "known to")  # fmt: skip
+               "by MACs: median", "worst", "kernel times", "table",
+               "profiles (beside slow probes)", "known to")  # fmt: skip
     head = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     parts: dict[str, list[str]] = {}
     for row in rows:
