@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from hwprune.errors import InputError
-
-from .engine_file import EngineFacts
-from .latency import read_onnx
+from hwprune.onnx_graph.read import read_onnx
+from hwprune.targets.tensorrt.engine_file import EngineFacts
 
 IMAGES = "images.npy"  # some of a run's test images, for machines that have no data
 LABELS = "labels.npy"  # their classes

@@ -11,10 +11,10 @@ import onnx
 from numpy.typing import NDArray
 
 from hwprune.errors import InputError
-from hwprune.targets.tensorrt_engine import Engine
+from hwprune.onnx_graph.session import session_of
+from hwprune.targets.tensorrt.engine import Engine
 
-from .depart import Departure, Outputs, first_departure, relative_error
-from .session import session_of
+from .first_mismatch import Departure, Outputs, first_departure, relative_error
 from .tolerance import TOLERANCES
 
 

@@ -13,17 +13,17 @@ import onnx
 from rich.console import Console
 
 from hwprune.errors import InputError
-from hwprune.files import write_atomically, write_text
 from hwprune.graph import ChannelGraph
 from hwprune.latency.effort import Effort
 from hwprune.latency.fill import fill
 from hwprune.latency.sampling import all_widths
-from hwprune.pages.progress import profile_progress
-from hwprune.pages.show import profile_summary
-from hwprune.plain import restore
+from hwprune.latency.table import LatencyTable
 from hwprune.recipe import Recipe
-from hwprune.table import LatencyTable
-from hwprune.targets import load_target, need_files
+from hwprune.reporting.progress import profile_progress
+from hwprune.reporting.terminal import profile_summary
+from hwprune.storage.atomic_files import write_atomically, write_text
+from hwprune.storage.from_json import restore
+from hwprune.targets.registry import load_target, need_files
 
 from .resize import keep_first, resize
 

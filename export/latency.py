@@ -14,9 +14,10 @@ from hwprune.latency.effort import Effort
 from hwprune.latency.measure import CLOCKS
 from hwprune.latency.pair import Pair, measure_pair
 from hwprune.latency.spread import Spread
-from hwprune.targets import Loadable, Target, load_target, need_files
-
-from .batch import batch_in
+from hwprune.onnx_graph.batch import batch_in
+from hwprune.onnx_graph.read import read_onnx
+from hwprune.targets.base import Loadable, Target
+from hwprune.targets.registry import load_target, need_files
 
 
 def measure_files(
@@ -100,22 +101,3 @@ def latency_misses(pair: Pair | None, budget_ratio: float | None) -> list[Hwprun
             "with --measure thorough."
         )
     ]
-
-
-def read_onnx(path: Path) -> onnx.ModelProto:
-    """Read and check an ONNX file.
-
-    Raises:
-        InputError: it is missing or no valid ONNX model.
-    """
-    try:
-        model = onnx.load(str(path))
-        onnx.checker.check_model(model, full_check=True)
-    except FileNotFoundError as error:
-        raise InputError(f"No ONNX file at {path}; make it with `hwprune export`.") from error
-    except Exception as error:  # protobuf and the checker raise kinds of their own
-        raise InputError(
-            f"{path} is no valid ONNX model: {str(error).splitlines()[0]}. Make it again with "
-            "`hwprune export`."
-        ) from error
-    return model

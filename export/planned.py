@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from hwprune.graph import Branch, ChannelGraph
 from hwprune.latency.fill import Networks
-from hwprune.modes import evaluating
+from hwprune.model_state import evaluating
+from hwprune.onnx_graph.run import outputs_of, session_of
 from hwprune.plan import Plan
-from hwprune.prune import prune
-from hwprune.targets import Form, TorchNetwork
-from hwprune.tracing.oracle import output_tensors, relative_difference
+from hwprune.pruning.oracle import output_tensors, relative_difference
+from hwprune.pruning.prune import prune
+from hwprune.targets.base import Form, TorchNetwork
 
 from .resize import keep_first, resize
-from .run import outputs_of, session_of
 from .to_onnx import to_onnx
 from .without_branches import without_branches
 

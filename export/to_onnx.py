@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from hwprune.errors import TraceError
-from hwprune.files import write_atomically
-from hwprune.modes import evaluating
+from hwprune.model_state import evaluating
+from hwprune.onnx_graph.clean_up import plain_reshapes, without_zeros
+from hwprune.storage.atomic_files import write_atomically
 
 from .keep_names import keep_names, uses_by_place
-from .tidy import plain_reshapes, without_zeros
 
 
 def to_onnx(

@@ -10,16 +10,17 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from hwprune.errors import AccuracyMiss, HwpruneError, OutputMismatch
-from hwprune.evaluate import Accuracy, accuracy, predictions
 from hwprune.latency.budget import Budget
 from hwprune.latency.effort import Effort
 from hwprune.latency.pair import Pair
 from hwprune.latency.spread import Spread
-from hwprune.precision import precision_of
-from hwprune.targets import Loadable, Target, TorchNetwork
+from hwprune.onnx_graph.precision import precision_of
+from hwprune.onnx_graph.read import read_onnx
+from hwprune.onnx_graph.run import onnx_runner
+from hwprune.targets.base import Loadable, Target, TorchNetwork
+from hwprune.training.evaluate import Accuracy, accuracy, predictions
 
-from .latency import latency_misses, read_onnx, side_by_side
-from .run import onnx_runner
+from .latency import latency_misses, side_by_side
 from .tolerance import TOLERANCES
 
 

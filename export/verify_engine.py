@@ -17,30 +17,24 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from hwprune.budget import Budget
-from hwprune.errors import (
-    AccuracyMiss,
-    HwpruneError,
-    InputError,
-    LatencyMiss,
-    OutputMismatch,
-)
-from hwprune.files import write_text
+from hwprune.errors import AccuracyMiss, HwpruneError, InputError, LatencyMiss, OutputMismatch
+from hwprune.latency.budget import Budget
 from hwprune.latency.measure import Measurement, interleave
-from hwprune.targets import Timed
-from hwprune.targets.cuda import first_gpu
-from hwprune.targets.driver import gpu_here
-from hwprune.targets.nvidia import gpu_state
-from hwprune.targets.tensorrt_engine import Engine
-from hwprune.targets.tensorrt_flavour import Flavour, load_flavour
-from hwprune.tensorrt_precision import for_tensorrt
+from hwprune.onnx_graph.tensorrt_precision import for_tensorrt
+from hwprune.storage.atomic_files import write_text
+from hwprune.targets.base import Timed
+from hwprune.targets.cuda.driver import gpu_here
+from hwprune.targets.cuda.interface import first_gpu
+from hwprune.targets.cuda.nvidia import gpu_state
+from hwprune.targets.tensorrt.build import build_engine
+from hwprune.targets.tensorrt.build_options import EngineOptions
+from hwprune.targets.tensorrt.engine import Engine
+from hwprune.targets.tensorrt.engine_file import EngineFacts, read_engine
+from hwprune.targets.tensorrt.flavour import Flavour, load_flavour
 
-from .depart import Departure
 from .engine_beside import EngineFiles, images_of, model_of
-from .engine_file import EngineFacts, read_engine
 from .engine_numbers import Numbers, classes, numbers, right_classes
-from .engine_options import EngineOptions
-from .to_tensorrt import build_engine
+from .first_mismatch import Departure
 from .tolerance import TOLERANCES
 
 TIMES = ("run_ms", "transfers_ms", "enqueue_ms")  # methods of an engine; the last is wall time

@@ -11,8 +11,7 @@ import onnx
 
 from hwprune.errors import HwpruneError
 from hwprune.graph import Branch, ChannelGraph
-
-from .tidy import without_zeros
+from hwprune.onnx_graph.clean_up import without_zeros
 
 
 def without_branches(

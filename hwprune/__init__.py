@@ -7,32 +7,33 @@ from importlib.util import find_spec
 
 from hwprune import _checkout as _checkout
 from hwprune.graph import ChannelGraph, Channels, Group, Layer, Slice
+from hwprune.latency.table import LatencyTable
 from hwprune.plan import Plan
 from hwprune.recipe import Recipe
-from hwprune.table import LatencyTable
+from hwprune.version import __version__ as __version__
 
 if find_spec("torch") is not None:
-    from hwprune.budget import Budget, fit_budget
-    from hwprune.checkpoint import load, save
-    from hwprune.explain import explain
-    from hwprune.importance.reconstruct import features
-    from hwprune.job import Job
-    from hwprune.prepare import prepare
-    from hwprune.profile import profile
-    from hwprune.prune import prune
-    from hwprune.score import score, score_branches
-    from hwprune.slimming.deadline import Deadline
-    from hwprune.slimming.in_place import InPlace
-    from hwprune.slimming.nested import NestedPlan, Wanted, nested
-    from hwprune.slimming.slim import SlimNetwork, make_slim
-    from hwprune.slimming.slim_file import load_slim, save_slim
-    from hwprune.solve import cheapest, pareto, solve
-    from hwprune.steps import run
-    from hwprune.trace import trace
-    from hwprune.train import Teaching, Training, finetune
-    from hwprune.training.distill import Distillation
-
-__version__ = "0.1.0"
+    from hwprune.importance.branches import score_branches
+    from hwprune.importance.score import score
+    from hwprune.latency.budget import Budget
+    from hwprune.pipeline.profile import profile
+    from hwprune.pipeline.run_context import Job
+    from hwprune.pipeline.runner import run
+    from hwprune.pruning.checkpoint import load, save
+    from hwprune.pruning.prepare import prepare
+    from hwprune.pruning.prune import prune
+    from hwprune.pruning.reconstruct import features
+    from hwprune.slimmable.deadline import Deadline
+    from hwprune.slimmable.file import load_slim, save_slim
+    from hwprune.slimmable.joint_training import InPlace
+    from hwprune.slimmable.nested_plans import NestedPlan, Wanted, nested
+    from hwprune.slimmable.network import SlimNetwork, make_slim
+    from hwprune.solver.closed_loop import fit_budget
+    from hwprune.solver.explain import explain
+    from hwprune.solver.solve import cheapest, pareto, solve
+    from hwprune.tracing.trace import trace
+    from hwprune.training.distillation_loss import Distillation
+    from hwprune.training.finetune import Teaching, Training, finetune
 
 __all__ = [
     "Budget",

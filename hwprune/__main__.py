@@ -1,5 +1,5 @@
 """``python -m hwprune`` is the ``hwprune`` command."""
 
-from hwprune.cli import main
+from hwprune.cli.main import main
 
 main()

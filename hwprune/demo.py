@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hwprune.data import ArrayPixels, Data, make_data
-from hwprune.images.indices import sixty_twenty_twenty
+from hwprune.data.datasets import ArrayPixels, Data, make_data
+from hwprune.data.splits import sixty_twenty_twenty
 
 _IMAGES_SEED = 0  # the images are part of the data, not of a run
 _IMAGES = (8000, 800, 2000)  # of train, validation and test

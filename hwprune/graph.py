@@ -316,7 +316,7 @@ class ChannelGraph:
         )  # fmt: skip
 
     def held_bytes(self, widths: Mapping[str, int]) -> list[int]:
-        """Bytes of activations that are held while each operator runs (``activations.py``)."""
+        """Bytes of activations that are held while each operator runs (see ``activations``)."""
         gone = {branch.name for branch in self.left_out(widths)}
         change = [0] * (len(self.operators) + 1)
         for each in self.activations:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from hwprune.errors import InputError
-from hwprune.files import write_text
 from hwprune.graph import ChannelGraph
+from hwprune.storage.atomic_files import write_text
 
 PLAN_VERSION = 1
 

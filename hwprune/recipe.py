@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from hwprune.errors import InputError
-from hwprune.files import write_text
+from hwprune.storage.atomic_files import write_text
 
 if sys.version_info >= (3, 11):
     import tomllib

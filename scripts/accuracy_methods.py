@@ -18,20 +18,20 @@ import torch
 from hwprune.export.to_onnx import to_onnx
 from torch import Tensor, nn
 
-from hwprune import baselines
-from hwprune.choose import before_last_round, importance_of, limits_of, student_of
 from hwprune.errors import BudgetError
-from hwprune.evaluate import reestimate_norms
-from hwprune.job import Job
-from hwprune.knapsack.offered import width_options
-from hwprune.knapsack.worth import best_channels
+from hwprune.importance.score import score
 from hwprune.latency.measure import at_moments, together
+from hwprune.pipeline.choose import before_last_round, importance_of, limits_of, student_of
+from hwprune.pipeline.run_context import Job
 from hwprune.plan import Plan
-from hwprune.prepare import prepare
-from hwprune.score import score
-from hwprune.solve import solve
-from hwprune.targets import Loadable, Runnable
-from hwprune.training.distill import Distillation
+from hwprune.pruning.batch_norm import reestimate_norms
+from hwprune.pruning.prepare import prepare
+from hwprune.solver import baselines
+from hwprune.solver.objective import best_channels
+from hwprune.solver.solve import solve
+from hwprune.solver.width_options import width_options
+from hwprune.targets.base import Loadable, Runnable
+from hwprune.training.distillation_loss import Distillation
 
 LEAST = 0.98  # of the budget, as measured: the search stops above this, or at its last probe
 AIM = 0.99  # of the budget

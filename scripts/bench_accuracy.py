@@ -46,13 +46,13 @@ from torch import Tensor
 from trained_networks import job_of, make_dense, of_recipe
 
 from hwprune.errors import BudgetError
-from hwprune.evaluate import evaluate
-from hwprune.files import write_atomically, write_text
-from hwprune.job import Job
 from hwprune.latency.measure import interleave
+from hwprune.pipeline.run_context import Job
 from hwprune.plan import Plan
 from hwprune.recipe import Recipe
-from hwprune.train import Teaching, Training, finetune
+from hwprune.storage.atomic_files import write_atomically, write_text
+from hwprune.training.evaluate import evaluate
+from hwprune.training.finetune import Teaching, Training, finetune
 
 ROOT = Path(__file__).resolve().parents[1]
 SETS = {

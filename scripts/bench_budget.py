@@ -23,10 +23,11 @@ from rich.console import Console
 from rich.table import Table
 
 import hwprune
-from hwprune.budget import Budget, fit_budget
 from hwprune.errors import BudgetError
-from hwprune.models import build_model
-from hwprune.targets import load_target
+from hwprune.latency.budget import Budget
+from hwprune.models.build import build_model
+from hwprune.solver.closed_loop import fit_budget
+from hwprune.targets.registry import load_target
 
 NEAR = 0.96  # of a budget: what a closed loop should use of it at least
 BUDGETS = ("0.5x", "0.6x", "0.7x", "0.8x")

@@ -24,12 +24,12 @@ import torch
 from results_file import append_row, read_rows
 from rich.console import Console
 
-from hwprune.baseline_steps import train_control
 from hwprune.errors import HwpruneError
-from hwprune.job import Job
+from hwprune.pipeline.baseline_steps import train_control
+from hwprune.pipeline.run_context import Job
+from hwprune.pipeline.steps import STEPS
+from hwprune.pipeline.train_steps import finetune_step, train_dense_step
 from hwprune.recipe import Recipe
-from hwprune.steps import STEPS
-from hwprune.train_steps import finetune_step, train_dense_step
 
 
 def main() -> None:

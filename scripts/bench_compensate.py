@@ -23,13 +23,14 @@ from typing import Any
 from results_file import append_row, read_rows
 from trained_networks import job_of, make_dense, of_recipe
 
-from hwprune.choose import predicted_plan
-from hwprune.evaluate import evaluate
-from hwprune.importance.compensate import compensate
+from hwprune.importance.calibration_loss import loss_before_training
 from hwprune.importance.importance import Importance
-from hwprune.job import Job
-from hwprune.prepare import loss_before_training, prepare
-from hwprune.score import score
+from hwprune.importance.layer_compensation import compensate
+from hwprune.importance.score import score
+from hwprune.pipeline.choose import predicted_plan
+from hwprune.pipeline.run_context import Job
+from hwprune.pruning.prepare import prepare
+from hwprune.training.evaluate import evaluate
 
 ROOT = Path(__file__).resolve().parents[1]
 BUDGETS = {"resnet20": 0.8, "resnet56": 0.8}  # of the dense latency; others 0.5

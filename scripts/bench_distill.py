@@ -23,10 +23,10 @@ from rich.console import Console
 from rich.table import Table
 
 import hwprune
-from hwprune.data import ArrayPixels, Data, make_data
-from hwprune.models import build_model
-from hwprune.train import Run, Teaching, Training
-from hwprune.training.distill import Distillation
+from hwprune.data.datasets import ArrayPixels, Data, make_data
+from hwprune.models.build import build_model
+from hwprune.training.distillation_loss import Distillation
+from hwprune.training.finetune import Run, Teaching, Training
 
 KINDS = {
     "plain": None,

@@ -24,7 +24,6 @@ from typing import Any, TypeAlias
 import numpy as np
 import onnx
 import torch
-from hwprune.export.run import outputs_of, session_of
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from results_file import append_row, read_rows
@@ -32,9 +31,11 @@ from rich.console import Console
 from rich.table import Table
 
 from hwprune.latency.measure import Measurement, interleave, ratio_error
-from hwprune.targets import Runnable, Target, load_target
+from hwprune.onnx_graph.run import outputs_of, session_of
+from hwprune.pruning.oracle import relative_difference
+from hwprune.targets.base import Runnable, Target
 from hwprune.targets.openvino_cpu import OpenVinoCpu
-from hwprune.tracing.oracle import relative_difference
+from hwprune.targets.registry import load_target
 
 ROOT = Path(__file__).resolve().parents[1]
 Array: TypeAlias = NDArray[Any]

@@ -29,8 +29,8 @@ from results_file import append_row, made_on, read_rows, redraw
 import hwprune
 from hwprune.latency.measure import calm_ones, interleave, together
 from hwprune.latency.sampling import held_out_widths
-from hwprune.models import build_model
-from hwprune.targets import load_target
+from hwprune.models.build import build_model
+from hwprune.targets.registry import load_target
 
 ROOT = Path(__file__).resolve().parents[1]
 NETWORKS = {

@@ -37,14 +37,16 @@ from rich.console import Console
 from rich.table import Table
 
 import hwprune
-from hwprune.budget import FittedPlan, fit_budget
 from hwprune.errors import BudgetError
 from hwprune.latency.budget import Budget
 from hwprune.latency.effort import Effort
 from hwprune.latency.fill import Networks, fill
 from hwprune.latency.pair import Pair, measure_pair
-from hwprune.models import build_model
-from hwprune.targets import Target, load_target
+from hwprune.models.build import build_model
+from hwprune.solver.closed_loop import fit_budget
+from hwprune.solver.fitted_plan import FittedPlan
+from hwprune.targets.base import Target
+from hwprune.targets.registry import load_target
 
 ROOT = Path(__file__).resolve().parents[1]
 LOOP = "while True: pass"

@@ -38,21 +38,24 @@ from rich.console import Console
 from slim_table import draw, tables
 from trained_networks import CIFAR, job_of, make_dense, of_recipe
 
-from hwprune import baselines
-from hwprune.budget import Budget, FittedPlan
 from hwprune.errors import BudgetError, HwpruneError, NotMeasured
-from hwprune.job import SLIM_FACTS, Job
+from hwprune.importance.score import score
+from hwprune.latency.budget import Budget
+from hwprune.pipeline.run_context import Job
+from hwprune.pipeline.runner import run
+from hwprune.pipeline.slim_run import Asked, SlimRun, slim_run
+from hwprune.pipeline.slim_steps import TRAINED as SLIM_FILE
+from hwprune.pipeline.slim_steps import is_slim, make_pruned, run_slim, train_slim
+from hwprune.pipeline.steps import profile_step
+from hwprune.pipeline.train_steps import finetune_step
 from hwprune.plan import Plan
 from hwprune.recipe import Recipe
-from hwprune.score import score
-from hwprune.slimming.in_place import InPlace
-from hwprune.slimming.nested import NestedPlan
-from hwprune.slimming.slim_file import load_slim
-from hwprune.slimming.slim_run import Asked, SlimRun, slim_run
-from hwprune.slimming.slim_steps import TRAINED as SLIM_FILE
-from hwprune.slimming.slim_steps import is_slim, make_pruned, run_slim, train_slim
-from hwprune.steps import profile_step, run
-from hwprune.train_steps import finetune_step
+from hwprune.reporting.facts import SLIM_FACTS
+from hwprune.slimmable.file import load_slim
+from hwprune.slimmable.joint_training import InPlace
+from hwprune.slimmable.nested_plans import NestedPlan
+from hwprune.solver import baselines
+from hwprune.solver.fitted_plan import FittedPlan
 
 ROOT = Path(__file__).resolve().parents[1]
 BUDGETS = {

@@ -25,11 +25,11 @@ from rich.console import Console
 from rich.table import Table
 
 import hwprune
-from hwprune.baselines import BASELINES
 from hwprune.errors import BudgetError
-from hwprune.models import build_model
+from hwprune.models.build import build_model
 from hwprune.plan import Plan
-from hwprune.solve import solve
+from hwprune.solver.baselines import BASELINES
+from hwprune.solver.solve import solve
 
 NETWORKS = (
     "torchvision:mobilenet_v2", "torchvision:efficientnet_b0", "torchvision:regnet_y_400mf",

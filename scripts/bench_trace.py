@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 import hwprune
-from hwprune.models import build_model
+from hwprune.models.build import build_model
 from hwprune.tracing.capture import capture
 
 NETWORKS = (

@@ -24,8 +24,8 @@ from torch import Tensor
 from torchvision import models
 
 import hwprune
-from hwprune.slimming.arrange import find_arrangement
-from hwprune.slimming.deadline import Deadline
+from hwprune.slimmable.channel_order import find_arrangement
+from hwprune.slimmable.deadline import Deadline
 
 SHARES = (1.0, 0.8, 0.6, 0.4, 0.25)
 

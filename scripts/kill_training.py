@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 import hwprune
-from hwprune.data import load_data
+from hwprune.data.datasets import load_data
 
 STEPS_BETWEEN = 2  # checkpoints
 

@@ -26,13 +26,13 @@ from torch import Tensor
 
 import hwprune
 from hwprune.graph import Branch, ChannelGraph, Channels, Group, Layer, Slice
-from hwprune.knapsack.cost import Cost, WidthOptions, latency_cost
-from hwprune.knapsack.limits import Limit
-from hwprune.knapsack.offered import to_choose, width_options
-from hwprune.knapsack.optimum import best_widths
-from hwprune.score import score
-from hwprune.solve import cheapest, solve
-from hwprune.table import LatencyTable
+from hwprune.importance.score import score
+from hwprune.latency.table import LatencyTable
+from hwprune.solver.constraints import Limit
+from hwprune.solver.cost import Cost, WidthOptions, latency_cost
+from hwprune.solver.optimum import best_widths
+from hwprune.solver.solve import cheapest, solve
+from hwprune.solver.width_options import to_choose, width_options
 
 OUT_OF_REACH_MS = 1e3  # of a body wider than its stage
 LEAST = 0.125  # of every width

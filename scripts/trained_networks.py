@@ -9,11 +9,11 @@ from typing import Any
 from accuracy_methods import OFFERED
 from rich.console import Console
 
-from hwprune.job import Job
 from hwprune.latency.fill import fill
+from hwprune.pipeline.run_context import Job
+from hwprune.pipeline.steps import trace_step
+from hwprune.pipeline.train_steps import train_dense_step
 from hwprune.recipe import Recipe
-from hwprune.steps import trace_step
-from hwprune.train_steps import train_dense_step
 
 CIFAR = Path(__file__).resolve().parents[1] / "tests" / "cifar_resnet.py"
 

@@ -29,7 +29,6 @@ from typing import Any
 
 import torch
 import torchvision
-from hwprune.export.run import onnx_runner
 from hwprune.export.to_onnx import to_onnx
 from results_file import append_row, read_rows
 from rich.console import Console
@@ -39,8 +38,9 @@ from torch import Tensor, nn
 import hwprune
 from hwprune.errors import HwpruneError, TraceError
 from hwprune.graph import ChannelGraph
-from hwprune.models import build_model
-from hwprune.tracing.oracle import oracle_error, output_tensors, relative_difference
+from hwprune.models.build import build_model
+from hwprune.onnx_graph.run import onnx_runner
+from hwprune.pruning.oracle import oracle_error, output_tensors, relative_difference
 
 TOLERANCE = 1e-4
 MOST_PARAMETERS = 100e6  # larger networks add minutes, not operators

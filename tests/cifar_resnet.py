@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.io import decode_jpeg
 
-from hwprune.data import (
+from hwprune.data.datasets import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     ArrayPixels,

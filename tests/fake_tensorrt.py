@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import onnx
-from hwprune.export.run import session_of
 
-from hwprune.targets.tensorrt_flavour import Flavour
+from hwprune.onnx_graph.run import session_of
+from hwprune.targets.tensorrt.flavour import Flavour
 
 MOST_IMAGES = 32  # that an engine with an open batch takes
 

@@ -9,18 +9,11 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
-from hwprune.graph import (
-    Activation,
-    Branch,
-    ChannelGraph,
-    Channels,
-    Group,
-    Layer,
-    ParameterShape,
-)
-from hwprune.knapsack.offered import width_options
+from hwprune.graph import Activation, Branch, ChannelGraph, Channels, Group, Layer, ParameterShape
 from hwprune.latency.kernels import Kernel
-from hwprune.table import LatencyTable, Network, Sample
+from hwprune.latency.samples import Network, Sample
+from hwprune.latency.table import LatencyTable
+from hwprune.solver.width_options import width_options
 
 STEP = 4
 BUDGETS = ("budget_ms", "max_macs", "max_params", "max_activation_bytes")

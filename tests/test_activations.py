@@ -14,7 +14,7 @@ from torch.fx import Interpreter, Node
 from torch.utils._pytree import tree_leaves
 
 import hwprune
-from hwprune.models import build_model
+from hwprune.models.build import build_model
 from hwprune.plan import Plan
 from hwprune.tracing.capture import capture
 

@@ -15,8 +15,8 @@ from torchvision import models
 import hwprune
 from hwprune.errors import InputError
 from hwprune.graph import ChannelGraph, Group, Slice
-from hwprune.slimming.arrange import arrange, find_arrangement, importance_order
-from hwprune.tracing.oracle import output_tensors, relative_difference
+from hwprune.pruning.oracle import output_tensors, relative_difference
+from hwprune.slimmable.channel_order import arrange, find_arrangement, importance_order
 
 SMALL = (
     "plain",

@@ -11,12 +11,12 @@ import pytest
 from safetensors.torch import load_file
 from test_cli import status_of
 
-from hwprune import baseline_steps, train_steps
-from hwprune.baselines import uniform
-from hwprune.cli import main
+from hwprune.cli.main import main
+from hwprune.latency.table import LatencyTable
+from hwprune.pipeline import baseline_steps, train_steps
 from hwprune.plan import Plan
-from hwprune.table import LatencyTable
-from hwprune.train import finetune
+from hwprune.solver.baselines import uniform
+from hwprune.training.finetune import finetune
 
 DEMO = ["--model", "hwprune.demo:digits_resnet", "--data", "digits", "--image-size", "8"]
 QUICK = ["--target", "fake:step=16", "--dense-epochs", "1", "--epochs", "1", "--budget", "0.5x",

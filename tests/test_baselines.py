@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from instances import instance
 
-from hwprune.baselines import BASELINES, _knapsack
 from hwprune.errors import BudgetError
-from hwprune.knapsack.offered import width_options
+from hwprune.solver.baselines import BASELINES, _knapsack
+from hwprune.solver.width_options import width_options
 
 
 @pytest.mark.parametrize("name", BASELINES)

@@ -11,7 +11,6 @@ import pytest
 import torch
 from hwprune.export.planned import PlannedNetworks
 from hwprune.export.resize import keep_first
-from hwprune.export.run import outputs_of, session_of
 from hwprune.export.to_onnx import to_onnx
 from hwprune.export.without_branches import without_branches
 from marks import slow
@@ -19,11 +18,12 @@ from torch import nn
 
 import hwprune
 from hwprune.errors import HwpruneError, InputError
-from hwprune.models import build_model
+from hwprune.models.build import build_model
+from hwprune.onnx_graph.run import outputs_of, session_of
+from hwprune.pipeline.profile import profile
 from hwprune.plan import Plan
-from hwprune.profile import profile
+from hwprune.pruning.oracle import oracle_error, relative_difference
 from hwprune.targets.fake import FakeTarget
-from hwprune.tracing.oracle import oracle_error, relative_difference
 
 IMAGE = torch.zeros(1, 3, 16, 16)
 

@@ -9,11 +9,14 @@ import torch
 from hwprune.export.planned import PlannedNetworks
 from torch import nn
 
-from hwprune.budget import SLACK, Budget, FittedPlan, Limits, _neighbours, fit_budget
 from hwprune.errors import BudgetError, InputError, TableError
-from hwprune.profile import profile
+from hwprune.latency.budget import Budget
+from hwprune.pipeline.profile import profile
+from hwprune.solver.closed_loop import Limits, _neighbours, fit_budget
+from hwprune.solver.fitted_plan import FittedPlan
+from hwprune.solver.loop_bench import SLACK
 from hwprune.targets.fake import FakeTarget
-from hwprune.trace import trace
+from hwprune.tracing.trace import trace
 
 LEAST = 1 - SLACK
 EXAMPLE = torch.zeros(1, 3, 16, 16)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from hwprune.budget_profile import apply_profile, find_profile
 from hwprune.errors import InputError
+from hwprune.pipeline.device_profile import apply_profile, find_profile
 from hwprune.recipe import Recipe
-from hwprune.targets import load_target
+from hwprune.targets.registry import load_target
 
 RECIPE = Recipe.of(model="m", out="runs/x", budget="0.9x", epochs=3)
 

@@ -14,14 +14,14 @@ import torch
 from hwprune.export.planned import planned_networks
 from rich.console import Console
 
-from hwprune.choose import before_last_round, importance_of
-from hwprune.cli import main
-from hwprune.importance.rounds import Partial
-from hwprune.job import Job
+from hwprune.cli.main import main
+from hwprune.importance.iterative import Partial
+from hwprune.pipeline.choose import before_last_round, importance_of
+from hwprune.pipeline.run_context import Job
+from hwprune.pipeline.train_steps import teaching_of
 from hwprune.plan import Plan
 from hwprune.recipe import Recipe
-from hwprune.train import Training, finetune
-from hwprune.train_steps import teaching_of
+from hwprune.training.finetune import Training, finetune
 
 
 def test_one_search_for_compensations_and_one_export_serve_all_budget_profiles(
@@ -29,7 +29,7 @@ def test_one_search_for_compensations_and_one_export_serve_all_budget_profiles(
 ) -> None:
     exports: list[str] = []
     monkeypatch.setattr(
-        "hwprune.job.planned_networks",
+        "hwprune.pipeline.run_context.planned_networks",
         lambda form, *given: exports.append(form) or planned_networks(form, *given),
     )
     for name, budget in (("wide", "0.7x"), ("tight", "0.5x")):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hwprune.cli import main
+from hwprune.cli.main import main
 
 HERE = Path(__file__).parent
 

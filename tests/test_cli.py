@@ -14,18 +14,18 @@ import pytest
 import tiny
 import torch
 from click.testing import CliRunner
-from hwprune.export.engine_file import read_engine
-from hwprune.export.run import onnx_runner
 from safetensors.torch import save_file
 from test_engines import has_rtx
 from tiny import GIVEN, QUICK
 
-from hwprune.cli import commands, main
-from hwprune.compare import Comparison
+from hwprune.cli.main import commands, main
+from hwprune.comparison.measure import Comparison
+from hwprune.importance.score import score
+from hwprune.latency.table import LatencyTable
+from hwprune.onnx_graph.run import onnx_runner
 from hwprune.plan import Plan
-from hwprune.score import score
-from hwprune.table import LatencyTable
 from hwprune.targets.fake import FakeTarget
+from hwprune.targets.tensorrt.engine_file import read_engine
 
 pytestmark = pytest.mark.xdist_group("cli")  # `finished` is a whole run
 
@@ -329,7 +329,8 @@ def test_one_network_for_each_budget_profile_from_one_scoring_pass(
     """One out of reach does not stop the others."""
     passes: list[str] = []
     monkeypatch.setattr(
-        "hwprune.job.score", lambda *a, **k: passes.append("score") or score(*a, **k)
+        "hwprune.pipeline.run_context.score",
+        lambda *a, **k: passes.append("score") or score(*a, **k),
     )
     wide, never, tight = (tmp_path / f"{name}.toml" for name in ("wide", "never", "tight"))
     wide.write_text('target = "fake:step=8"\nbudget = "0.7x"\n')

@@ -11,25 +11,32 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
-from hwprune.export.batch import batch_in, with_batch
-from hwprune.export.run import onnx_runner
-from hwprune.export.size import size_of
 from hwprune.export.to_onnx import save_onnx, to_onnx
 from rich.console import Console
 from test_engines import status_of
 from test_targets import EXAMPLE, Small
 
-from hwprune.cli import main
-from hwprune.compare import Comparison, compare, laid_together
-from hwprune.contenders import PUBLISHED, Contender, Verified, _published, of_paths, references
+from hwprune.cli.main import main
+from hwprune.comparison.measure import Comparison, compare, laid_together
+from hwprune.comparison.networks import (
+    PUBLISHED,
+    Contender,
+    Verified,
+    _published,
+    of_paths,
+    references,
+)
+from hwprune.comparison.render import draw, show
 from hwprune.demo import digits_resnet
 from hwprune.errors import EngineError, InputError
 from hwprune.graph import ChannelGraph
-from hwprune.pages.compare_show import draw, show
-from hwprune.precision import in_precision
-from hwprune.targets import TorchNetwork
+from hwprune.onnx_graph.batch import batch_in, with_batch
+from hwprune.onnx_graph.precision import in_precision
+from hwprune.onnx_graph.run import onnx_runner
+from hwprune.onnx_graph.size import size_of
+from hwprune.targets.base import TorchNetwork
 from hwprune.targets.fake import FakeTarget
-from hwprune.trace import trace
+from hwprune.tracing.trace import trace
 
 
 class Torch(FakeTarget):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hwprune.errors import InputError
-from hwprune.importance.compensate import Compensation, compensate
+from hwprune.importance.layer_compensation import Compensation, compensate
 
 SCORES = {
     "a": torch.tensor([1.0, 2.0, 3.0]),

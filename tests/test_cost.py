@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from hwprune.graph import Channels
-from hwprune.knapsack.cost import Cost, WidthOptions
 from hwprune.latency.surface import Surface
+from hwprune.solver.cost import Cost, WidthOptions
 
 OPTIONS = {"g": [8, 16], "h": [4, 8, 12]}
 G, H = Channels(0, (("g", 1),)), Channels(0, (("h", 1),))

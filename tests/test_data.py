@@ -14,7 +14,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
-from hwprune.data import (
+from hwprune.data.datasets import (
     ArrayPixels,
     Augmented,
     Cache,

@@ -8,7 +8,7 @@ import pytest
 from test_slim import small
 
 from hwprune.errors import InputError
-from hwprune.slimming.deadline import Deadline, widest_within
+from hwprune.slimmable.deadline import Deadline, widest_within
 
 MS = {"wide": 10.0, "half": 6.0, "slim": 2.0}
 

@@ -7,9 +7,9 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 
 from hwprune import demo
-from hwprune.data import Data, load_data
+from hwprune.data.datasets import Data, load_data
+from hwprune.data.splits import sixty_twenty_twenty
 from hwprune.demo import Clutter, digit_pairs, digit_pairs_resnet
-from hwprune.images.indices import sixty_twenty_twenty
 
 
 def images(data: Data) -> dict[str, Tensor]:

@@ -6,13 +6,13 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from hwprune.export.depart import Outputs, Runner, first_departure, relative_error
-from hwprune.export.run import session_of
+from hwprune.export.first_mismatch import Outputs, Runner, first_departure, relative_error
 from hwprune.export.to_onnx import to_onnx
 from onnx import numpy_helper
 from test_targets import EXAMPLE, Small
 
-from hwprune.tensorrt_precision import for_tensorrt
+from hwprune.onnx_graph.run import session_of
+from hwprune.onnx_graph.tensorrt_precision import for_tensorrt
 
 IMAGES = np.random.default_rng(0).standard_normal((1, 3, 8, 8)).astype(np.float32)
 LAYERS = ["stem.0", "inner.0", "depthwise.0", "outer", "head"]

@@ -17,8 +17,8 @@ from instances import (
 from marks import slow
 
 from hwprune.errors import BudgetError, InputError
-from hwprune.knapsack.offered import width_options
-from hwprune.solve import solve
+from hwprune.solver.solve import solve
+from hwprune.solver.width_options import width_options
 
 
 def scored_instance(made: Instance, branch_scores) -> Instance:

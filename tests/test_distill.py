@@ -8,7 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from hwprune.training.distill import OUTPUT, Taps, WidthMaps, inner_loss, sampled, soft_loss
+from hwprune.training.distillation_loss import (
+    OUTPUT,
+    Taps,
+    WidthMaps,
+    inner_loss,
+    sampled,
+    soft_loss,
+)
 
 
 def test_taps_keep_the_outputs_of_named_modules() -> None:

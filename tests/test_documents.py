@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from hwprune.budget_profile import apply_profile
-from hwprune.cli import commands
+from hwprune.cli.main import commands
+from hwprune.pipeline.device_profile import apply_profile
 from hwprune.recipe import Recipe
 
 README = Path(__file__).resolve().parents[1] / "README.md"

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hwprune.knapsack.eliminate import Elimination
+from hwprune.solver.elimination import Elimination
 
 
 @st.composite

@@ -13,22 +13,28 @@ from types import SimpleNamespace
 import onnx
 import pytest
 import torch
-from hwprune.export.engine_file import EngineFacts, facts_path, read_engine, save_facts, sha256
-from hwprune.export.engine_options import EngineOptions
-from hwprune.export.run import onnx_runner
 from hwprune.export.to_onnx import save_onnx, to_onnx
-from hwprune.export.to_tensorrt import _readable, build_engine, save_engine
 from launch import WITHOUT_TORCH
 from test_targets import EXAMPLE, Small
 
-from hwprune.cli import main
+from hwprune.cli.main import main
 from hwprune.errors import EngineError, HwpruneError, InputError, NotHere
+from hwprune.onnx_graph.precision import precision_of
+from hwprune.onnx_graph.run import onnx_runner
+from hwprune.onnx_graph.tensorrt_precision import for_tensorrt
 from hwprune.plan import Plan
-from hwprune.precision import precision_of
-from hwprune.targets.driver import gpu_here
-from hwprune.targets.tensorrt_flavour import Flavour, load_flavour
-from hwprune.tensorrt_precision import for_tensorrt
-from hwprune.trace import trace
+from hwprune.targets.cuda.driver import gpu_here
+from hwprune.targets.tensorrt.build import _readable, build_engine, save_engine
+from hwprune.targets.tensorrt.build_options import EngineOptions
+from hwprune.targets.tensorrt.engine_file import (
+    EngineFacts,
+    facts_path,
+    read_engine,
+    save_facts,
+    sha256,
+)
+from hwprune.targets.tensorrt.flavour import Flavour, load_flavour
+from hwprune.tracing.trace import trace
 
 SM89 = EngineOptions(built_for=("sm89",))
 
@@ -296,7 +302,7 @@ def status_of(*arguments: str) -> int:
 
 @rtx
 def test_files_become_engines_without_pytorch(file: Path) -> None:
-    code = f"{WITHOUT_TORCH}\nfrom hwprune.cli import main; main()"
+    code = f"{WITHOUT_TORCH}\nfrom hwprune.cli.main import main; main()"
     engine = ["--engine", "tensorrt-rtx:precision=fp16", "--for", "sm86,sm89"]
     command = [sys.executable, "-c", code, "export", str(file), *engine]
     run = subprocess.run(command, capture_output=True, text=True, check=True)

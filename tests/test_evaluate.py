@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from hwprune.evaluate import Accuracy, accuracy, evaluate, predictions, reestimate_norms
+from hwprune.pruning.batch_norm import reestimate_norms
+from hwprune.training.evaluate import Accuracy, accuracy, evaluate, predictions
 
 
 def batches_of(images: torch.Tensor, size: int):

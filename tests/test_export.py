@@ -15,10 +15,8 @@ import pytest
 import tiny
 import torch
 import torchvision
-from hwprune.export.latency import read_onnx
 from hwprune.export.planned import PlannedNetworks
 from hwprune.export.resize import keep_first, resize
-from hwprune.export.run import onnx_runner
 from hwprune.export.to_onnx import save_onnx, to_onnx
 from hwprune.export.verify import verify
 from marks import slow
@@ -26,7 +24,6 @@ from nets import CASES, Net, conv, pooled
 from torch import Tensor, nn
 
 import hwprune
-from hwprune.budget import Budget
 from hwprune.errors import (
     AccuracyMiss,
     HwpruneError,
@@ -35,9 +32,12 @@ from hwprune.errors import (
     OutputMismatch,
     TraceError,
 )
+from hwprune.latency.budget import Budget
 from hwprune.latency.kernels import describe
-from hwprune.targets import load_target
-from hwprune.tracing.oracle import relative_difference
+from hwprune.onnx_graph.read import read_onnx
+from hwprune.onnx_graph.run import onnx_runner
+from hwprune.pruning.oracle import relative_difference
+from hwprune.targets.registry import load_target
 
 
 class Inverted(nn.Module):

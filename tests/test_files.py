@@ -9,7 +9,7 @@ import pytest
 from safetensors import SafetensorError
 
 from hwprune.errors import HwpruneError
-from hwprune.files import write_atomically, write_text
+from hwprune.storage.atomic_files import write_atomically, write_text
 
 
 def test_writes_into_new_folders_and_over_old_files(tmp_path: Path) -> None:

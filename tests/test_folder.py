@@ -18,16 +18,16 @@ from hwprune.export.planned import PlannedNetworks
 from launch import WITHOUT_TORCH
 from torch import nn
 
-from hwprune.cli import main
+from hwprune.cli.main import main
 from hwprune.errors import InputError, TableError
 from hwprune.latency.fill import fill
-from hwprune.profile import profile
-from hwprune.table import LatencyTable
+from hwprune.latency.table import LatencyTable
+from hwprune.pipeline.profile import profile
 from hwprune.targets.fake import FakeTarget
-from hwprune.trace import trace
+from hwprune.tracing.trace import trace
 
 EXAMPLE = torch.zeros(1, 3, 16, 16)
-COMMAND = f"{WITHOUT_TORCH}\nfrom hwprune.cli import main; main(sys.argv[1:])"
+COMMAND = f"{WITHOUT_TORCH}\nfrom hwprune.cli.main import main; main(sys.argv[1:])"
 
 
 class Net(nn.Module):
@@ -120,7 +120,7 @@ def look(event, given):
         if writes == int(wanted):
             os.kill(os.getpid(), signal.SIGKILL)
 sys.addaudithook(look)
-from hwprune.cli import main
+from hwprune.cli.main import main
 main(arguments)
 """
 

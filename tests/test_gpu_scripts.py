@@ -17,7 +17,7 @@ import pytest
 from fake_tensorrt import FakeGpu, fake_flavour
 
 from hwprune.latency.chain import probe_model
-from hwprune.targets.tensorrt_engine import Engine
+from hwprune.targets.tensorrt.engine import Engine
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts" / "gpu"
 

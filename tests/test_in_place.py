@@ -15,13 +15,13 @@ from test_train import PER_EPOCH, QUICK, Net, same, stop_at, tiny_data
 from torch import nn
 
 from hwprune.errors import InputError
-from hwprune.evaluate import evaluate
-from hwprune.slimming.arrange import find_arrangement, importance_order
-from hwprune.slimming.in_place import TEACHERS, InPlace, in_place_loss, sandwich
-from hwprune.slimming.slim import SlimNetwork, make_slim
-from hwprune.trace import trace
-from hwprune.train import Interrupted, Teaching, Training, finetune
-from hwprune.training.distill import Distillation
+from hwprune.slimmable.channel_order import find_arrangement, importance_order
+from hwprune.slimmable.joint_training import TEACHERS, InPlace, in_place_loss, sandwich
+from hwprune.slimmable.network import SlimNetwork, make_slim
+from hwprune.tracing.trace import trace
+from hwprune.training.distillation_loss import Distillation
+from hwprune.training.evaluate import evaluate
+from hwprune.training.finetune import Interrupted, Teaching, Training, finetune
 
 ALONE = Training(epochs=2, batch_size=8, lr=1e-2, freeze_norms=True)
 

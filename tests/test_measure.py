@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import nn
 
+from hwprune.latency.anchors import anchors
 from hwprune.latency.chain import probe_model
 from hwprune.latency.measure import (
     CLOCKS,
@@ -30,11 +31,10 @@ from hwprune.latency.sampling import (
     error_widths,
     held_out_widths,
 )
-from hwprune.table import anchors
-from hwprune.targets import Timing
+from hwprune.targets.base import Timing
 from hwprune.targets.fake import FakeTarget
 from hwprune.targets.watch import watched
-from hwprune.trace import trace
+from hwprune.tracing.trace import trace
 
 
 class Scripted:

@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from hwprune.data import batches, load_data
+from hwprune.data.datasets import batches, load_data
 from hwprune.errors import InputError
-from hwprune.models import (
+from hwprune.models.build import (
     UNTRAINED,
     build_model,
     import_callable,

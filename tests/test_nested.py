@@ -9,10 +9,11 @@ import pytest
 import torch
 from test_budget import EXAMPLE, LEAST, Bench, Chain
 
-from hwprune.budget import Budget, Limits
 from hwprune.errors import BudgetError, InputError
-from hwprune.profile import profile
-from hwprune.slimming.nested import Wanted, nested
+from hwprune.latency.budget import Budget
+from hwprune.pipeline.profile import profile
+from hwprune.slimmable.nested_plans import Wanted, nested
+from hwprune.solver.closed_loop import Limits
 from hwprune.targets.fake import FakeTarget
 
 BUDGETS = ("0.5x", "0.9x", "0.7x")

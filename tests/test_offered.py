@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hwprune.knapsack.offered import width_options
-from hwprune.trace import trace
+from hwprune.solver.width_options import width_options
+from hwprune.tracing.trace import trace
 
 
 class Grouped(nn.Module):

@@ -15,14 +15,14 @@ from marks import slow
 from test_train import Net, same, stop_at, tiny_data
 from torch import nn
 
-from hwprune.data import ArrayPixels, Augmented, load_data, make_data
+from hwprune.data.augment import Augmentation, crop_and_flip, photographs
+from hwprune.data.datasets import ArrayPixels, Augmented, load_data, make_data
 from hwprune.errors import InputError
 from hwprune.plan import Plan
-from hwprune.trace import trace
-from hwprune.train import Interrupted, Teaching, Training, finetune
-from hwprune.training.augment import Augmentation, crop_and_flip, photographs
-from hwprune.training.chance import chances_of
-from hwprune.training.distill import Distillation
+from hwprune.seeding import chances_of
+from hwprune.tracing.trace import trace
+from hwprune.training.distillation_loss import Distillation
+from hwprune.training.finetune import Interrupted, Teaching, Training, finetune
 from hwprune.training.mix import Mix
 from hwprune.training.schedule import SCHEDULES, learning_rate
 
@@ -272,6 +272,6 @@ def test_compiled_training_is_the_same_with_taps_and_again(backend, monkeypatch)
 
 
 def pruned(teaching: Teaching) -> nn.Module:
-    from hwprune.prune import prune
+    from hwprune.pruning.prune import prune
 
     return prune(teaching.teacher, teaching.graph, teaching.plan)

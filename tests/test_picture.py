@@ -12,7 +12,7 @@ from nets import CASES
 import hwprune
 from hwprune.errors import InputError
 from hwprune.graph import ChannelGraph
-from hwprune.pages.picture import dot, draw_graph, group_colours
+from hwprune.reporting.graph_picture import dot, draw_graph, group_colours
 
 
 def graph_of(name: str) -> ChannelGraph:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pytest
 
 from hwprune.graph import ChannelGraph, Channels, Group, Layer, Slice, Tap
-from hwprune.plain import restore
+from hwprune.storage.from_json import restore
 
 
 class Pair(NamedTuple):

@@ -9,20 +9,20 @@ from types import SimpleNamespace
 import onnxruntime
 import pytest
 import torch
-from hwprune.export.run import onnx_runner
 from hwprune.export.to_onnx import save_onnx, to_onnx
 from hwprune.export.tolerance import TOLERANCES
 from hwprune.export.verify import verify
 from test_targets import EXAMPLE, Small
 
-from hwprune.budget import Budget
 from hwprune.errors import AccuracyMiss, InputError, NotHere, OutputMismatch
+from hwprune.latency.budget import Budget
 from hwprune.latency.kernels import describe
-from hwprune.precision import in_precision, precision_of
-from hwprune.targets import file_precision, load_target
-from hwprune.targets.nvidia import library_folders
-from hwprune.targets.onnxruntime_cuda import on_provider
-from hwprune.trace import trace
+from hwprune.onnx_graph.precision import in_precision, precision_of
+from hwprune.onnx_graph.run import onnx_runner
+from hwprune.targets.cuda.nvidia import library_folders
+from hwprune.targets.onnxruntime.cuda import on_provider
+from hwprune.targets.registry import file_precision, load_target
+from hwprune.tracing.trace import trace
 
 
 @pytest.fixture(scope="module")

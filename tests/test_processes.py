@@ -20,18 +20,18 @@ from launch import finish, meet_elsewhere, start
 from test_train import Net, same, tiny_data
 from torch import nn
 
-from hwprune import processes
-from hwprune.checkpoint import save
-from hwprune.cli import main
+from hwprune import distributed
+from hwprune.cli.main import main
 from hwprune.errors import InputError
-from hwprune.job import Job
+from hwprune.importance.score import score
+from hwprune.pipeline.run_context import Job
 from hwprune.plan import Plan
-from hwprune.prune import prune
+from hwprune.pruning.checkpoint import save
+from hwprune.pruning.prune import prune
 from hwprune.recipe import Recipe
-from hwprune.score import score
-from hwprune.trace import trace
-from hwprune.train import Interrupted, Teaching, Training, finetune
-from hwprune.training.norms import synchronised
+from hwprune.tracing.trace import trace
+from hwprune.training.batch_norm import synchronised
+from hwprune.training.finetune import Interrupted, Teaching, Training, finetune
 
 pytestmark = pytest.mark.xdist_group("processes")  # `together` starts two
 TWICE = Training(epochs=4, batch_size=4, lr=1e-2, freeze_norms=True, workers=0)
@@ -99,7 +99,7 @@ def stopped_by_the_second(checkpoint: Path) -> dict[str, Any]:
 
         def look(module: nn.Module, inputs: object, output: torch.Tensor) -> None:
             passes.append(float(output[0].count_nonzero()))  # noqa: B023
-            stops = name == "stopped" and processes.rank() == 1  # noqa: B023
+            stops = name == "stopped" and distributed.rank() == 1  # noqa: B023
             if module.training and len(passes) == 9 and stops:  # noqa: B023
                 os.kill(os.getpid(), signal.SIGINT)
 
@@ -115,25 +115,25 @@ def stopped_by_the_second(checkpoint: Path) -> dict[str, Any]:
 
 def everything(folder: Path) -> None:
     """What each of two processes does; it leaves what it found in ``folder``."""
-    processes.join()
+    distributed.join()
     names = ("grouped", "frozen", "taught")
     found: dict[str, Any] = {name: train(name, 4) for name in names}
     found["norms"] = train("batch norms", 4)
     found["several widths"] = test_in_place.trained(4)
     found |= stopped_by_the_second(folder / "checkpoint")
-    found["scores"] = importances(processes.rank(), processes.count())
-    with processes.main_first():
-        if processes.is_main():
+    found["scores"] = importances(distributed.rank(), distributed.count())
+    with distributed.main_first():
+        if distributed.is_main():
             time.sleep(0.2)
             (folder / "first").touch()
         found["waited"] = (folder / "first").exists()
-    found["gathered"] = processes.gathered(processes.rank())
+    found["gathered"] = distributed.gathered(distributed.rank())
     try:
         train("frozen", 4, sync_norms=True)
     except InputError as error:
         found["refused"] = str(error)
-    torch.save(found, folder / f"{processes.rank()}")
-    processes.leave()
+    torch.save(found, folder / f"{distributed.rank()}")
+    distributed.leave()
 
 
 def command(folder: Path) -> None:
@@ -151,7 +151,7 @@ def fail(folder: Path) -> None:
 
     def count(module: nn.Module, inputs: object) -> None:
         passes[0] += 1
-        if passes[0] == 3 and processes.rank() == 1:
+        if passes[0] == 3 and distributed.rank() == 1:
             raise OSError("disk on fire")
 
     net.register_forward_pre_hook(count)
@@ -234,12 +234,12 @@ def test_norms_over_all_processes_are_refused_without_gpus(both) -> None:
 
 def test_alone_every_sum_is_what_it_was() -> None:
     values = torch.arange(3.0)
-    processes.sum_([values])
-    processes.average_([values])
+    distributed.sum_([values])
+    distributed.average_([values])
     assert values.tolist() == [0, 1, 2]
-    assert processes.summed([1.5, True]) == [1.5, True]
-    assert processes.gathered("mine") == ["mine"]
-    assert (processes.rank(), processes.count(), processes.is_main()) == (0, 1, True)
+    assert distributed.summed([1.5, True]) == [1.5, True]
+    assert distributed.gathered("mine") == ["mine"]
+    assert (distributed.rank(), distributed.count(), distributed.is_main()) == (0, 1, True)
 
 
 def test_synchronised_norms_share_their_tensors_and_are_gone_afterwards() -> None:

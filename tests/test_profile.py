@@ -18,12 +18,13 @@ from hwprune.latency.effort import Effort
 from hwprune.latency.fill import batch_of, only_writer, quiet_runs
 from hwprune.latency.measure import Measurement
 from hwprune.latency.step import find_step
-from hwprune.profile import profile
-from hwprune.solve import solve
-from hwprune.table import LatencyTable, append
-from hwprune.targets import KernelTime
+from hwprune.latency.table import LatencyTable
+from hwprune.latency.table_file import append
+from hwprune.pipeline.profile import profile
+from hwprune.solver.solve import solve
+from hwprune.targets.base import KernelTime
 from hwprune.targets.fake import FakeTarget
-from hwprune.trace import trace
+from hwprune.tracing.trace import trace
 
 EXAMPLE = torch.zeros(1, 3, 16, 16)
 
@@ -461,7 +462,7 @@ def test_clocks_of_a_gpu_are_kept_with_its_times(model, graph, tmp_path, monkeyp
     asked.write_text("#!/bin/sh\necho '1755 MHz, 2619 MHz, 1980 MHz, 310.2 W, 41, 0x4'\n")
     asked.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    monkeypatch.setattr("hwprune.targets.nvidia.gpu_bus", lambda: "0000:01:00.0")
+    monkeypatch.setattr("hwprune.targets.cuda.nvidia.gpu_bus", lambda: "0000:01:00.0")
     path = tmp_path / "table.jsonl"
     table = profile(model, EXAMPLE, Clocked(8), graph=graph, path=path)
     assert {moment.state["clocks.sm"] for moment in table.moments} == {"1755 MHz"}

@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from hwprune.pages.progress import Forecast, Pace, duration, profile_progress, progress_bar
+from hwprune.reporting.progress import Forecast, Pace, duration, profile_progress, progress_bar
 
 
 class Clock:

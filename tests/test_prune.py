@@ -7,7 +7,6 @@ import math
 
 import pytest
 import torch
-from hwprune.export.run import onnx_runner
 from hwprune.export.to_onnx import to_onnx
 from marks import slow
 from nets import CASES
@@ -18,7 +17,8 @@ from torchvision import models
 
 import hwprune
 from hwprune.errors import InputError
-from hwprune.tracing.oracle import oracle_error, relative_difference
+from hwprune.onnx_graph.run import onnx_runner
+from hwprune.pruning.oracle import oracle_error, relative_difference
 
 ZOO = ("resnet18", "mobilenet_v2", "mobilenet_v3_small", "squeezenet1_1", "convnext_tiny")
 

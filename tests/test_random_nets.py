@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torchvision.models.convnext import LayerNorm2d
 
 import hwprune
-from hwprune.tracing.oracle import oracle_error
+from hwprune.pruning.oracle import oracle_error
 
 SIZE = 8  # pixels of the input
 

@@ -8,10 +8,10 @@ import inspect
 import click
 import pytest
 
-from hwprune.cli import recipe_options
+from hwprune.cli.main import recipe_options
 from hwprune.errors import InputError
 from hwprune.recipe import Recipe
-from hwprune.solve import solve
+from hwprune.solver.solve import solve
 
 FIELDS = {field.name: field for field in dataclasses.fields(Recipe)}
 CHOICES = ("criterion", "precision", "optimizer", "schedule", "memory_format", "track")
@@ -151,8 +151,8 @@ def test_options_are_the_fields() -> None:
 
 
 def test_the_criteria_are_those_of_score() -> None:
+    from hwprune.importance.criteria import CRITERIA
     from hwprune.recipe import _CHOICES
-    from hwprune.score import CRITERIA
 
     assert set(_CHOICES["criterion"]) == set(CRITERIA)
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import hwprune
-from hwprune.importance.reconstruct import factored, features, reconstruct
+from hwprune.pruning.reconstruct import factored, features, reconstruct
 
 
 class Chain(nn.Module):

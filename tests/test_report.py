@@ -14,9 +14,11 @@ import pytest
 from rich.console import Console
 
 from hwprune.errors import HwpruneError, InputError
-from hwprune.pages.report_page import SECTIONS, change, milliseconds, standard_error
 from hwprune.recipe import Recipe
-from hwprune.report import SHAPES, summary_table, write_report
+from hwprune.reporting.facts import SHAPES
+from hwprune.reporting.html_page import SECTIONS
+from hwprune.reporting.numbers import change, milliseconds, standard_error
+from hwprune.reporting.report import summary_table, write_report
 
 CHROMIUM = shutil.which("chromium")
 

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 import hwprune
 from hwprune.graph import ChannelGraph
 from hwprune.importance.importance import Importance
-from hwprune.importance.rounds import Partial, in_rounds
+from hwprune.importance.iterative import Partial, in_rounds
 from hwprune.plan import Plan
-from hwprune.prepare import prepare
+from hwprune.pruning.prepare import prepare
 
 
 class Net(nn.Module):

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 import hwprune
 from hwprune.errors import InputError
-from hwprune.score import CRITERIA, score
+from hwprune.importance.criteria import CRITERIA
+from hwprune.importance.score import score
 
 
 class Two(nn.Module):

@@ -6,7 +6,6 @@ import copy
 
 import pytest
 import torch
-from hwprune.export.run import onnx_runner
 from hwprune.export.to_onnx import to_onnx
 from nets import CASES
 from test_trace import shaken
@@ -15,13 +14,14 @@ from torchvision import models
 
 import hwprune
 from hwprune.errors import InputError
-from hwprune.evaluate import reestimate_norms
 from hwprune.graph import ChannelGraph
+from hwprune.onnx_graph.run import onnx_runner
 from hwprune.plan import Plan
-from hwprune.slimming.arrange import find_arrangement, importance_order
-from hwprune.slimming.cut import part_of, runs_of
-from hwprune.slimming.slim import SlimNetwork, estimate_norms, make_slim
-from hwprune.tracing.oracle import output_tensors, relative_difference
+from hwprune.pruning.batch_norm import reestimate_norms
+from hwprune.pruning.oracle import output_tensors, relative_difference
+from hwprune.slimmable.channel_order import find_arrangement, importance_order
+from hwprune.slimmable.network import SlimNetwork, estimate_norms, make_slim
+from hwprune.slimmable.slices import part_of, runs_of
 
 
 def nested_plans(graph: ChannelGraph, scores: dict[str, torch.Tensor]) -> dict[str, Plan]:

@@ -16,12 +16,12 @@ from test_trace import shaken
 from torch import nn
 
 import hwprune
-from hwprune.checkpoint import save
 from hwprune.demo import digits_resnet
 from hwprune.errors import InputError
-from hwprune.slimming.arrange import find_arrangement, importance_order
-from hwprune.slimming.slim import make_slim
-from hwprune.slimming.slim_file import bytes_alone, bytes_together, load_slim, save_slim
+from hwprune.pruning.checkpoint import save
+from hwprune.slimmable.channel_order import find_arrangement, importance_order
+from hwprune.slimmable.file import bytes_alone, bytes_together, load_slim, save_slim
+from hwprune.slimmable.network import make_slim
 
 
 @pytest.mark.parametrize(

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from hwprune.export.latency import read_onnx
-from hwprune.export.run import onnx_runner
 from test_cli import status_of
 
 import hwprune
-from hwprune.cli import main
-from hwprune.slimming.slim_run import Asked, slim_run
-from hwprune.tracing.oracle import relative_difference
+from hwprune.cli.main import main
+from hwprune.onnx_graph.read import read_onnx
+from hwprune.onnx_graph.run import onnx_runner
+from hwprune.pipeline.slim_run import Asked, slim_run
+from hwprune.pruning.oracle import relative_difference
 
 pytestmark = pytest.mark.xdist_group("slim")  # `finished` is a whole run
 

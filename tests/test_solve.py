@@ -25,9 +25,10 @@ from marks import slow
 from rich.console import Console
 
 from hwprune.errors import BudgetError, InputError
-from hwprune.explain import explain, explanation
 from hwprune.graph import ChannelGraph, Group, Layer
-from hwprune.knapsack.cost import (
+from hwprune.latency.samples import Network
+from hwprune.solver.constraints import Limit
+from hwprune.solver.cost import (
     Cost,
     WidthOptions,
     activation_cost,
@@ -35,11 +36,10 @@ from hwprune.knapsack.cost import (
     macs_cost,
     params_cost,
 )
-from hwprune.knapsack.limits import Limit
-from hwprune.knapsack.offered import width_options
-from hwprune.knapsack.program import Program
-from hwprune.solve import cheapest, pareto, solve
-from hwprune.table import Network
+from hwprune.solver.explain import explain, explanation
+from hwprune.solver.program import Program
+from hwprune.solver.solve import cheapest, pareto, solve
+from hwprune.solver.width_options import width_options
 
 
 @pytest.mark.parametrize("seeds", [range(30), *slow(range(30, 300))], ids=["few", "many"])

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from hwprune.data import load_data
+from hwprune.data.datasets import load_data
 from hwprune.errors import InputError
 from hwprune.training.epochs import EpochBatches
 

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import hwprune
-from hwprune.importance.reconstruct import features
-from hwprune.score import score
+from hwprune.importance.score import score
+from hwprune.pruning.reconstruct import features
 
 
 class Two(nn.Module):

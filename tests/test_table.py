@@ -16,9 +16,12 @@ from hypothesis import strategies as st
 
 from hwprune.errors import HwpruneError, TableError
 from hwprune.graph import ChannelGraph, Channels, Group, Layer, ParameterShape
+from hwprune.latency.anchors import anchors
 from hwprune.latency.kernels import Kernel
+from hwprune.latency.samples import Moment, Network, Sample
 from hwprune.latency.surface import Surface, typical_ms
-from hwprune.table import LatencyTable, Moment, Network, Sample, anchors, append
+from hwprune.latency.table import LatencyTable
+from hwprune.latency.table_file import append
 
 G = Channels(0, (("g", 1),))
 GRAPH = ChannelGraph(

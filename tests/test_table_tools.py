@@ -8,13 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from hwprune.budget import Budget, plan_budget
-from hwprune.cli import main
+from hwprune.cli.main import main
 from hwprune.errors import TableError
+from hwprune.latency.budget import Budget
+from hwprune.latency.samples import Moment, Network, Sample
+from hwprune.latency.table import LatencyTable
 from hwprune.latency.table_tools import kernel_ratios, merge_tables, shipped_tables
-from hwprune.models import build_model
-from hwprune.table import LatencyTable, Moment, Network, Sample
-from hwprune.trace import trace
+from hwprune.models.build import build_model
+from hwprune.solver.closed_loop import plan_budget
+from hwprune.tracing.trace import trace
 
 CONV = [Sample("Conv", 8, width, (0.1 * width, 9.0), "n/0") for width in (8, 16, 24)]
 NETWORK = Network("f" * 16, (), 1.0, 0.0, 0.0, dense_ms=2.0, held_out=((1.0, 1.25), (2.0, 2.0)))

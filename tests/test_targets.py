@@ -15,11 +15,11 @@ from torch import nn
 from hwprune.errors import HwpruneError, InputError, NotHere
 from hwprune.latency.chain import probe_model
 from hwprune.latency.kernels import describe
-from hwprune.targets import load_target
-from hwprune.targets.apart import Apart
-from hwprune.targets.cpu import described
+from hwprune.processor import described
 from hwprune.targets.fake import FakeTarget
-from hwprune.trace import trace
+from hwprune.targets.in_subprocess import Apart
+from hwprune.targets.registry import load_target
+from hwprune.tracing.trace import trace
 
 
 class Small(nn.Module):
@@ -207,7 +207,7 @@ def test_a_runtime_that_is_not_installed_is_named(monkeypatch) -> None:
     def missing(*_: str, **__: str) -> None:
         raise ImportError("No module named 'openvino'")
 
-    monkeypatch.setattr("hwprune.targets.apart.Apart", missing)
+    monkeypatch.setattr("hwprune.targets.in_subprocess.Apart", missing)
     with pytest.raises(NotHere, match=r"openvino.*pip install 'hwprune\[openvino\]'"):
         load_target("openvino-cpu")
 

@@ -18,16 +18,17 @@ from rich.console import Console
 from torch import nn
 
 import hwprune
-from hwprune.budget import Budget
 from hwprune.errors import InputError, NotHere
 from hwprune.graph import Channels
+from hwprune.latency.budget import Budget
 from hwprune.latency.chain import chain
 from hwprune.latency.effort import Effort
 from hwprune.latency.fill import batch_of
 from hwprune.latency.kernels import describe
-from hwprune.targets import TorchNetwork, load_target, need_files
-from hwprune.targets.torch_cuda import CudaClock
-from hwprune.trace import trace
+from hwprune.targets.base import TorchNetwork
+from hwprune.targets.pytorch.cuda import CudaClock
+from hwprune.targets.registry import load_target, need_files
+from hwprune.tracing.trace import trace
 
 EXAMPLE = torch.rand(1, 3, 8, 8)
 

@@ -16,27 +16,28 @@ import onnx
 import pytest
 import torch
 from fake_tensorrt import FakeGpu, fake_flavour
-from hwprune.export.engine_options import EngineOptions
 from hwprune.export.to_onnx import to_onnx
-from hwprune.export.to_tensorrt import build_engine
 from test_engines import has_gpu, has_rtx, no_gpu, rtx
 from test_targets import EXAMPLE, Small
 
-from hwprune import targets
 from hwprune.errors import EngineError, HwpruneError, InputError, NotHere
 from hwprune.graph import ChannelGraph
 from hwprune.latency.chain import probe_model
 from hwprune.latency.fill import fill
 from hwprune.latency.kernels import describe
-from hwprune.targets import KernelTime, file_precision, load_target, symmetric
-from hwprune.targets.cuda import first_gpu
+from hwprune.onnx_graph.tensorrt_precision import for_tensorrt
+from hwprune.targets import cuda
+from hwprune.targets.base import KernelTime
+from hwprune.targets.cuda.interface import first_gpu
 from hwprune.targets.fake import FakeNetwork, FakeTarget
-from hwprune.targets.tensorrt_engine import Engine, _profiler
-from hwprune.targets.tensorrt_flavour import load_flavour
-from hwprune.targets.tensorrt_gpu import TensorRtNetwork
-from hwprune.targets.tensorrt_layers import engine_layers, fused_nodes, kernel_times
-from hwprune.tensorrt_precision import for_tensorrt
-from hwprune.trace import trace
+from hwprune.targets.registry import file_precision, load_target, symmetric
+from hwprune.targets.tensorrt.build import build_engine
+from hwprune.targets.tensorrt.build_options import EngineOptions
+from hwprune.targets.tensorrt.engine import Engine, _profiler
+from hwprune.targets.tensorrt.flavour import load_flavour
+from hwprune.targets.tensorrt.layers import engine_layers, fused_nodes, kernel_times
+from hwprune.targets.tensorrt.target import TensorRtNetwork
+from hwprune.tracing.trace import trace
 
 INFORMATION = (Path(__file__).parent / "tensorrt_inspector.json").read_text(encoding="utf-8")
 
@@ -150,7 +151,7 @@ def test_an_engine_runs_and_is_timed_by_the_gpu_s_clock(dense: onnx.ModelProto) 
 
 
 def fake_session(model: onnx.ModelProto, images: np.ndarray) -> np.ndarray:
-    from hwprune.export.run import session_of
+    from hwprune.onnx_graph.run import session_of
 
     return session_of(model).run(None, {"x": images})[0]
 
@@ -268,7 +269,7 @@ def test_the_real_interface_up_to_the_gpu(dense: onnx.ModelProto) -> None:
 @no_gpu
 def test_cuda_s_own_error_is_told() -> None:
     pytest.importorskip("cuda.bindings")
-    from hwprune.targets.cuda_python import CudaPythonGpu
+    from hwprune.targets.cuda.with_cuda_python import CudaPythonGpu
 
     with pytest.raises(NotHere, match=r"CUDA refused: .*driver"):
         CudaPythonGpu()
@@ -323,7 +324,7 @@ def test_what_only_a_gpu_would_call_is_in_the_real_interface() -> None:
 
 def test_every_name_of_cuda_s_is_in_its_bindings() -> None:
     runtime = pytest.importorskip("cuda.bindings.runtime")
-    source = (Path(targets.__file__).parent / "cuda_python.py").read_text(encoding="utf-8")
+    source = (Path(cuda.__file__).parent / "with_cuda_python.py").read_text(encoding="utf-8")
     names = {*re.findall(r"_CUDART\.(\w+)", source), *re.findall(r', "(cuda[A-Z]\w+)"\)\n', source)}
     names -= {attribute for attribute in names if hasattr(runtime.cudaDeviceAttr, attribute)}
     kinds = {*re.findall(r"_CUDART\.(\w+\.\w+)", source)}

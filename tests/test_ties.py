@@ -15,13 +15,13 @@ from instances import (
 )
 
 import hwprune
-from hwprune.baselines import BASELINES
 from hwprune.errors import BudgetError, InputError
-from hwprune.explain import explain
-from hwprune.knapsack.offered import to_choose, width_options
-from hwprune.knapsack.ties import find_ties, merged
-from hwprune.models import build_model
-from hwprune.solve import cheapest, solve
+from hwprune.models.build import build_model
+from hwprune.solver.baselines import BASELINES
+from hwprune.solver.explain import explain
+from hwprune.solver.solve import cheapest, solve
+from hwprune.solver.ties import find_ties, merged
+from hwprune.solver.width_options import to_choose, width_options
 
 
 def random_ties(made, draw: random.Random) -> list[tuple[str, ...]]:

@@ -18,9 +18,9 @@ import hwprune
 from hwprune.demo import digits_resnet
 from hwprune.errors import HwpruneError, InputError, TraceError
 from hwprune.graph import ChannelGraph, Group, Norm, Slice
-from hwprune.models import build_model
-from hwprune.tracing.oracle import oracle_error, zeroed
-from hwprune.tracing.rule import rule_name
+from hwprune.models.build import build_model
+from hwprune.pruning.oracle import oracle_error, zeroed
+from hwprune.tracing.rules.rule import rule_name
 
 # name -> pixels, the number of groups
 ZOO: dict[str, tuple[int, int]] = {

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import tiny
 
-from hwprune.cli import main
+from hwprune.cli.main import main
 from hwprune.errors import InputError
-from hwprune.training import track
-from hwprune.training.track import tracked
+from hwprune.training import tracking
+from hwprune.training.tracking import tracked
 
 TWO_EPOCHS = [*tiny.GIVEN, "--batch-size", "32", "--dense-epochs", "2", "--dense-lr", "0.01"]
 STEPS = 2 * (160 // 32)
@@ -60,7 +60,7 @@ def test_without_a_tracker_nothing_is_written(tmp_path) -> None:
 
 
 def test_without_tensorboard_the_error_names_the_extra(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(track, "find_spec", lambda name: None)
+    monkeypatch.setattr(tracking, "find_spec", lambda name: None)
     with (
         pytest.raises(InputError, match=r"pip install 'hwprune\[tensorboard\]'"),
         tracked("tensorboard", tmp_path, "student"),

@@ -19,14 +19,14 @@ import pytest
 import torch
 from torch import nn
 
-from hwprune.data import ArrayPixels, make_data
+from hwprune.data.datasets import ArrayPixels, make_data
 from hwprune.errors import InputError
 from hwprune.plan import Plan
-from hwprune.prune import prune
-from hwprune.trace import trace
-from hwprune.train import Interrupted, Teaching, Training, finetune
-from hwprune.training.distill import Distillation
+from hwprune.pruning.prune import prune
+from hwprune.tracing.trace import trace
+from hwprune.training.distillation_loss import Distillation
 from hwprune.training.epochs import EpochBatches
+from hwprune.training.finetune import Interrupted, Teaching, Training, finetune
 from hwprune.training.schedule import learning_rate
 
 QUICK = Training(epochs=3, batch_size=8, lr=1e-2)
@@ -319,7 +319,7 @@ import os, signal, sys, torch
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 import test_train as t
-from hwprune.train import finetune
+from hwprune.training.finetune import finetune
 def kill(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 def after_the_second_epoch(epoch):

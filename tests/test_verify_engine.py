@@ -15,23 +15,23 @@ import pytest
 import torch
 from fake_tensorrt import FakeGpu, fake_flavour
 from hwprune.export.engine_beside import EngineFiles, images_of
-from hwprune.export.engine_file import EngineFacts, save_facts, sha256
 from hwprune.export.engine_numbers import Numbers, classes, right_classes
-from hwprune.export.engine_options import EngineOptions
 from hwprune.export.to_onnx import save_onnx, to_onnx
-from hwprune.export.to_tensorrt import save_engine
 from hwprune.export.verify_engine import TIMES, EngineReport, _check_sizes, verify_engines
 from launch import WITHOUT_TORCH
 from onnx import numpy_helper
 from test_engines import has_gpu, has_rtx, no_gpu, rtx, status_of
 from test_targets import EXAMPLE, Small
 
-from hwprune.budget import Budget
-from hwprune.cli import main
+from hwprune.cli.main import main
 from hwprune.errors import AccuracyMiss, InputError, LatencyMiss, OutputMismatch
+from hwprune.latency.budget import Budget
 from hwprune.latency.measure import Measurement
-from hwprune.targets.tensorrt_engine import Engine
-from hwprune.tensorrt_precision import for_tensorrt
+from hwprune.onnx_graph.tensorrt_precision import for_tensorrt
+from hwprune.targets.tensorrt.build import save_engine
+from hwprune.targets.tensorrt.build_options import EngineOptions
+from hwprune.targets.tensorrt.engine import Engine
+from hwprune.targets.tensorrt.engine_file import EngineFacts, save_facts, sha256
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +150,7 @@ def test_an_engine_of_another_onnx_file(folder: Path, capsys: pytest.CaptureFixt
 def test_an_engine_whose_package_is_missing(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hwprune.targets.tensorrt_flavour import load_flavour
+    from hwprune.targets.tensorrt.flavour import load_flavour
 
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     load_flavour.cache_clear()
@@ -178,7 +178,7 @@ def test_files_that_are_missing(folder: Path, capsys: pytest.CaptureFixture[str]
 @no_gpu
 def test_without_a_driver_and_without_pytorch_it_says_so(folder: Path) -> None:
     save_engine(folder / "model.onnx", folder / "model.engine", EngineOptions(built_for=("sm89",)))
-    code = f"{WITHOUT_TORCH}\nfrom hwprune.cli import main; main()"
+    code = f"{WITHOUT_TORCH}\nfrom hwprune.cli.main import main; main()"
     command = [sys.executable, "-c", code, "verify", str(folder / "model.engine")]
     run = subprocess.run(command, capture_output=True, text=True)
     assert run.returncode == 2

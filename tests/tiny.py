@@ -8,7 +8,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from hwprune.data import ArrayPixels, Data, make_data
+from hwprune.data.datasets import ArrayPixels, Data, make_data
 from hwprune.demo import Block
 
 GIVEN = ["--model", f"{Path(__file__)}:network", "--data", f"{Path(__file__)}:images"]

@@ -1,1 +1,1 @@
-"""What channels are worth beside gradients alone, and how their work is handed on."""
+"""How much each channel and each residual branch matters."""

@@ -1,1 +1,1 @@
-"""From a device to its latency table: measure whole networks, profile kernels, fit, calibrate."""
+"""Latency tables, the measurements in them, and budgets."""

@@ -19,9 +19,10 @@ from hwprune.graph import ChannelGraph
 from hwprune.latency.effort import Effort
 from hwprune.latency.kernels import Kernel
 from hwprune.latency.measure import Measurement, calm_ones, interleave, noise, together
+from hwprune.latency.samples import MOST_BEND, Network
 from hwprune.latency.sampling import calibration_widths, error_widths
-from hwprune.table import MOST_BEND, LatencyTable, Network
-from hwprune.targets import Runnable
+from hwprune.latency.table import LatencyTable
+from hwprune.targets.base import Runnable
 
 Pair: TypeAlias = tuple[float, float]  # predicted and measured milliseconds
 Times: TypeAlias = tuple[tuple[float, ...], ...]  # milliseconds of each network, in order taken

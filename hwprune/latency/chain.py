@@ -10,7 +10,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from hwprune.targets import Form, Loadable, TorchNetwork
+from hwprune.targets.base import Form, Loadable, TorchNetwork
 
 _SIDE = 28  # pixels
 

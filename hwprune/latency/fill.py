@@ -25,19 +25,14 @@ from hwprune.latency.chain import probe_model
 from hwprune.latency.effort import Effort
 from hwprune.latency.kernels import Kernel, describe
 from hwprune.latency.measure import PROBE_TOLERANCE, Measurement, Probe
+from hwprune.latency.samples import Moment, Sample
 from hwprune.latency.sampling import crossed_widths
 from hwprune.latency.step import find_step
 from hwprune.latency.surface import typical_ms
-from hwprune.table import LatencyTable, Moment, Sample, append
-from hwprune.targets import (
-    KernelTime,
-    Loadable,
-    Runnable,
-    Target,
-    TorchNetwork,
-    load_for_grid,
-)
-from hwprune.targets.nvidia import gpu_state
+from hwprune.latency.table import LatencyTable
+from hwprune.latency.table_file import append
+from hwprune.targets.base import KernelTime, Loadable, Runnable, Target, TorchNetwork, load_for_grid
+from hwprune.targets.cuda.nvidia import gpu_state
 
 Progress: TypeAlias = Callable[[str, float], None]  # what is being done, share done in [0, 1]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import onnx
 
 from hwprune.graph import ChannelGraph, Channels, Layer
-from hwprune.targets import KernelTime, Loadable
+from hwprune.targets.base import KernelTime, Loadable
 
 _THROUGH = ("Relu", "Clip", "HardSwish", "HardSigmoid", "Sigmoid", "Identity", "BatchNormalization")
 _JOINS = {"Concat", "Concatenation", "cat"}  # words of kinds: the outputs are all inputs in a row

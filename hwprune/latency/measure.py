@@ -28,7 +28,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from hwprune.targets import Runnable, Timed, Timing, run_timed
+from hwprune.targets.base import Runnable, Timed, Timing, run_timed
 
 Statistic: TypeAlias = Literal["quiet", "typical"]
 Clock: TypeAlias = Literal["uninterrupted", "cpu", "unwatched", "interrupted"]

@@ -7,15 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hwprune.latency.effort import Effort
-from hwprune.latency.measure import (
-    CALM,
-    Measurement,
-    at_moments,
-    ratio_error,
-    together,
-)
+from hwprune.latency.measure import CALM, Measurement, at_moments, ratio_error, together
 from hwprune.latency.spread import Seen, Spread, pooled, spread_of
-from hwprune.targets import Timed
+from hwprune.targets.base import Timed
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from hwprune.graph import ChannelGraph
-from hwprune.table import anchors
+from hwprune.latency.anchors import anchors
 
 LEVELS = 5  # a prime: the design below needs one
 CALIBRATING = 12  # networks beside the dense one

@@ -14,7 +14,7 @@ from hwprune.latency.measure import Measurement
 from hwprune.latency.surface import typical_ms
 
 if TYPE_CHECKING:
-    from hwprune.table import Moment, Sample
+    from hwprune.latency.samples import Moment, Sample
 
 _BELOW = 0.2  # of the profiles lie below the line
 _ON_A_LINE = 6  # profiled networks, at least, that tell which of them was profiled slowly

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hwprune.latency.chain import chain
 from hwprune.latency.measure import interleave
-from hwprune.targets import Target
+from hwprune.targets.base import Target
 
 AT_ONCE = 0.75  # of a step's cost, due with half of its channels: 1 on a staircase, 0.5 on a slope
 

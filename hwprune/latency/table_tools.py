@@ -1,4 +1,4 @@
-"""Show latency tables, lay several into one, and say how two differ."""
+"""Find the shipped latency tables, lay several into one, and compare two."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ from importlib import resources
 from pathlib import Path
 
 import numpy as np
-from rich.console import Group as Together
-from rich.console import RenderableType
-from rich.table import Table
 
 from hwprune.errors import TableError
+from hwprune.latency.samples import Sample
 from hwprune.latency.surface import typical_ms
-from hwprune.table import LatencyTable, Network, Sample
+from hwprune.latency.table import LatencyTable
 
 
 def shipped_tables() -> list[Path]:
@@ -79,63 +77,8 @@ def kernel_ratios(one: LatencyTable, other: LatencyTable) -> dict[str, list[floa
     return dict(ratios)
 
 
-def show_table(table: LatencyTable) -> RenderableType:
-    """What a table was made under, what it holds, and how wrong it is."""
-    facts = Table(title="latency table", title_justify="left", show_header=False)
-    for name, value in {"target": table.target, **table.environment}.items():
-        facts.add_row(name, value)
-    facts.add_row("step", str(table.step))
-    facts.add_row("kinds of kernel", str(len({sample.kind for sample in table.samples})))
-    facts.add_row("samples", str(len(table.samples)))
-    networks = Table("network", *table.networks, title="networks", title_justify="left")
-    columns = [_network_facts(network) for network in table.networks.values()]
-    for name in columns[0] if columns else ():
-        networks.add_row(name, *(column[name] for column in columns))
-    return Together(facts, networks)
-
-
-def _network_facts(network: Network) -> dict[str, str]:
-    errors = network.errors
-    levels = [np.median(errors), np.quantile(errors, 0.95), errors[-1]] if errors else []
-    return {
-        "kernels": str(len(network.kernels)),
-        "dense, ms": f"{network.dense_ms:.3f}",
-        "held-out networks": str(len(errors)),
-        "error: median, 95 %, worst": ", ".join(f"{level:.1%}" for level in levels),
-        "known to": "" if network.noise is None else f"{network.noise:.1%}",
-        "profiles (rejected)": f"{network.profiled} ({network.rejected})",
-        "seconds": f"{network.seconds:.0f}",
-    }
-
-
-def show_difference(one: LatencyTable, other: LatencyTable) -> RenderableType:
-    """What two tables were made under, and how much longer the second one's times are."""
-    facts = Table(title="made under", title_justify="left", show_header=False)
-    for difference in environment_differences(one, other) or ["the same"]:
-        facts.add_row(difference)
-    table = Table(title="second table / first table", title_justify="left")
-    for column in ("kernel", "compared", "median", "least", "most"):
-        table.add_column(column, justify="left" if column == "kernel" else "right")
-    ratios = kernel_ratios(one, other)
-    rows = sorted(ratios.items(), key=lambda row: -abs(np.log(np.median(row[1]))))
-    everything = [ratio for of_kind in ratios.values() for ratio in of_kind]
-    for kind, values in [*rows, *([("all kernels", everything)] if everything else [])]:
-        spread = (f"{value:.3f}" for value in (np.median(values), min(values), max(values)))
-        table.add_row(kind, str(len(values)), *spread)
-    common = one.networks.keys() & other.networks.keys()
-    for name in sorted(common):
-        ratio = other.networks[name].dense_ms / one.networks[name].dense_ms
-        table.add_row(f"network {name}", "1", *[f"{ratio:.3f}"] * 3)
-    alone = [
-        f"only the {which}: {len(own.keys() - theirs.keys())} kinds of kernel"
-        for which, own, theirs in (
-            ("first", _kinds(one), _kinds(other)), ("second", _kinds(other), _kinds(one))
-        )
-    ]  # fmt: skip
-    return Together(facts, table, *alone)
-
-
-def _kinds(table: LatencyTable) -> dict[str, None]:
+def kernel_kinds(table: LatencyTable) -> dict[str, None]:
+    """The kinds of kernel that a table has samples of."""
     return dict.fromkeys(sample.kind for sample in table.samples)
 
 

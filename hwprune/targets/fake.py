@@ -16,7 +16,7 @@ import onnx
 from onnx import shape_inference
 
 from hwprune.errors import InputError
-from hwprune.targets import Form, KernelTime, Timing
+from hwprune.targets.base import Form, KernelTime, Timing
 
 
 class FakeTarget:

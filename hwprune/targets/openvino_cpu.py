@@ -15,9 +15,9 @@ import numpy as np
 import onnx
 import openvino
 
-from hwprune.precision import in_precision
-from hwprune.targets import Form, KernelTime, Timing
-from hwprune.targets.cpu import cpu_name, thread_count
+from hwprune.onnx_graph.precision import in_precision
+from hwprune.processor import cpu_name, thread_count
+from hwprune.targets.base import Form, KernelTime, Timing
 from hwprune.targets.options import one_of
 from hwprune.targets.watch import watched
 

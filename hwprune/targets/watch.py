@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from hwprune.targets import Timing
+from hwprune.targets.base import Timing
 
 LOST = 0.01  # of a run's wall time in which its thread did not compute: more is an interruption
 _RESOLUTION_S = 1e-4  # of a clock of CPU time that can time a run; Windows' has 16 ms

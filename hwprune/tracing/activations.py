@@ -21,11 +21,11 @@ from torch import Tensor
 from torch.fx import Node
 
 from hwprune.graph import Activation, ChannelGraph, Channels
-from hwprune.tracing.gather import labels_of
+from hwprune.tracing.build_graph import labels_of
 from hwprune.tracing.labels import Labels, compress
-from hwprune.tracing.rule import module_of, rule_name
-from hwprune.tracing.rules import RULES
-from hwprune.tracing.walk import LabelWalk, each, live_nodes
+from hwprune.tracing.propagate import LabelWalk, each, live_nodes
+from hwprune.tracing.rules.registry import RULES
+from hwprune.tracing.rules.rule import module_of, rule_name
 
 _ELEMENTWISE = {
     name

@@ -12,7 +12,7 @@ from torch.export.graph_signature import InputKind
 from torch.fx import Node
 
 from hwprune.graph import Branch, Group
-from hwprune.tracing.rule import rule_name, tensors
+from hwprune.tracing.rules.rule import rule_name, tensors
 
 _LARGEST = 2000  # operators in a branch
 _WEIGHTED = ("conv1d", "conv2d", "conv3d", "conv_transpose2d", "linear", "matmul", "convolution")

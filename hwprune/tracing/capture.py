@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from hwprune.errors import TraceError
-from hwprune.modes import evaluating
+from hwprune.model_state import evaluating
 
 _LIBRARIES = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
 

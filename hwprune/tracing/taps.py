@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch.export import ExportedProgram
 from torch.fx import Node
 
-from hwprune.tracing.rule import module_of, rule_name, tensors
+from hwprune.tracing.rules.rule import module_of, rule_name, tensors
 
 
 def find_taps(program: ExportedProgram) -> dict[str, Node]:

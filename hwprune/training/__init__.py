@@ -1,1 +1,1 @@
-"""What a step of training is made of: teacher, losses, schedule, augmentation, snapshots."""
+"""Training and inner distillation."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch.utils.data import Sampler
 
-from hwprune import processes
+from hwprune import distributed
 from hwprune.errors import InputError
 
 
@@ -46,7 +46,7 @@ def steps_per_epoch(images: int, batch_size: int, accumulate: int) -> int:
     Raises:
         InputError: not one.
     """
-    batches = accumulate * processes.count()
+    batches = accumulate * distributed.count()
     if images < batch_size * batches:
         times = f", {batches} times over" if batches > 1 else ""
         raise InputError(

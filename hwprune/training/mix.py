@@ -6,7 +6,7 @@ from timm.data.mixup import Mixup
 from torch import Tensor
 
 from hwprune.errors import InputError
-from hwprune.training.chance import chances_of
+from hwprune.seeding import chances_of
 
 
 class Mix:

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hwprune import processes
+from hwprune import distributed
 from hwprune.errors import InputError
-from hwprune.files import write_atomically
+from hwprune.storage.atomic_files import write_atomically
 
 
 def write_snapshot(path: Path, state: Mapping[str, Any]) -> None:
@@ -51,10 +51,10 @@ def is_there(path: Path) -> bool:
     Raises:
         InputError: only some do.
     """
-    seen = processes.summed([float(path.exists())])[0]
-    if 0 < seen < processes.count():
+    seen = distributed.summed([float(path.exists())])[0]
+    if 0 < seen < distributed.count():
         raise InputError(
-            f"Only {seen:.0f} of {processes.count()} processes see {path}. "
+            f"Only {seen:.0f} of {distributed.count()} processes see {path}. "
             "Give an --out that all machines share."
         )
     return seen > 0
@@ -65,12 +65,12 @@ def random_states(device: torch.device) -> list[list[Tensor]]:
     states = [torch.get_rng_state()]
     if device.type == "cuda":
         states.append(torch.cuda.get_rng_state(device))
-    return processes.gathered(states)
+    return distributed.gathered(states)
 
 
 def set_random_states(states: list[list[Tensor]], device: torch.device) -> None:
     """Put this process's random numbers back to where they were."""
-    first, *others = states[processes.rank()]
+    first, *others = states[distributed.rank()]
     torch.set_rng_state(first)
     if others and device.type == "cuda":
         torch.cuda.set_rng_state(others[0], device)

@@ -18,19 +18,19 @@ from typing import Any
 
 import onnx
 import torch
-from hwprune.export.engine_options import EngineOptions
 from hwprune.export.to_onnx import save_onnx, to_onnx
-from hwprune.export.to_tensorrt import build_engine, save_engine
 from hwprune.export.verify_engine import verify_engines
 
 from hwprune.latency.chain import probe_model
-from hwprune.models import build_model
-from hwprune.precision import precision_of
-from hwprune.targets.cuda import first_gpu
-from hwprune.targets.driver import gpu_here
-from hwprune.targets.tensorrt_engine import Engine
-from hwprune.targets.tensorrt_flavour import load_flavour
-from hwprune.tensorrt_precision import for_tensorrt
+from hwprune.models.build import build_model
+from hwprune.onnx_graph.precision import precision_of
+from hwprune.onnx_graph.tensorrt_precision import for_tensorrt
+from hwprune.targets.cuda.driver import gpu_here
+from hwprune.targets.cuda.interface import first_gpu
+from hwprune.targets.tensorrt.build import build_engine, save_engine
+from hwprune.targets.tensorrt.build_options import EngineOptions
+from hwprune.targets.tensorrt.engine import Engine
+from hwprune.targets.tensorrt.flavour import load_flavour
 
 SECONDS = 5.0  # to time an engine, at most
 

@@ -1,0 +1,37 @@
+"""Images with labels, split into train, validation and test, from a short name."""
+
+from hwprune.data.augment import Augmentation, Transform, crop_and_flip, photographs
+from hwprune.data.datasets import (
+    ArrayPixels,
+    Augmented,
+    Data,
+    Evaluated,
+    LabelledDataset,
+    Pixels,
+    batches,
+    load_data,
+    make_data,
+)
+from hwprune.data.image_folder import Cache, FilePixels, read_image
+from hwprune.data.splits import balanced_indices, hold_out
+
+__all__ = [
+    "ArrayPixels",
+    "Augmentation",
+    "Augmented",
+    "Cache",
+    "Data",
+    "Evaluated",
+    "FilePixels",
+    "LabelledDataset",
+    "Pixels",
+    "Transform",
+    "balanced_indices",
+    "batches",
+    "crop_and_flip",
+    "hold_out",
+    "load_data",
+    "make_data",
+    "photographs",
+    "read_image",
+]

@@ -1,0 +1,377 @@
+"""Images with labels, split into train, validation and test, from a short name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision.transforms import v2  # type: ignore[import-untyped,unused-ignore]
+
+from hwprune.data.augment import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    PLAIN,
+    Augmentation,
+    Transform,
+    photographs,
+)
+from hwprune.data.augment import crop_and_flip as crop_and_flip
+from hwprune.data.hugging_face import read_hf
+from hwprune.data.image_folder import Cache as Cache
+from hwprune.data.image_folder import FilePixels as FilePixels
+from hwprune.data.image_folder import read_folder
+from hwprune.data.image_folder import read_image as read_image
+from hwprune.data.splits import balanced_indices as balanced_indices
+from hwprune.data.splits import hold_out as hold_out
+from hwprune.data.splits import sixty_twenty_twenty
+from hwprune.data.webdataset import read_shards
+from hwprune.errors import InputError
+from hwprune.models.build import call_with, import_callable, takes
+from hwprune.seeding import chances_of
+
+Sample = tuple[Tensor, int]  # float image [C, H, W], class
+
+FORMS = (
+    "imagefolder:DIR, hf:NAME, webdataset:PATTERN, cifar10, cifar100, fashion_mnist, digits, "
+    "package.module:callable, or path/to/file.py:callable"
+)
+
+
+class Pixels(Protocol):
+    """Images as they are stored, before any transform."""
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """The class of each image."""
+
+    def __getitem__(self, index: int, /) -> Tensor: ...  # [C, h, w]
+
+
+@dataclass(frozen=True)
+class ArrayPixels:
+    """Images ``[N, C, h, w]`` in memory, uint8 in 0..255 or float in 0..1, and their labels."""
+
+    images: Tensor
+    labels: tuple[int, ...]
+
+    def __getitem__(self, index: int, /) -> Tensor:
+        return self.images[index]
+
+    def subset(self, indices: Sequence[int]) -> ArrayPixels:
+        """The images at ``indices``, in that order."""
+        kept = torch.tensor(list(indices), dtype=torch.long)
+        return ArrayPixels(self.images[kept], tuple(self.labels[index] for index in indices))
+
+
+class LabelledDataset(Dataset[Sample]):
+    """A torch data set whose labels are known without decoding an image."""
+
+    labels: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+class Evaluated(LabelledDataset):
+    """``evaluated[index]``: the image under a transform without chance, and its label."""
+
+    def __init__(self, pixels: Pixels, transform: Transform) -> None:
+        self.labels = pixels.labels
+        self._pixels = pixels
+        self._transform = transform
+
+    def __getitem__(self, index: int) -> Sample:
+        return self._transform(self._pixels[index]), self.labels[index]
+
+
+class Augmented(LabelledDataset):
+    """``augmented[epoch, index]``: the image under a random transform, and its label.
+
+    The chances are torch's on the CPU, numpy's and Python's, and depend on
+    ``(seed, epoch, index)`` alone: not on the number of workers, on what was read before, or on
+    where training was resumed. The state of the global generators stays as it was.
+    """
+
+    def __init__(self, pixels: Pixels, transform: Transform, *, seed: int) -> None:
+        self.labels = pixels.labels
+        self._pixels = pixels
+        self._transform = transform
+        self._seed = seed
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
+        epoch, index = key
+        image = self._pixels[index]
+        with chances_of(self._seed, epoch, index):
+            return self._transform(image), self.labels[index]
+
+
+@dataclass(frozen=True)
+class Data:
+    """A classification problem: images ``[C, H, W]`` in splits that share no image.
+
+    ``train[epoch, index]`` is augmented. ``calibration`` has the training images as
+    ``validation`` and ``test`` see theirs, by ``index``.
+    """
+
+    train: LabelledDataset
+    calibration: LabelledDataset
+    validation: LabelledDataset
+    test: LabelledDataset | None
+    classes: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+    source: str
+    augmentation: Augmentation = PLAIN
+
+    def lint(self) -> list[str]:
+        """What is wrong, one sentence each.
+
+        Checked: every split has images and a label for each, labels are in ``classes``, train and
+        calibration have the same labels, and the first image of each split is a float tensor of
+        ``image_shape``.
+        """
+        splits = {"train": self.train, "calibration": self.calibration}
+        splits |= {"validation": self.validation}
+        splits |= {"test": self.test} if self.test is not None else {}
+        problems = [
+            problem for name, split in splits.items() for problem in self._lint_split(name, split)
+        ]
+        if not problems and self.train.labels != self.calibration.labels:
+            problems.append("train and calibration have different labels")
+        return problems
+
+    def _lint_split(self, name: str, split: LabelledDataset) -> Iterator[str]:
+        labels = getattr(split, "labels", None)
+        if labels is None or len(labels) != len(split) or len(labels) == 0:
+            yield f"{name}.labels must hold one class an image, for one image or more"
+            return
+        if min(labels) < 0 or max(labels) >= len(self.classes):
+            yield f"{name} has labels {min(labels)} to {max(labels)} of {len(self.classes)} classes"
+        key: Any = (0, 0) if name == "train" else 0
+        image, _ = split[key]
+        if image.shape != self.image_shape or not image.is_floating_point():
+            got = f"{image.dtype} {list(image.shape)}"
+            yield f"{name}[{key}] is {got}, expected float {list(self.image_shape)}"
+
+
+def load_data(
+    source: str,
+    *,
+    image_size: int | None = None,
+    seed: int = 0,
+    data_root: Path | None = None,
+    augmentation: Augmentation = PLAIN,
+) -> Data:
+    """Load the data that ``source`` names.
+
+    Args:
+        source: ``imagefolder:DIR``, ``hf:NAME`` (see ``hugging_face``), ``webdataset:PATTERN`` (see
+            ``webdataset``), ``cifar10``, ``cifar100``, ``fashion_mnist``, ``digits``,
+            ``package.module:callable`` or ``path/to/file.py:callable``.
+        image_size: height and width of the images in pixels; None for what the CIFAR and
+            Fashion-MNIST images have, 32 for the digits, 224 otherwise.
+        seed: of the augmentation.
+        data_root: where the CIFAR and Fashion-MNIST files are or go; None for ``data``.
+        augmentation: of training images, beside what the data set usually has; a user's function
+            gets it by that name.
+
+    Raises:
+        InputError: an unknown source, or data that is not there or not as it should be.
+    """
+    if image_size is not None and image_size < 1:
+        raise InputError(f"image_size is {image_size}; expected 1 or more, such as 224.")
+    if source in _NAMED:
+        data = _NAMED[source](source, image_size, seed, data_root or Path("data"), augmentation)
+        return replace(data, augmentation=augmentation)
+    kind, colon, rest = source.partition(":")
+    if not colon or not kind or not rest:
+        raise InputError(f"Cannot read the data {source!r}; expected {FORMS}.")
+    if kind in _READERS:
+        splits, classes = _READERS[kind](rest)
+        augment, evaluate = photographs(image_size or 224, augmentation)
+        data = make_data(
+            splits, augment=augment, evaluate=evaluate, classes=classes, source=source, seed=seed
+        )
+    else:
+        data = _call(source, {"image_size": image_size, "seed": seed}, augmentation)
+    return replace(data, augmentation=augmentation)
+
+
+def make_data(
+    splits: Sequence[Pixels | None],
+    *,
+    augment: Transform,
+    evaluate: Transform,
+    classes: tuple[str, ...],
+    source: str,
+    seed: int = 0,
+) -> Data:
+    """Make a ``Data`` of the images of train, validation, and test or None.
+
+    Args:
+        splits: those three, of ``ArrayPixels`` for images in memory.
+        augment: makes a training image of a stored one, with torch's random numbers only.
+        evaluate: makes an image without chance.
+        classes: names of the labels 0, 1, ...
+        source: what the user called it.
+        seed: of the augmentation.
+
+    Raises:
+        InputError: no training or no validation images.
+    """
+    train, validation, test = splits
+    if train is None or validation is None or not train.labels or not validation.labels:
+        raise InputError(f"{source} has no training or no validation images; give both.")
+    calibration = Evaluated(train, evaluate)
+    channels, height, width = calibration[0][0].shape
+    return Data(
+        train=Augmented(train, augment, seed=seed),
+        calibration=calibration,
+        validation=Evaluated(validation, evaluate),
+        test=None if test is None else Evaluated(test, evaluate),
+        classes=classes,
+        image_shape=(channels, height, width),
+        source=source,
+    )
+
+
+def batches(
+    dataset: LabelledDataset, indices: Sequence[int] | None, *, batch_size: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Give images ``[N, C, H, W]`` and int64 labels ``[N]``, in order.
+
+    The last batch may be smaller. ``indices`` None is all of ``dataset``. No random number is
+    drawn.
+    """
+    chosen = range(len(dataset)) if indices is None else indices
+    for start in range(0, len(chosen), batch_size):
+        samples = [dataset[index] for index in chosen[start : start + batch_size]]
+        labels = torch.tensor([label for _, label in samples], dtype=torch.long)
+        yield torch.stack([image for image, _ in samples]), labels
+
+
+def _call(source: str, options: dict[str, object], augmentation: Augmentation) -> Data:
+    function = import_callable(source)
+    if augmentation != PLAIN and not takes(function, "augmentation"):
+        raise InputError(
+            f"{source} takes no augmentation: leave --augment and --erase out, or let it take "
+            "augmentation, a hwprune.training.augment.Augmentation."
+        )
+    data = call_with(source, function, {**options, "augmentation": augmentation})
+    if not isinstance(data, Data):
+        raise InputError(
+            f"{source} returned a {type(data).__name__}; expected a hwprune.data.Data. "
+            "hwprune.data.make_data makes one of tensors."
+        )
+    problems = data.lint()
+    if problems:
+        raise InputError(f"{source} returned data that cannot be used: {'; '.join(problems)}.")
+    return data
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A data set that torchvision reads: its class, and what the user can put in place by hand."""
+
+    name: str
+    files: str
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+
+
+_TORCHVISION = {
+    "cifar10": _Known("CIFAR10", "cifar-10-batches-py (from cifar-10-python.tar.gz)"),
+    "cifar100": _Known("CIFAR100", "cifar-100-python (from cifar-100-python.tar.gz)"),
+    "fashion_mnist": _Known(
+        "FashionMNIST", "FashionMNIST/raw/*-ubyte (from the four *-ubyte.gz)", (0.286,), (0.353,)
+    ),
+}
+
+
+def _torchvision(
+    source: str, image_size: int | None, seed: int, root: Path, augmentation: Augmentation
+) -> Data:
+    known = _TORCHVISION[source]
+    official, test = (_fetch(known, root, train) for train in (True, False))
+    pixels = _array_pixels(official)
+    kept, held = hold_out(pixels.labels)
+    size = pixels.images.shape[-1]
+    augment, evaluate = crop_and_flip(size, image_size or size, known.mean, known.std, augmentation)
+    return make_data(
+        (pixels.subset(kept), pixels.subset(held), _array_pixels(test)),
+        augment=augment,
+        evaluate=evaluate,
+        classes=tuple(official.classes),
+        source=source,
+        seed=seed,
+    )
+
+
+def _fetch(known: _Known, root: Path, train: bool) -> Any:
+    """The torchvision data set, downloaded only if its files are not whole."""
+    from torchvision import datasets  # type: ignore[import-untyped,unused-ignore]
+
+    read = getattr(datasets, known.name)
+    try:
+        try:
+            return read(str(root), train=train, download=False)
+        except RuntimeError:  # torchvision's word for files that are missing or corrupt
+            return read(str(root), train=train, download=True)
+    except Exception as error:  # of the network, of the disk, of the archive
+        raise InputError(
+            f"{known.name} is not in {root} and could not be downloaded: "
+            f"{type(error).__name__}: {error}. Put {known.files} into {root}, or name the folder "
+            "that has it as the data root."
+        ) from error
+
+
+def _array_pixels(dataset: Any) -> ArrayPixels:
+    images = torch.as_tensor(dataset.data)  # [N, h, w, 3] or [N, h, w]
+    images = images.unsqueeze(1) if images.dim() == 3 else images.permute(0, 3, 1, 2)
+    return ArrayPixels(images, tuple(int(label) for label in dataset.targets))
+
+
+def _digits(
+    source: str, image_size: int | None, seed: int, root: Path, augmentation: Augmentation
+) -> Data:
+    """scikit-learn's 1,797 handwritten digits of 8 x 8 pixels, 60 % train, 20 %, 20 %."""
+    if augmentation != PLAIN:
+        raise InputError(
+            "The digits have an augmentation of their own; leave --augment and --erase out."
+        )
+    try:
+        from sklearn.datasets import load_digits  # type: ignore[import-untyped,unused-ignore]
+    except ImportError as error:
+        raise InputError("The digits need scikit-learn. Type: pip install scikit-learn") from error
+    digits = load_digits()
+    images = torch.from_numpy(digits.images).float().div(16).unsqueeze(1)  # [N, 1, 8, 8]
+    pixels = ArrayPixels(images, tuple(int(label) for label in digits.target))
+    size = image_size or 32
+    enlarge = v2.Resize((size, size), interpolation=v2.InterpolationMode.BILINEAR, antialias=True)
+    move = v2.RandomAffine(10, (0.1, 0.1), interpolation=v2.InterpolationMode.BILINEAR)
+    return make_data(
+        [pixels.subset(part) for part in sixty_twenty_twenty(pixels.labels)],
+        augment=v2.Compose([enlarge, move]),
+        evaluate=enlarge,
+        classes=tuple(str(digit) for digit in range(10)),
+        source=source,
+        seed=seed,
+    )
+
+
+_READERS: dict[str, Callable[[str], tuple[Sequence[Pixels | None], tuple[str, ...]]]] = {
+    "imagefolder": lambda folder: read_folder(Path(folder)),
+    "hf": read_hf,
+    "webdataset": read_shards,
+}
+
+_NAMED: dict[str, Callable[[str, int | None, int, Path, Augmentation], Data]] = {
+    "digits": _digits,
+    "cifar10": _torchvision,
+    "cifar100": _torchvision,
+    "fashion_mnist": _torchvision,
+}

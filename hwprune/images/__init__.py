@@ -1,1 +1,0 @@
-"""Where images come from: folders, shards, data sets of Hugging Face."""

@@ -1,0 +1,102 @@
+"""The weights and gradients of a group's channels, layer by layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from hwprune.graph import ChannelGraph, Group
+
+Role: TypeAlias = Literal["layer", "norm", "reader"]
+
+
+@dataclass(frozen=True)
+class Member:
+    """The numbers of one layer or norm that belong to a group, channel by channel.
+
+    Attributes:
+        role: ``layer``: weights and bias that produce the channel; ``norm``: its scale and shift;
+            ``reader``: the weights by which a layer behind reads it.
+        weight: [width, n], the rows of the weight or the scale.
+        gradient: [width, n], of the mean cross-entropy.
+        shift: [width, 1], bias or shift; zero where there is none.
+        shift_gradient: [width, 1].
+        positions: of a layer, in how many places of one image a weight is used.
+    """
+
+    role: Role
+    weight: Tensor
+    gradient: Tensor
+    shift: Tensor
+    shift_gradient: Tensor
+    positions: float = 0.0
+
+    @property
+    def effect(self) -> Tensor:
+        """``sum (w * g) + b * g_b``, [width]: to first order, the loss won by zeroing these."""
+        return (self.weight * self.gradient).sum(1) + (self.shift * self.shift_gradient).sum(1)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one member's numbers are: [width, places] indices along a dimension of a parameter."""
+
+    role: Role
+    weight: nn.Parameter
+    dim: int
+    index: Tensor
+    shift: nn.Parameter | None
+    shift_index: Tensor
+    positions: float
+
+    def read(self) -> Member:
+        """The numbers and gradients as they are now; no gradient is zero."""
+        weight, gradient = _rows(self.weight, self.dim, self.index)
+        shift = shift_gradient = torch.zeros_like(weight[:, :1])
+        if self.shift is not None:
+            shift, shift_gradient = _rows(self.shift, 0, self.shift_index)
+        return Member(self.role, weight, gradient, shift, shift_gradient, self.positions)
+
+
+def places_of(model: nn.Module, graph: ChannelGraph, group: Group) -> list[Place]:
+    """The layers that produce a group's channels, the norms that scale them, and who reads them."""
+    producers = {(layer.weight, layer.out_dim): layer for layer in graph.layers}
+    readers = {(layer.weight, 1 - layer.out_dim): layer for layer in graph.layers}
+    places = {(s.key, s.dim): s.positions for s in group.slices}
+    found = []
+    for (key, dim), positions in places.items():
+        path, _, name = key.rpartition(".")
+        module = model.get_submodule(path)
+        parameter = getattr(module, name)
+        layer = producers.get((key, dim))
+        reader = readers.get((key, dim))
+        role: Role
+        if layer is not None:
+            role = "layer"
+        elif reader is not None and parameter.shape[dim] == reader.inputs.count(graph.widths):
+            role = "reader"  # not of a grouped convolution, which hands its channels on
+        elif parameter.ndim == 1 and name == "weight" and not isinstance(module, nn.PReLU):
+            role = "norm"
+        else:
+            continue
+        bias = f"{path}.bias".removeprefix(".")
+        shifted = role != "reader" and name == "weight" and (bias, 0) in places
+        shift = model.get_parameter(bias) if shifted else None
+        index, shift_index = (
+            torch.tensor(indices, device=parameter.device)
+            for indices in (positions, places[bias, 0] if shifted else ())
+        )
+        used = layer.macs(graph.widths) / parameter.numel() if layer is not None else 0.0
+        found.append(Place(role, parameter, dim, index, shift, shift_index, used))
+    return found
+
+
+def _rows(parameter: Tensor, dim: int, index: Tensor) -> tuple[Tensor, Tensor]:
+    """Values and gradients [width, n] of the rows at ``index``."""
+    value = parameter.detach().transpose(0, dim)[index].flatten(1)
+    if parameter.grad is None:
+        return value, torch.zeros_like(value)
+    return value, parameter.grad.transpose(0, dim)[index].flatten(1)

@@ -1,0 +1,1 @@
+"""ONNX models: precision, clean-up, batch, size, and running them with ONNX Runtime."""

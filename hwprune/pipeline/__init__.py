@@ -1,0 +1,1 @@
+"""The steps of a run, strung together by the commands."""

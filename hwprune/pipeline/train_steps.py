@@ -1,0 +1,160 @@
+"""The two steps that train, in one process or in several."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, fields
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import nn
+
+from hwprune import distributed
+from hwprune.pipeline.run_context import Job
+from hwprune.plan import Plan
+from hwprune.pruning.checkpoint import save
+from hwprune.reporting.progress import Forecast, progress_bar
+from hwprune.slimmable.joint_training import InPlace
+from hwprune.storage.atomic_files import write_atomically
+from hwprune.training.distillation_loss import Distillation
+from hwprune.training.evaluate import Accuracy, evaluate
+from hwprune.training.finetune import Epoch, Report, Teaching, Training, finetune
+from hwprune.training.tracking import tracked
+
+DENSE_EPOCHS_FOR_A_NEW_HEAD = 6
+
+
+def train_dense_step(job: Job) -> None:
+    """Train the dense network first, where it was asked for or its head is new."""
+    epochs = job.recipe.dense_epochs
+    if epochs < 0:
+        epochs = DENSE_EPOCHS_FOR_A_NEW_HEAD if job.loaded.new_head else 0
+    history: list[dict[str, Any]] = []
+    trained = (job.folder / "dense.safetensors").exists()
+    if job.loaded.new_head and not trained:
+        then = f"training {epochs} epochs" if epochs else "with --dense-epochs 0 it stays so"
+        job.console.print(f"[yellow]{job.loaded.new_head}; {then}")
+    if epochs and not trained:
+        training = training_of(job, epochs=epochs, lr=job.recipe.dense_lr)
+        history = train_with_progress(job, job.loaded.model, training, "dense", None)
+    if not distributed.is_main():
+        return
+    if epochs and not trained:
+        state = {k: v.contiguous() for k, v in job.loaded.model.state_dict().items()}
+        write_atomically(job.folder / "dense.safetensors", lambda path: save_file(state, path))
+    measured = evaluate(job.dense, job.test())
+    job.console.print(f"dense: {measured} of the {job.test_split} images")
+    job.note("dense", {"history": history, "accuracy": asdict(measured), "split": job.test_split})
+
+
+def finetune_step(job: Job, *, resume: bool = False) -> None:
+    """Distil the dense network into the pruned one."""
+    facts = distilled(job, job.student("pruned"), job.plan, "student", resume=resume)
+    if facts is not None:
+        measured = Accuracy(**facts["accuracy"])
+        job.console.print(f"distilled: {measured} of the {job.test_split} images")
+        job.note("finetune", facts)
+
+
+def distilled(
+    job: Job, network: nn.Module, plan: Plan, name: str, *, resume: bool
+) -> dict[str, Any] | None:
+    """Train a network of a plan as the student is trained, and save it under ``name``.
+
+    Returns:
+        The history of its training, and its accuracy; None in all processes but the main one.
+    """
+    training = training_of(job, epochs=job.recipe.epochs, lr=job.recipe.lr)
+    history = train_with_progress(
+        job, network, training, name, teaching_of(job, plan), resume=resume
+    )
+    if not distributed.is_main():
+        return None
+    measured = evaluate(network, job.test())
+    save(network, plan, job.folder / name)
+    return {"history": history, "accuracy": asdict(measured)}
+
+
+def train_with_progress(
+    job: Job,
+    model: nn.Module,
+    training: Training,
+    name: str,
+    teaching: Teaching | None,
+    resume: bool = False,
+    in_place: InPlace | None = None,
+) -> list[dict[str, Any]]:
+    """Train with a progress bar and perhaps a tracker; the history as plain data."""
+    with (
+        step_progress(job, name, training) as show,
+        tracked(job.recipe.track, job.folder, name) as log,
+    ):
+
+        def tell(step: int, steps: int, loss: float, top1: float) -> None:
+            show(step, steps, loss, top1)
+            lr = training.lr_at((step - 1) / steps)
+            log(step, {"step/loss": loss, "step/top1": top1, "step/lr": lr})
+
+        def tell_epoch(epoch: Epoch) -> None:
+            job.console.print(
+                f"  {name} epoch {epoch.epoch + 1} of {training.epochs}: loss {epoch.loss:.3f}, "
+                f"train {epoch.train_top1:.1%}, validation {epoch.validation}"
+            )
+            numbers = {"loss": epoch.loss, "train_top1": epoch.train_top1}
+            numbers |= {"top1": epoch.validation.top1, "validation_loss": epoch.validation.loss}
+            log(epoch.epoch + 1, {f"epoch/{key}": number for key, number in numbers.items()})
+
+        history = finetune(
+            model,
+            job.data,
+            training,
+            teaching=teaching,
+            in_place=in_place,
+            checkpoint=job.folder / f"{name}.checkpoint",
+            checkpoint_steps=job.recipe.checkpoint_steps,
+            resume=resume or name == "dense",
+            report=tell,
+            on_epoch=tell_epoch,
+        )
+    return [asdict(epoch) for epoch in history]
+
+
+@contextmanager
+def step_progress(job: Job, name: str, training: Training) -> Iterator[Report]:
+    """Show the steps of a training with smoothed numbers, and say early how long it will take."""
+    forecast = Forecast(job.console, f"{name}: {_amount(training)}")
+    smooth = [0.0, 0.0]
+    with progress_bar(job.console, name, "steps") as advance:
+
+        def tell(step: int, steps: int, loss: float, top1: float) -> None:
+            keep = min(0.95, (step - 1) / step)
+            smooth[:] = (
+                keep * s + (1 - keep) * n for s, n in zip(smooth, (loss, top1), strict=True)
+            )
+            forecast(step, steps)
+            advance(step, steps, f"loss {smooth[0]:.3f}, batch top-1 {smooth[1]:.1%}")
+
+        yield tell
+
+
+def _amount(training: Training) -> str:
+    """How much training there is, in words."""
+    count, unit = training.epochs, "epoch"
+    if training.epoch_steps:
+        count, unit = training.epochs * training.epoch_steps, "step"
+    return f"{count} {unit}" + ("" if count == 1 else "s")
+
+
+def teaching_of(job: Job, plan: Plan) -> Teaching:
+    """The dense network as the teacher of one of its plans, as the recipe says."""
+    recipe = job.recipe
+    distillation = Distillation(recipe.gamma, recipe.soft_weight, recipe.temperature)
+    return Teaching(job.dense, job.graph, plan, distillation)
+
+
+def training_of(job: Job, *, epochs: int, lr: float, epoch_steps: int = 0) -> Training:
+    """What the recipe says of training; its options have the names that they have there."""
+    names = {field.name for field in fields(Training)} - {"epochs", "lr", "epoch_steps"}
+    own = {name: getattr(job.recipe, name) for name in names}
+    return Training(epochs=epochs, lr=lr, epoch_steps=epoch_steps, **own)

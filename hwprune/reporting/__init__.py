@@ -1,0 +1,1 @@
+"""What a run has come to: a page, tables for a terminal, progress."""

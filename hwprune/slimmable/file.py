@@ -1,0 +1,184 @@
+"""A network of several widths on disk: one safetensors file, in which each weight is once.
+
+Its tensors are the widest network's, by their names, and ``statistics/NAME/KEY`` for the buffers of
+the narrower networks. Its metadata hold, under ``hwprune``, the plans and what each network uses of
+the weights; ``docs/slim.md`` has the format.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from hwprune.errors import InputError
+from hwprune.plan import Plan
+from hwprune.pruning.checkpoint import build_dense, shaped_like
+from hwprune.pruning.prune import set_numbers
+from hwprune.slimmable.channel_order import Arrangement
+from hwprune.slimmable.network import Part, SlimNetwork
+from hwprune.slimmable.slices import Cut, cut_sizes, part_of
+from hwprune.storage.atomic_files import write_atomically
+from hwprune.version import __version__
+
+SLIM_VERSION = 1
+_STATISTICS = "statistics"
+
+
+def save_slim(slim: SlimNetwork, path: Path | str) -> None:
+    """Write all networks to one file, atomically.
+
+    Args:
+        slim: the networks; the ``source`` of the widest one's plan says how to build the dense one.
+        path: the file, such as ``slim.safetensors``.
+
+    Raises:
+        HwpruneError: the file cannot be written.
+    """
+    tensors, tied = _once(slim.widest.state_dict(keep_vars=True))
+    for name in slim.names[1:]:
+        for key, buffer in slim.network(name).state_dict().items():
+            tensors[f"{_STATISTICS}/{name}/{key}"] = buffer
+    content = {
+        "version": SLIM_VERSION,
+        "networks": [
+            {"name": name, "plan": part.plan.content(), "cuts": part.cuts}
+            for name, part in slim.parts.items()
+        ],
+        "order": slim.arrangement.order,
+        "fixed": slim.arrangement.fixed,
+        "tied": tied,
+        "written_by": {"hwprune": __version__, "torch": torch.__version__},
+    }
+    plain = {
+        key: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for key, tensor in tensors.items()
+    }
+    metadata = {"hwprune": json.dumps(content)}
+    write_atomically(Path(path), lambda temporary: save_file(plain, temporary, metadata))
+
+
+def load_slim(path: Path | str, model: nn.Module | None = None) -> SlimNetwork:
+    """Read a network of several widths, in evaluation mode.
+
+    Args:
+        path: written by ``save_slim``.
+        model: the dense network, for architectures that cannot be built from the file; it is left
+            as it was.
+
+    Raises:
+        InputError: no such file, none of hwprune, of another version, or of another architecture.
+    """
+    file = Path(path)
+    content, tensors = _read(file)
+    parts, arrangement = _understood(content, file)
+    names = list(parts)
+    dense = model if model is not None else build_dense(parts[names[0]].plan, file)
+    wide = {key: t for key, t in tensors.items() if not key.startswith(f"{_STATISTICS}/")}
+    wide |= {key: wide[first] for key, first in content["tied"].items() if first in wide}
+    narrower = [
+        _network(dense, _narrow(wide, tensors, name, parts[name].cuts), parts[name].plan)
+        for name in names[1:]
+    ]
+    widest = _network(dense, wide, parts[names[0]].plan)
+    return SlimNetwork(widest, narrower, parts, arrangement).eval()
+
+
+def bytes_together(slim: SlimNetwork) -> int:
+    """Bytes of all tensors of all networks, each weight counted once."""
+    return sum(tensor.nbytes for tensor in _once(slim.state_dict(keep_vars=True))[0].values())
+
+
+def bytes_alone(slim: SlimNetwork, name: str) -> int:
+    """Bytes of the tensors of one network by itself."""
+    part, network = slim.parts[name], slim.network(name)
+    named = dict(slim.widest.named_parameters())
+    weights = sum(
+        each.element_size() * math.prod(cut_sizes(part.cuts[key], each.shape))
+        for key, each in named.items()
+    )
+    return weights + sum(buffer.nbytes for buffer in network.buffers())
+
+
+def _once(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors without those that are the same as an earlier one, and which those are."""
+    first: dict[int, str] = {}
+    tied: dict[str, str] = {}
+    for key, tensor in state.items():
+        if first.setdefault(id(tensor), key) != key:
+            tied[key] = first[id(tensor)]
+    return {key: tensor for key, tensor in state.items() if key not in tied}, tied
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            content = json.loads((file.metadata() or {})["hwprune"])
+            tensors = {  # copies: see checkpoint.py
+                key: file.get_tensor(key).clone()
+                for key in file.keys()  # noqa: SIM118 - no mapping
+            }
+        version = content["version"]
+    except FileNotFoundError as error:
+        raise InputError(f"No file {path}. Make one with `hwprune slim`.") from error
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path} is no network of several widths ({error}). Make it again with `hwprune slim`."
+        ) from error
+    if version != SLIM_VERSION:
+        raise InputError(
+            f"{path} has version {version}; this hwprune reads {SLIM_VERSION}. Make it again with "
+            "`hwprune slim`."
+        )
+    return content, tensors
+
+
+def _understood(content: Mapping[str, Any], path: Path) -> tuple[dict[str, Part], Arrangement]:
+    """The networks by name, of which there is at least one, and how their channels lie."""
+    try:
+        parts = {
+            each["name"]: Part(
+                Plan.of_content(each["plan"], f"{path}, {each['name']}"), _cuts(each["cuts"])
+            )
+            for each in content["networks"]
+        }
+        order = {name: tuple(map(int, channels)) for name, channels in content["order"].items()}
+        dict(content["tied"]), next(iter(parts.values()))  # are they there
+        return parts, Arrangement(order, dict(content["fixed"]))
+    except (ValueError, KeyError, TypeError, AttributeError, StopIteration) as error:
+        raise InputError(
+            f"{path} is damaged ({error}). Make it again with `hwprune slim`."
+        ) from error
+
+
+def _cuts(content: Mapping[str, Any]) -> dict[str, Cut]:
+    return {
+        key: {
+            int(dim): tuple((int(start), int(stop)) for start, stop in runs)
+            for dim, runs in cut.items()
+        }
+        for key, cut in content.items()
+    }
+
+
+def _narrow(
+    wide: Mapping[str, Tensor], tensors: Mapping[str, Tensor], name: str, cuts: Mapping[str, Cut]
+) -> dict[str, Tensor]:
+    """The tensors of a narrower network: parts of the widest one's, and its own statistics."""
+    start = f"{_STATISTICS}/{name}/"
+    own = {key[len(start) :]: each for key, each in tensors.items() if key.startswith(start)}
+    return {key: part_of(wide[key], cut) for key, cut in cuts.items() if key in wide} | own
+
+
+def _network(dense: nn.Module, state: dict[str, Tensor], plan: Plan) -> nn.Module:
+    network = shaped_like(copy.deepcopy(dense), state)
+    set_numbers(network, plan.numbers)
+    return network

@@ -1,1 +1,0 @@
-"""One network of several widths: nested plans, sorted channels, shared weights."""

@@ -1,0 +1,120 @@
+"""Targets: a device with a runtime, behind one small protocol, one file each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
+
+import onnx
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+Form: TypeAlias = Literal["onnx", "module"]  # of the networks that a target loads
+
+
+@dataclass(frozen=True)
+class TorchNetwork:
+    """A PyTorch network with example inputs, for targets that run PyTorch itself."""
+
+    model: nn.Module
+    inputs: tuple[Any, ...]
+
+
+Loadable: TypeAlias = onnx.ModelProto | TorchNetwork
+
+
+@dataclass(frozen=True)
+class KernelTime:
+    """What the runtime times as one thing, as its own profile names it.
+
+    Attributes:
+        name: the kernel's name in this network.
+        kind: all that sets its speed but the numbers of channels: operator, kernel, stride,
+            groups, spatial size, batch, fused epilogue. Kernels of one kind share measurements.
+        reads: names of the kernels whose outputs it reads.
+        times_ms: raw times, one a run; or the means of blocks of runs, where no more is told.
+        weights: the state dict's keys of what it computes with, where the target knows them.
+    """
+
+    name: str
+    kind: str
+    reads: tuple[str, ...]
+    times_ms: tuple[float, ...]
+    weights: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One run of a network.
+
+    Attributes:
+        wall_ms: wall time.
+        cpu_ms: CPU time of the one thread that computed; None where there are several, or where the
+            operating system does not tell.
+        interrupted: whether the operating system gave the processor to something else meanwhile;
+            None where it does not tell.
+    """
+
+    wall_ms: float
+    cpu_ms: float | None = None
+    interrupted: bool | None = None
+
+
+class Timed(Protocol):
+    """What can be timed."""
+
+    def run_ms(self) -> float:
+        """Run once on a fixed random input; milliseconds."""
+
+
+class Runnable(Timed, Protocol):
+    """A network loaded on a target."""
+
+    def profile(self, runs: int) -> list[KernelTime]:
+        """Run with the runtime's own profiler; kernels in order of execution."""
+
+
+@runtime_checkable
+class Watched(Protocol):
+    """A network of whose runs the operating system tells more than their wall time."""
+
+    def run_watched(self) -> Timing:
+        """Run once on a fixed random input."""
+
+
+def run_timed(network: Timed) -> Timing:
+    """Run a network once, with what the operating system tells of it where it tells something."""
+    return network.run_watched() if isinstance(network, Watched) else Timing(network.run_ms())
+
+
+class Target(Protocol):
+    """A device, runtime, precision and number of threads."""
+
+    @property
+    def name(self) -> str:
+        """What a user types to get this target."""
+
+    @property
+    def takes(self) -> Form:
+        """The form of the networks that it loads."""
+
+    def environment(self) -> dict[str, str]:
+        """Device, runtime, versions, threads: what a latency table depends on."""
+
+    def load(self, model: Any) -> Runnable:
+        """Make a network, in the form that the target takes, ready to run."""
+
+
+@runtime_checkable
+class GridTarget(Protocol):
+    """A target that prepares networks faster where only their kernels are timed."""
+
+    def load_for_grid(self, model: Any) -> Runnable:
+        """Make a network ready to be profiled; its kernels may be slower than those of ``load``."""
+
+
+def load_for_grid(device: Target, model: Any) -> Runnable:
+    """Make a network ready to be profiled, the fast way where the target has one."""
+    return device.load_for_grid(model) if isinstance(device, GridTarget) else device.load(model)

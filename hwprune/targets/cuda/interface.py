@@ -1,0 +1,87 @@
+"""A CUDA device's memory, stream, events and graphs, by whichever package is installed.
+
+PyTorch where it is there, else cuda-python, else pycuda; all work in the device's primary context,
+so that they get along with each other in one process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any, Protocol, TypeAlias
+
+from numpy.typing import NDArray
+
+from hwprune.errors import NotHere
+from hwprune.targets.cuda.driver import need_driver
+
+Run: TypeAlias = Callable[[], object]
+
+
+class Cuda(Protocol):
+    """The first GPU, with one stream on which everything happens in order.
+
+    Attributes:
+        stream: the stream's handle, as TensorRT takes it.
+        capability: such as ``sm89``.
+    """
+
+    stream: int
+    capability: str
+
+    def allocate(self, size: int) -> int:
+        """The address of that many bytes, which live as long as this object."""
+
+    def copy_in(self, address: int, array: NDArray[Any]) -> None:
+        """Queue a copy from host memory of ``host``."""
+
+    def copy_out(self, array: NDArray[Any], address: int) -> None:
+        """Queue a copy to host memory of ``host``."""
+
+    def host(self, shape: tuple[int, ...], kind: Any) -> NDArray[Any]:
+        """An array in memory that is locked in place, so that copies are asynchronous."""
+
+    def mark(self) -> Any:
+        """An event behind what was queued so far."""
+
+    def between_ms(self, first: Any, second: Any) -> float:
+        """Milliseconds from one event to another by the GPU's clock, after ``wait``."""
+
+    def wait(self) -> None:
+        """Until all that was queued is done."""
+
+    def captured(self, run: Run) -> Run | None:
+        """What replays ``run``'s work as one CUDA graph; None where that cannot be had."""
+
+
+def first_gpu() -> Cuda:
+    """The first GPU.
+
+    Raises:
+        NotHere: there is no GPU, or no package that reaches it.
+    """
+    need_driver()
+    if _torch_has_cuda():
+        from hwprune.targets.cuda.with_torch import TorchGpu
+
+        return TorchGpu()
+    if find_spec("cuda") is not None and find_spec("cuda.bindings") is not None:
+        from hwprune.targets.cuda.with_cuda_python import CudaPythonGpu
+
+        return CudaPythonGpu()
+    if find_spec("pycuda") is not None:
+        from hwprune.targets.cuda.with_pycuda import PyCudaGpu
+
+        return PyCudaGpu()
+    raise NotHere(
+        "Running an engine needs a package that reaches the GPU's memory; none of PyTorch for "
+        "CUDA, cuda-python and pycuda is here. Install one: `pip install cuda-python`."
+    )
+
+
+def _torch_has_cuda() -> bool:
+    if find_spec("torch") is None:
+        return False
+    import torch
+
+    return torch.cuda.is_available()

@@ -1,0 +1,181 @@
+"""A target in a process of its own, for runtimes that do not get along with PyTorch in one.
+
+The process starts without PyTorch, reads pickled requests from its standard input and writes
+pickled answers to its standard output; times are taken inside it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import pickle
+import subprocess
+import sys
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+import onnx
+
+from hwprune.errors import HwpruneError
+from hwprune.targets.base import Form, KernelTime, Runnable, Target, Timing, run_timed
+
+_START = (
+    "import sys; sys.modules['torch'] = None; "
+    "from hwprune.targets.in_subprocess import serve; serve({module!r}, {maker!r}, {options!r})"
+)
+
+
+class Apart:
+    """A target like any other; what it does, another process does.
+
+    Args:
+        module, maker: where the target's class is.
+        variables: of the process's environment, beside those of this one.
+        options: of the target, as they were typed.
+
+    Raises:
+        ValueError, TypeError: the options are wrong.
+        HwpruneError: the process has ended.
+    """
+
+    takes: Form = "onnx"
+
+    def __init__(
+        self,
+        module: str,
+        maker: str,
+        variables: Mapping[str, str] | None = None,
+        /,
+        **options: str,
+    ) -> None:
+        code = _START.format(module=module, maker=maker, options=options)
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, **(variables or {})},
+        )
+        weakref.finalize(self, _end, self._process)
+        self.unused: list[int] = []  # networks that nothing here refers to any more
+        self.name: str = self._answer()
+
+    def environment(self) -> dict[str, str]:
+        """What the target says."""
+        told: dict[str, str] = self.ask("environment")
+        return told
+
+    def load(self, model: onnx.ModelProto) -> ApartNetwork:
+        """Make a network ready to run, over there."""
+        return ApartNetwork(self, self.ask("load", model.SerializeToString()))
+
+    def ask(self, what: str, *arguments: Any) -> Any:
+        """One request and its answer."""
+        assert self._process.stdin is not None
+        unused, self.unused = self.unused, []
+        with contextlib.suppress(BrokenPipeError):  # then the answer says why
+            pickle.dump((what, arguments, unused), self._process.stdin)
+            self._process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> Any:
+        assert self._process.stdout is not None
+        try:
+            answer, error = pickle.load(self._process.stdout)
+        except (EOFError, pickle.UnpicklingError) as lost:
+            status = self._process.wait()
+            raise HwpruneError(
+                f"The process that measures ended with status {status}; what it said last stands "
+                "above. Run the same command again: it goes on from what was measured."
+            ) from lost
+        if error is not None:
+            raise error
+        return answer
+
+
+class ApartNetwork:
+    """A network that is loaded in the other process."""
+
+    def __init__(self, target: Apart, number: int) -> None:
+        self._target, self._number = target, number
+        weakref.finalize(self, _let_go, target, number)
+
+    def run_ms(self) -> float:
+        """Run once; milliseconds, as the other process has timed it."""
+        taken: float = self._target.ask("run_ms", self._number)
+        return taken
+
+    def run_watched(self) -> Timing:
+        """Run once, with what the operating system tells the other process of it."""
+        taken: Timing = self._target.ask("run_watched", self._number)
+        return taken
+
+    def profile(self, runs: int) -> list[KernelTime]:
+        """Kernel times from the other process."""
+        times: list[KernelTime] = self._target.ask("profile", self._number, runs)
+        return times
+
+    def profile_here(self, runs: int) -> list[KernelTime]:
+        """The same of a target whose ``profile`` would ask another process again."""
+        times: list[KernelTime] = self._target.ask("profile_here", self._number, runs)
+        return times
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            pipe.close()
+    process.wait()
+
+
+def _let_go(target: Apart, number: int) -> None:
+    target.unused.append(number)
+
+
+def serve(module: str, maker: str, options: dict[str, str]) -> None:
+    """Build a target, then answer requests from standard input until it ends."""
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever a runtime prints goes to standard error
+
+    def answer(result: Any, error: Exception | None) -> None:
+        pickle.dump((result, error), answers)
+        answers.flush()
+
+    try:
+        target: Target = getattr(importlib.import_module(module), maker)(**options)
+    except Exception as error:
+        return answer(None, _portable(error))
+    answer(target.name, None)
+    loaded: dict[int, Runnable] = {}
+    while True:
+        try:
+            what, arguments, unused = pickle.load(sys.stdin.buffer)
+        except EOFError:
+            return
+        for number in unused:
+            del loaded[number]
+        try:
+            answer(_do(target, loaded, what, *arguments), None)
+        except Exception as error:
+            answer(None, _portable(error))
+
+
+def _do(target: Target, loaded: dict[int, Runnable], what: str, *arguments: Any) -> Any:
+    if what == "environment":
+        return target.environment()
+    if what == "load":
+        number = max(loaded, default=-1) + 1
+        loaded[number] = target.load(onnx.load_model_from_string(arguments[0]))
+        return number
+    number, *rest = arguments
+    if what == "run_watched":
+        return run_timed(loaded[number])
+    return getattr(loaded[number], what)(*rest)
+
+
+def _portable(error: Exception) -> Exception:
+    """An error that the other side can build again."""
+    if isinstance(error, (HwpruneError, ValueError, TypeError, ImportError)):
+        return type(error)(str(error))
+    return HwpruneError(f"{type(error).__name__}: {error}")

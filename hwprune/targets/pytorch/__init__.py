@@ -1,0 +1,1 @@
+"""PyTorch itself as the runtime."""

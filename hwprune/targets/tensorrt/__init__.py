@@ -1,0 +1,1 @@
+"""TensorRT and TensorRT-RTX: build engines, run them, time their layers."""

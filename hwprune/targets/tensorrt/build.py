@@ -1,0 +1,302 @@
+"""Build TensorRT and TensorRT-RTX engines from ONNX models, through one path.
+
+Versions differ in what they have, so parts are looked for and never assumed: 8.6 wants the explicit
+batch and precision flags; 10 can take every precision from the ONNX file, and does here; 11 and RTX
+know nothing else. RTX builds on the CPU for GPUs that are elsewhere. Builds by RTX have run; what
+``tensorrt`` 8.6, 10 and 11 alone have is written after their documentation and has not.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import onnx
+from onnx import version_converter
+
+from hwprune.errors import EngineError, InputError
+from hwprune.onnx_graph.precision import precision_of
+from hwprune.onnx_graph.read import read_onnx
+from hwprune.plan import Plan
+from hwprune.storage.atomic_files import write_atomically, write_text
+from hwprune.targets.cuda.driver import gpu_here
+from hwprune.targets.tensorrt.build_options import ANY, Batches, EngineOptions
+from hwprune.targets.tensorrt.engine_file import (
+    EngineFacts,
+    facts_path,
+    onnx_sha256,
+    save_facts,
+    sha256,
+)
+from hwprune.targets.tensorrt.flavour import (
+    Flavour,
+    Journal,
+    load_flavour,
+    logger_of,
+    without_crash,
+)
+
+_GIB = 2**30
+_OLD_OPSET = 17  # the newest that TensorRT before 10 reads rightly: it overlooks axes as inputs
+_PRECISION_FLAGS = {"fp16": "FP16", "bf16": "BF16", "int8": "INT8"}
+
+
+def save_engine(
+    onnx_path: Path, path: Path, options: EngineOptions, plan: Path | None = None
+) -> EngineFacts:
+    """Build an engine from an ONNX file, with its facts and the build's journal beside it.
+
+    ``NAME.json`` comes last, so that an engine with it is whole. Where the build fails, what it
+    said is left in ``NAME.log``, and an older engine stays as it was.
+
+    Args:
+        onnx_path: of the model.
+        path: of the engine.
+        options: how to build it.
+        plan: of the network, for the facts.
+
+    Raises:
+        InputError: options that do not fit the file, or a file that is none.
+        NotHere: the package, or the GPU that is needed, is not here.
+        EngineError: TensorRT refuses the network.
+    """
+    model = read_onnx(onnx_path)
+    journal, log = Journal(), path.with_name(f"{path.name}.log")
+    try:
+        engine = build_engine(model.SerializeToString(), options, journal)
+    except EngineError:
+        write_text(log, journal.text())
+        raise
+    write_text(log, journal.text())
+    facts_path(path).unlink(missing_ok=True)  # before the engine that they do not describe
+    write_atomically(path, lambda temporary: temporary.write_bytes(engine))
+    facts = _facts(onnx_path, precision_of(model), engine, options, plan)
+    save_facts(facts, path)
+    return facts
+
+
+def build_engine(content: bytes, options: EngineOptions, journal: Journal | None = None) -> bytes:
+    """An engine from the bytes of an ONNX file that holds its weights.
+
+    Raises:
+        InputError, NotHere, EngineError: as ``save_engine``.
+    """
+    journal = journal or Journal()
+    flavour = load_flavour(options.flavour)
+    check_place(options)
+    model = onnx.load_model_from_string(content)
+    check_batches(model, options.batches)
+    trt, logger = flavour.api, logger_of(flavour, journal)
+    builder = without_crash("builder", journal, lambda: trt.Builder(logger))
+    network = builder.create_network(_network_flags(trt))
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse(_readable(model, content, flavour)):
+        said = [_complaint(parser.get_error(i)) for i in range(parser.num_errors)]
+        raise EngineError(
+            f"{options.flavour} {flavour.version} does not take this network: "
+            f"{' | '.join(said) or journal.errors()}. In int8 it wants signed, symmetric "
+            "quantisers around every layer; otherwise try fp32, and report the network."
+        )
+    config = builder.create_builder_config()
+    _configure(trt, config, options, precision_of(model))
+    _set_batches(builder, network, config, options.batches)
+    keeps_times = flavour.name == "tensorrt"  # RTX measures nothing when it builds
+    cache = options.timing_cache if keeps_times else None
+    _use_cache(config, cache)
+    built = builder.build_serialized_network(network, config)
+    if built is None:
+        raise EngineError(
+            f"{options.flavour} {flavour.version} built no engine: {journal.errors()}. The log "
+            "beside the engine has all that it said; try another level or more memory."
+        )
+    _keep_cache(config, cache)
+    return bytes(built)
+
+
+def check_place(options: EngineOptions) -> None:
+    """Refuse GPUs, and ways to serve several, that the flavour cannot build for from here.
+
+    Raises:
+        InputError: it builds for others.
+        NotHere: the package, or the GPU that is needed, is not here.
+    """
+    flavour = load_flavour(options.flavour)
+    if flavour.builds_elsewhere and (options.version_compatible or options.hardware_compatible):
+        raise InputError(
+            f"{flavour.name} has neither --version-compatible nor --hardware-compatible; it builds "
+            "for several GPUs at once. Give --for sm86,sm89 or --for any instead."
+        )
+    if not options.built_for:
+        gpu_here()
+    elif not flavour.builds_elsewhere:
+        _, here = gpu_here()
+        if options.built_for != (here,):
+            raise InputError(
+                f"{flavour.name} builds for the GPU that is here alone, {here}, not for "
+                f"{', '.join(options.built_for)}. Leave out --for and run this where the engine "
+                "will run, or use --engine tensorrt-rtx."
+            )
+    elif options.built_for != ANY:
+        known = flavour.api.ComputeCapability.__members__
+        names = sorted(name.lower() for name in known if name.startswith("SM"))
+        for capability in options.built_for:
+            if capability not in names:
+                raise InputError(
+                    f"{flavour.name} {flavour.version} builds for {', '.join(names)}, not for "
+                    f"{capability}. Give some of these, --for sm86,sm89, or --for any."
+                )
+
+
+def check_batches(
+    model: onnx.ModelProto, batches: Batches | None, file: str = "This ONNX file"
+) -> None:
+    """Refuse numbers of images for a file that fixes its batch, and the lack of them otherwise.
+
+    Raises:
+        InputError: says which; or more than the batch is open.
+    """
+    held = {i.name for i in model.graph.initializer}
+    shapes = [
+        [size.dim_value for size in x.type.tensor_type.shape.dim]  # 0 where it is open
+        for x in model.graph.input
+        if x.name not in held
+    ]
+    if not all(size for shape in shapes for size in shape[1:]):
+        raise InputError(
+            f"{file} leaves more than its batch open: it takes {shapes}, where 0 is open. Export "
+            "the network with fixed sizes of images."
+        )
+    opened = any(shape[:1] == [0] for shape in shapes)
+    if opened and batches is None:
+        raise InputError(f"{file} leaves its batch open: say how many images, --batches 1,8,32.")
+    if batches is not None and not opened:
+        raise InputError(
+            f"{file} fixes its batch: leave out --batches, or export the run with an open "
+            "one: `hwprune export --out RUN --engine ... --batches 1,8,32`."
+        )
+
+
+def _complaint(error: Any) -> str:
+    """What the parser says, with the node that it says it of where it tells."""
+    parts = (getattr(error, name, None) for name in ("node_operator", "node_name", "desc"))
+    return " ".join(str(part()) for part in parts if part is not None)
+
+
+def _readable(model: onnx.ModelProto, content: bytes, flavour: Flavour) -> bytes:
+    """The file as this version reads it rightly.
+
+    Raises:
+        InputError: it cannot be said in what this version knows.
+    """
+    own = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
+    old = flavour.name == "tensorrt" and int(flavour.version.partition(".")[0]) < 10
+    if not old or own <= _OLD_OPSET:
+        return content
+    try:
+        older = version_converter.convert_version(model, _OLD_OPSET)
+    except Exception as error:  # the converter raises kinds of its own
+        raise InputError(
+            f"TensorRT {flavour.version} reads ONNX files up to opset {_OLD_OPSET}; this one has "
+            f"{own} and cannot be converted ({error}). Install TensorRT 10 or newer."
+        ) from error
+    for node in older.graph.node:  # the converter leaves what is of opset 18
+        kept = [a for a in node.attribute if a.name != "noop_with_empty_axes"]
+        del node.attribute[:]
+        node.attribute.extend(kept)
+    return bytes(older.SerializeToString())
+
+
+def _network_flags(trt: Any) -> int:
+    """All precisions from the ONNX file where this version can, else the explicit batch."""
+    kinds = trt.NetworkDefinitionCreationFlag
+    for name in ("STRONGLY_TYPED", "EXPLICIT_BATCH"):
+        if hasattr(kinds, name):
+            return int(1 << int(getattr(kinds, name)))
+    return 0
+
+
+def _configure(trt: Any, config: Any, options: EngineOptions, precision: str) -> None:
+    flags = trt.BuilderFlag
+    if not options.tf32 and hasattr(flags, "TF32"):
+        config.clear_flag(flags.TF32)
+    typed = hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
+    if not typed and precision in _PRECISION_FLAGS:
+        config.set_flag(_part(flags, _PRECISION_FLAGS[precision], precision))
+    if options.version_compatible:
+        config.set_flag(_part(flags, "VERSION_COMPATIBLE", "--version-compatible"))
+    if options.hardware_compatible:
+        levels = getattr(trt, "HardwareCompatibilityLevel", None)
+        config.hardware_compatibility_level = _part(levels, "AMPERE_PLUS", "--hardware-compatible")
+    if options.level is not None:
+        config.builder_optimization_level = options.level
+    if options.detailed:
+        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    if options.workspace_gib:
+        size = int(options.workspace_gib * _GIB)
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, size)
+    if options.flavour == "tensorrt-rtx" and options.built_for != ANY:
+        capabilities = options.built_for or ("current",)
+        config.num_compute_capabilities = len(capabilities)
+        for place, capability in enumerate(capabilities):
+            config.set_compute_capability(getattr(trt.ComputeCapability, capability.upper()), place)
+
+
+def _part(kind: Any, name: str, wanted: str) -> Any:
+    """A member of an enumeration that not every version has."""
+    if not hasattr(kind, name):
+        raise InputError(
+            f"This TensorRT knows no {name}, so that {wanted} cannot be had. Leave it out, or "
+            "install another version."
+        )
+    return getattr(kind, name)
+
+
+def _set_batches(builder: Any, network: Any, config: Any, batches: Batches | None) -> None:
+    """A profile for the inputs that leave their batch open."""
+    if batches is None:
+        return
+    inputs = [network.get_input(i) for i in range(network.num_inputs)]
+    profile = builder.create_optimization_profile()
+    for entry in inputs:
+        if -1 in tuple(entry.shape):
+            profile.set_shape(entry.name, *((size, *tuple(entry.shape)[1:]) for size in batches))
+    config.add_optimization_profile(profile)
+
+
+def _use_cache(config: Any, path: Path | None) -> None:
+    if path is None:
+        return
+    held = path.read_bytes() if path.exists() else b""
+    cache = config.create_timing_cache(held)
+    if cache is None or not config.set_timing_cache(cache, False):
+        config.set_timing_cache(config.create_timing_cache(b""), False)  # of another GPU: anew
+
+
+def _keep_cache(config: Any, path: Path | None) -> None:
+    cache = config.get_timing_cache() if path is not None else None
+    if path is not None and cache is not None:
+        content = bytes(cache.serialize())
+        write_atomically(path, lambda temporary: temporary.write_bytes(content))
+
+
+def _facts(
+    onnx_path: Path, precision: str, engine: bytes, options: EngineOptions, plan: Path | None
+) -> EngineFacts:
+    flavour = load_flavour(options.flavour)
+    device, here = ("", "") if options.built_for and flavour.builds_elsewhere else gpu_here()
+    return EngineFacts(
+        onnx_sha256=onnx_sha256(onnx_path),
+        engine_sha256=sha256(engine),
+        engine_bytes=len(engine),
+        flavour=flavour.name,
+        flavour_version=flavour.version,
+        built_for=options.built_for or (here,),
+        device=device,
+        precision="tf32" if precision == "fp32" and options.tf32 else precision,
+        batches=options.batches,
+        level=options.level,
+        version_compatible=options.version_compatible,
+        hardware_compatible=options.hardware_compatible,
+        widths=Plan.load(plan).widths if plan is not None else None,
+        plan_sha256=sha256(plan.read_bytes()) if plan is not None else None,
+    )

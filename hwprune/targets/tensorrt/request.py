@@ -1,0 +1,140 @@
+"""Engines of ONNX files, by what was typed; PyTorch is not needed."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from rich.console import Console
+
+from hwprune.errors import InputError, NotHere
+from hwprune.onnx_graph.precision import precision_of
+from hwprune.onnx_graph.read import read_onnx
+from hwprune.onnx_graph.tensorrt_precision import CALIBRATED, PRECISIONS, for_tensorrt
+from hwprune.storage.atomic_files import write_atomically
+from hwprune.targets.cuda.driver import gpu_here
+from hwprune.targets.tensorrt.build import check_batches, check_place, save_engine
+from hwprune.targets.tensorrt.build_options import EngineOptions, batches_of, capabilities_of
+from hwprune.targets.tensorrt.flavour import load_flavour
+
+
+@dataclass(frozen=True)
+class EngineRequest:
+    """Which engine, and in which precision; None: that of the ONNX file."""
+
+    options: EngineOptions
+    precision: str | None
+
+    @classmethod
+    def of(
+        cls,
+        engine: str,
+        *,
+        built_for: str = "",
+        batches: str = "",
+        timing_cache: Path | None = None,
+        **more: Any,
+    ) -> EngineRequest:
+        """A request from options as they were typed.
+
+        Args:
+            engine: such as ``tensorrt-rtx:precision=fp16``.
+            built_for: such as ``sm86,sm89``.
+            batches: such as ``1,8,32``.
+            timing_cache: None: a file for each GPU and version, among the user's caches.
+            more: of ``EngineOptions``.
+
+        Raises:
+            InputError: one that is none.
+            NotHere: the flavour's package, or the GPU that is needed, is not here.
+        """
+        kind, _, rest = engine.partition(":")
+        name, _, precision = rest.partition("=")
+        if rest and (name != "precision" or precision not in PRECISIONS):
+            raise InputError(
+                f"--engine {engine!r}: expected {kind} alone or {kind}:precision=P with P one of "
+                f"{', '.join(PRECISIONS)}."
+            )
+        load_flavour(kind)
+        options = EngineOptions(
+            kind,
+            built_for=capabilities_of(built_for),
+            batches=batches_of(batches),
+            tf32=precision == "tf32",
+            timing_cache=timing_cache or timing_cache_path(kind),
+            **more,
+        )
+        check_place(options)  # now, not when a run has been exported
+        return cls(options, precision or None)
+
+    def fits(self, precision: str) -> bool:
+        """Whether a file of that precision is taken as it is."""
+        wanted = "fp32" if self.precision == "tf32" else self.precision
+        return wanted in (None, precision)
+
+
+def timing_cache_path(flavour: str) -> Path | None:
+    """Where measured tactics are kept, one file a version and GPU; None where there is no GPU."""
+    try:
+        device, _ = gpu_here()
+    except NotHere:
+        return None
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    name = re.sub(r"[^\w.-]", "-", f"{flavour}-{load_flavour(flavour).version}-{device}")
+    return caches / "hwprune" / f"{name}.timing"
+
+
+def engine_of_file(
+    path: Path, request: EngineRequest, console: Console, plan: Path | None = None
+) -> Path:
+    """Build ``NAME.engine`` beside ``NAME.onnx``, or ``NAME.fp16.engine`` in another precision.
+
+    Raises:
+        InputError: the file is none, or int8 is asked for and there are no images to take ranges
+            from.
+        NotHere, EngineError: as ``save_engine``.
+    """
+    model = read_onnx(path)
+    check_batches(model, request.options.batches, str(path))
+    own = precision_of(model)
+    if not request.fits(own):
+        if own != "fp32" or request.precision in CALIBRATED:
+            raise InputError(
+                f"{path} is in {own} and cannot become {request.precision} by itself. Export it "
+                f"from the run: `hwprune export --out RUN --engine "
+                f"{request.options.flavour}:precision={request.precision}`."
+            )
+        path = in_other_precision(model, path, str(request.precision))
+    return build(path, request, console, plan)
+
+
+def in_other_precision(
+    model: onnx.ModelProto,
+    path: Path,
+    precision: str,
+    images: Iterable[NDArray[np.float32]] | None = None,
+) -> Path:
+    """Write ``NAME.fp16.onnx`` beside ``NAME.onnx``."""
+    own = for_tensorrt(model, precision, images)
+    other = path.with_suffix(f".{precision}{path.suffix}")
+    onnx.checker.check_model(own, full_check=True)
+    write_atomically(other, lambda temporary: onnx.save(own, str(temporary)))
+    return other
+
+
+def build(path: Path, request: EngineRequest, console: Console, plan: Path | None = None) -> Path:
+    """Build the engine of a file whose precision is right, and say what came of it."""
+    engine = path.with_suffix(".engine")
+    facts = save_engine(path, engine, request.options, plan)
+    console.print(
+        f"{engine}: {facts.engine_bytes / 1e6:.2f} MB, {facts.flavour} {facts.flavour_version}, "
+        f"{facts.precision}, for {', '.join(facts.built_for)}"
+    )
+    return engine

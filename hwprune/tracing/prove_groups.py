@@ -1,0 +1,230 @@
+"""Prove a channel graph on a copy of the model: removing channels must equal zeroing them.
+
+The walk sees operators, not the model's Python code, which may hold a number of channels as a
+literal, divide by one, or decide by one. Only running the pruned code shows that.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from hwprune.errors import TraceError
+from hwprune.graph import ChannelGraph, Channels
+from hwprune.plan import Plan
+from hwprune.pruning.oracle import output_tensors, relative_difference, zeroed
+from hwprune.pruning.prune import prune
+
+TOLERANCE = 1e-4  # of the largest output
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A copy of a model to prune on, inputs for it, and whether it runs in training mode too."""
+
+    model: nn.Module
+    inputs: tuple[Any, ...]
+    trains: bool
+
+
+def prove(
+    graph: ChannelGraph, doubtful: Iterable[str], bench: Bench
+) -> tuple[ChannelGraph, dict[str, str]]:
+    """The graph, and groups whose pruning the model's code does not survive: name -> why.
+
+    All groups are pruned at once. Where that goes wrong, an attribute of a module may have been
+    taken for a number of channels that it only happens to equal: it is tried without. Else doubtful
+    groups are pruned one by one and all that is left at once; where that goes wrong, the other
+    groups one by one, and at last one more at a time.
+    """
+    with full_precision():
+        for candidate in (graph, *_without_doubles(graph)):
+            if _together(bench, candidate, graph.widths) is None:
+                return candidate, {}
+        found = _alone(bench, graph, doubtful)
+        if _together(bench, graph, _others(graph, found)) is None:
+            return graph, found
+        found |= _alone(bench, graph, _others(graph, {*found, *doubtful}))
+        if _together(bench, graph, _others(graph, found)) is None:
+            return graph, found
+        sound: list[str] = []
+        for name in _others(graph, found):
+            refusal = _together(bench, graph, [*sound, name])
+            if refusal is None:
+                sound.append(name)
+            else:
+                found[name] = refusal
+        return graph, found
+
+
+def prove_branches(graph: ChannelGraph, bench: Bench) -> ChannelGraph:
+    """The graph with those branches only without which the model's code runs, and runs right."""
+    if not graph.branches:
+        return graph
+    with full_precision():
+        everything: dict[str, list[int]] = {
+            name: [] for branch in graph.branches for name in branch.groups
+        }
+        if refusal(bench, graph, everything) is None:
+            return graph
+        sound = [
+            branch
+            for branch in graph.branches
+            if refusal(bench, graph, {name: [] for name in branch.groups}) is None
+        ]
+    return replace(graph, branches=tuple(sound))
+
+
+def _without_doubles(graph: ChannelGraph) -> Iterator[ChannelGraph]:
+    """The graph without each name of an attribute that means the same as another of its module."""
+    meanings: dict[tuple[str, tuple[Channels, ...]], list[str]] = defaultdict(list)
+    for each in graph.attributes:
+        meanings[each.module, each.sizes].append(each.name)
+    doubles = {name for names in meanings.values() if len(names) > 1 for name in names}
+    for name in sorted(doubles):
+        yield replace(graph, attributes=tuple(a for a in graph.attributes if a.name != name))
+
+
+def make_bench(model: nn.Module, inputs: tuple[Any, ...]) -> Bench:
+    """A copy with random norms and biases, and random inputs: zeros would prove nothing.
+
+    Where those give no finite outputs, the model or the inputs as they are.
+
+    Raises:
+        TraceError: the model gives no finite outputs, so that nothing can be proven.
+    """
+    half = any(p.dtype in (torch.float16, torch.bfloat16) for p in model.parameters())
+    inputs = tree_map(_float, inputs) if half else inputs
+    draw = torch.Generator().manual_seed(0)
+    noise = tree_map(lambda x: _noise(x, draw), inputs)
+    for prepare in (_shake, _leave):
+        candidate = copy.deepcopy(model).eval()
+        prepare(candidate.float() if half else candidate, draw)
+        for given in (noise, inputs):
+            outputs = attempt(candidate, given)
+            if isinstance(outputs, list) and all(bool(t.isfinite().all()) for t in outputs):
+                trains = isinstance(_attempt_to_train(candidate, given), list)
+                return Bench(candidate, given, trains)
+    raise TraceError(
+        f"{type(model).__name__} gives no finite outputs in evaluation mode, so that no pruning of "
+        "it can be proven right. Load its weights, or give an example input that it takes."
+    )
+
+
+def refusal(bench: Bench, graph: ChannelGraph, kept: dict[str, list[int]]) -> str | None:
+    """Prune the bench and run it: None if removing equals zeroing, else what went wrong."""
+    plan = Plan.from_kept(graph, kept)
+    pruned = prune(bench.model, graph, plan)
+    with torch.no_grad():
+        got = attempt(pruned, bench.inputs)
+        if isinstance(got, str):
+            return got
+        wanted = attempt(zeroed(bench.model, graph, plan), bench.inputs)
+        if isinstance(wanted, str):  # a norm that is called in another way than with its input
+            return wanted
+        if not relative_difference(wanted, got) <= TOLERANCE:  # NaN is wrong as well
+            return "outputs are wrong after pruning"
+        trained = attempt(pruned.train(), bench.inputs) if bench.trains else []
+    return f"in training mode, {trained}" if isinstance(trained, str) else None
+
+
+def _alone(bench: Bench, graph: ChannelGraph, names: Iterable[str]) -> dict[str, str]:
+    """Prune each group by itself, by one channel and by half."""
+    found: dict[str, str] = {}
+    draw = random.Random(0)
+    for name in names:
+        width = graph.widths[name]
+        for count in sorted({max(1, width // 2), max(1, width - 1)}):
+            wrong = refusal(bench, graph, {name: draw.sample(range(width), count)})
+            if wrong is not None:
+                found[name] = wrong
+                break
+    return found
+
+
+def _together(bench: Bench, graph: ChannelGraph, names: Iterable[str]) -> str | None:
+    """Prune the groups at once, by one channel each, which nothing divides, and at random."""
+    draw = random.Random(1)
+    widths = {name: graph.widths[name] for name in names}
+    by_one = {name: width - 1 for name, width in widths.items()}
+    at_random = {name: draw.randint(1, width - 1) for name, width in widths.items()}
+    for counts in (by_one, at_random):
+        kept = {name: draw.sample(range(widths[name]), count) for name, count in counts.items()}
+        wrong = refusal(bench, graph, kept)
+        if wrong is not None:
+            return wrong
+    return None
+
+
+def _others(graph: ChannelGraph, names: Iterable[str]) -> list[str]:
+    return [name for name in graph.widths if name not in set(names)]
+
+
+def attempt(model: nn.Module, inputs: tuple[Any, ...]) -> list[Tensor] | str:
+    """The model's outputs, or the first line of what its own code raises."""
+    try:
+        with torch.no_grad():
+            return output_tensors(model(*inputs))
+    except Exception as error:
+        return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def _attempt_to_train(model: nn.Module, inputs: tuple[Any, ...]) -> list[Tensor] | str:
+    """The same in training mode; the model is left as it was, in evaluation mode."""
+    before = {key: buffer.clone() for key, buffer in model.named_buffers()}
+    result = attempt(model.train(), inputs)
+    model.eval()
+    for key, buffer in model.named_buffers():
+        buffer.copy_(before[key])
+    return result
+
+
+def _leave(model: nn.Module, draw: torch.Generator) -> None:
+    """The model as it is, where shaken it gives no numbers."""
+
+
+def _shake(model: nn.Module, draw: torch.Generator) -> None:
+    """Let no channel be hidden by a zero scale, or be equal to another by its bias."""
+    for key, tensor in model.state_dict(keep_vars=True).items():
+        name = key.rpartition(".")[2]
+        vector = tensor.numel() == max(tensor.shape, default=1)
+        if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+            continue
+        if not vector and bool(tensor.any()):
+            continue
+        factor = torch.rand(tensor.shape, generator=draw).add(0.5).to(tensor)  # 0.5 to 1.5
+        if name in ("bias", "running_mean"):
+            tensor.data.add_((factor - 1) * tensor.data.abs().mean().clamp(min=0.5))
+        elif name == "running_var":
+            tensor.data.mul_(factor)
+        elif isinstance(tensor, nn.Parameter) and vector:
+            tensor.data.copy_(torch.where(tensor.data.abs() < 0.01, factor, tensor.data * factor))
+        elif isinstance(tensor, nn.Parameter):
+            tensor.data.copy_((factor - 1) / tensor[0].numel() ** 0.5)
+
+
+def _noise(value: Any, draw: torch.Generator) -> Any:
+    if isinstance(value, Tensor) and value.is_floating_point():
+        return torch.randn(value.shape, generator=draw).to(value)
+    return value
+
+
+def _float(value: Any) -> Any:
+    half = isinstance(value, Tensor) and value.is_floating_point()
+    return value.float() if half else value
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Without cuDNN, whose TF32 convolutions round more coarsely than the tolerance."""
+    with torch.backends.cudnn.flags(enabled=False):
+        yield
