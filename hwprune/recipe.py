@@ -32,7 +32,6 @@ _CHOICES = {
         "norm_taylor",
         "gate_taylor",
         "fisher",
-        "fisher_memory",
         "magnitude",
         "norm_scale",
         "random",
@@ -96,7 +95,7 @@ class Recipe:
     depth: bool = _option(True, "let residual branches be left out whole")
     criterion: str = _option(
         "surgeon",
-        "importance: surgeon, taylor, norm_taylor, gate_taylor, fisher, fisher_memory, magnitude, "
+        "importance: surgeon, taylor, norm_taylor, gate_taylor, fisher, magnitude, "
         "norm_scale, random",
     )
     compensate: int = _option(

@@ -93,10 +93,6 @@ def test_fisher_is_the_squared_derivative_of_each_images_loss_by_a_gate() -> Non
             wanted[name] += gate.grad.flatten().square()
     got = score(model, graph, [(images[:2], labels[:2]), (images[2:], labels[2:])], "fisher")
     torch.testing.assert_close(got, wanted)
-    memory = score(model, graph, [(images, labels)], "fisher_memory")
-    # the stem and the projection write the stage, two layers the inner channels
-    torch.testing.assert_close(memory["stem"], wanted["stem"] / (36 + 9))
-    torch.testing.assert_close(memory["expand"], wanted["expand"] / (36 + 9))
 
 
 class Stages(nn.Module):

@@ -489,7 +489,7 @@ def test_workers_change_nothing(data) -> None:
 @pytest.mark.slow
 def test_a_run_killed_at_any_moment_goes_on_bit_by_bit() -> None:
     """Kills at random moments, some of them while a checkpoint is written."""
-    script = Path(__file__).resolve().parents[1] / "scripts" / "kill_training.py"
+    script = Path(__file__).resolve().parents[1] / "scripts" / "benchmarks" / "kill_training.py"
     command = [sys.executable, str(script), "--kills", "5", "--epochs", "2"]
     found = subprocess.run(command, capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stdout + found.stderr

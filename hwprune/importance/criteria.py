@@ -52,15 +52,6 @@ def fisher(members: list[Member]) -> Tensor:
     return torch.stack([m.effect for m in readers]).sum(0).square()
 
 
-def fisher_memory(members: list[Member]) -> Tensor:
-    """``fisher`` for each activation that the group's layers write for one image.
-
-    Liu et al. 2021, as above. It asks what memory costs; beside a latency budget that price is
-    counted twice, so it favours small late layers.
-    """
-    return fisher(members) / sum(m.positions for m in _of(members, "layer"))
-
-
 def magnitude(members: list[Member]) -> Tensor:
     """``sum |w|`` over the producing weights (Li et al. 2017, "Pruning Filters for Efficient
     ConvNets"); compares layers only as far as their weights have one scale."""
@@ -106,7 +97,7 @@ PER_SET: dict[str, Criterion] = {  # on the gradient of the whole calibration se
 PER_BATCH: dict[str, Criterion] = {"gate_taylor": gate_taylor}  # added up over batches
 
 
-PER_IMAGE: dict[str, Criterion] = {"fisher": fisher, "fisher_memory": fisher_memory}
+PER_IMAGE: dict[str, Criterion] = {"fisher": fisher}
 
 
 CRITERIA = (*PER_SET, *PER_BATCH, *PER_IMAGE, "surgeon")  # the last: see brain_surgeon.py

@@ -24,7 +24,6 @@ class Member:
         gradient: [width, n], of the mean cross-entropy.
         shift: [width, 1], bias or shift; zero where there is none.
         shift_gradient: [width, 1].
-        positions: of a layer, in how many places of one image a weight is used.
     """
 
     role: Role
@@ -32,7 +31,6 @@ class Member:
     gradient: Tensor
     shift: Tensor
     shift_gradient: Tensor
-    positions: float = 0.0
 
     @property
     def effect(self) -> Tensor:
@@ -50,7 +48,6 @@ class Place:
     index: Tensor
     shift: nn.Parameter | None
     shift_index: Tensor
-    positions: float
 
     def read(self) -> Member:
         """The numbers and gradients as they are now; no gradient is zero."""
@@ -58,7 +55,7 @@ class Place:
         shift = shift_gradient = torch.zeros_like(weight[:, :1])
         if self.shift is not None:
             shift, shift_gradient = _rows(self.shift, 0, self.shift_index)
-        return Member(self.role, weight, gradient, shift, shift_gradient, self.positions)
+        return Member(self.role, weight, gradient, shift, shift_gradient)
 
 
 def places_of(model: nn.Module, graph: ChannelGraph, group: Group) -> list[Place]:
@@ -89,8 +86,7 @@ def places_of(model: nn.Module, graph: ChannelGraph, group: Group) -> list[Place
             torch.tensor(indices, device=parameter.device)
             for indices in (positions, places[bias, 0] if shifted else ())
         )
-        used = layer.macs(graph.widths) / parameter.numel() if layer is not None else 0.0
-        found.append(Place(role, parameter, dim, index, shift, shift_index, used))
+        found.append(Place(role, parameter, dim, index, shift, shift_index))
     return found
 
 

@@ -88,7 +88,7 @@ def tasks(given: argparse.Namespace) -> list[Task]:
     for target in given.targets:
         kind = target.replace(":", "-").replace(",", "-")
         for network in given.networks:
-            loop = [python, str(ROOT / "scripts/bench_budget.py"), "--target", target]
+            loop = [python, str(ROOT / "scripts/benchmarks/bench_budget.py"), "--target", target]
             loop += ["--networks", f"torchvision:{network}", "--budgets", *given.budgets]
             loop += ["--batch", str(given.batch), "--tables", "tables", "--results", "budget.jsonl"]
             found.append(Task(f"loop-{kind}-{network}", tuple(loop)))

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """The choice of widths on real latency tables: value, certified gap and time, ours and others'.
 
-The tables are those that ``scripts/bench_latency_model.py`` leaves; networks that have none yet are
+The tables are those that ``bench_latency_model.py`` leaves; networks that have none yet are
 profiled first. Importance is that of trained-like networks: every channel's score is drawn from a
 log-normal distribution, every group's scale from another. All methods choose from the same widths.
 
-    python scripts/bench_solver.py --tables runs/latency_model --plot docs/solver.svg
+    python scripts/benchmarks/bench_solver.py --tables runs/latency_model --plot docs/solver.svg
 """
 
 from __future__ import annotations

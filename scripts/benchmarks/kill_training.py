@@ -6,7 +6,7 @@ augmentation, Mixup, momenta, averaged weights, width maps. It is killed at rand
 them while it writes a checkpoint, and resumed, until it is done; then all its weights must equal
 those of a run without kills, bit by bit. Exits with status 1 when they do not.
 
-    python scripts/kill_training.py --kills 20
+    python scripts/benchmarks/kill_training.py --kills 20
 """
 
 from __future__ import annotations

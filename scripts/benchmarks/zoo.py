@@ -7,9 +7,9 @@ training step; saved and loaded in a clean process; exported to ONNX with the sa
 and pruned again. Each network runs in a process of its own and is a line of RESULTS, written when
 done and skipped when there.
 
-    python scripts/zoo.py --suite torchvision
-    python scripts/zoo.py --suite timm --count 150 --seed 0
-    python scripts/zoo.py --suite others
+    python scripts/benchmarks/zoo.py --suite torchvision
+    python scripts/benchmarks/zoo.py --suite timm --count 150 --seed 0
+    python scripts/benchmarks/zoo.py --suite others
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ TIMM_MODULES = """
 
 VIDEO = ("r3d_18", "mc3_18", "r2plus1d_18", "s3d")
 OWN = [
-    f"scripts/zoo_others.py:{name}"  # from the root of the checkout
+    f"scripts/benchmarks/zoo_others.py:{name}"  # from the root of the checkout
     for name in (
         "fasterrcnn_resnet50_fpn", "fasterrcnn_mobilenet_v3_large_fpn", "ssd300_vgg16",
         "ssdlite320_mobilenet_v3_large", "UNet", "SuperResolution",

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Figures of the code's layout: modules, names, lengths, and imports between packages.
 
-python scripts/house.py            # of the checkout
-python scripts/house.py OTHER      # of another checkout, such as an older one
+python scripts/benchmarks/house.py            # of the checkout
+python scripts/benchmarks/house.py OTHER      # of another checkout, such as an older one
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ LONGEST_FUNCTION, LONGEST_FILE = 50, 400  # lines
 
 def main() -> None:
     """Print the figures."""
-    root = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).resolve().parents[1]
+    root = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).resolve().parents[2]
     trees = dict(_trees(root))
     lengths = sorted(
         (_lines(node), f"{name}:{node.name}")

@@ -5,7 +5,7 @@ Networks of one family are traced in turn, several times over, so that a slow mi
 meets them all; the fastest time of each counts. The last column is what a linear law would hold
 constant.
 
-    python scripts/bench_trace.py
+    python scripts/benchmarks/bench_trace.py
 """
 
 from __future__ import annotations

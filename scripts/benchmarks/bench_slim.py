@@ -13,8 +13,9 @@ widths and have the first one's latency: PROCESSES at once, when all is measured
 (network, method, budget, seed) is a line of RESULTS, from the exported file; what is there, of this
 device with this runtime, is not made again, and a run that was stopped goes on.
 
-    python scripts/bench_slim.py --networks mobilenet_v2 --clothing clothing --weights weights
-    python scripts/bench_slim.py --draw
+    python scripts/benchmarks/bench_slim.py --networks mobilenet_v2 --clothing clothing \\
+        --weights weights
+    python scripts/benchmarks/bench_slim.py --draw
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ from hwprune.slimmable.nested_plans import NestedPlan
 from hwprune.solver import baselines
 from hwprune.solver.fitted_plan import FittedPlan
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 BUDGETS = {
     "mobilenet_v2": (0.35, 0.5, 0.65, 0.8),
     "resnet56": (0.75, 0.8, 0.87, 0.94),  # its first stage is one step of the device wide
@@ -92,7 +93,7 @@ def main() -> None:
     parser.add_argument("--clothing", default="clothing", help="folder of the photographs")
     parser.add_argument("--weights", default="weights", type=Path, help="folder of the weights")
     parser.add_argument("--out", default="runs/bench_slim", type=Path)
-    parser.add_argument("--results", default=ROOT / "docs" / "slim.jsonl", type=Path)
+    parser.add_argument("--results", default=ROOT / "results" / "slim.jsonl", type=Path)
     parser.add_argument("--draw", action="store_true", help="write into docs alone")
     given = parser.parse_args()
     if not given.draw:

@@ -30,7 +30,8 @@ def made_on(row: Mapping[str, Any]) -> str:
 
 def redraw(page: Path, script: str, drawn: str) -> None:
     """Put what a script draws between its marks in a page."""
-    begin, end = f"<!-- drawn by scripts/{script} --draw -->\n", "<!-- drawn until here -->\n"
+    begin = f"<!-- drawn by scripts/benchmarks/{script} --draw -->\n"
+    end = "<!-- drawn until here -->\n"
     above, _, rest = page.read_text(encoding="utf-8").partition(begin)
     below = rest.partition(end)[2]
     if end not in rest:

@@ -10,8 +10,9 @@ column is the error of a ratio.
 
 Every column is a line of RESULTS, written when it is done and skipped when it is there.
 
-    python scripts/bench_noise.py
-    python scripts/bench_noise.py --demo runs/noise-demo    # and the demo's whole job in each
+    python scripts/benchmarks/bench_noise.py
+    python scripts/benchmarks/bench_noise.py \\
+        --demo runs/noise-demo    # and the demo's whole job in each
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ from hwprune.solver.fitted_plan import FittedPlan
 from hwprune.targets.base import Target
 from hwprune.targets.registry import load_target
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 LOOP = "while True: pass"
 COPY = "import numpy as n\na, b = n.ones(1 << 24), n.empty(1 << 24)\nwhile True: n.copyto(b, a)"
 COLUMNS = {"alone": (), "one loop": (LOOP,), "two loops": (LOOP, LOOP), "memory": (COPY,)}
@@ -68,7 +69,7 @@ def main() -> None:
     parser.add_argument("--measure", default="normal", help="as in `hwprune run`")
     parser.add_argument("--latency", default="quiet", help="as in `hwprune run`")
     parser.add_argument("--demo", type=Path, help="run scripts/demo too, into folders here")
-    parser.add_argument("--results", type=Path, default=ROOT / "docs" / "noise.jsonl")
+    parser.add_argument("--results", type=Path, default=ROOT / "results" / "noise.jsonl")
     given = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)

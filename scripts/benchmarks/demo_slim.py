@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """One network follows a deadline that changes from frame to frame; what happened is drawn.
 
-    python scripts/demo_slim.py --picture slim.svg
-    python scripts/demo_slim.py --file runs/slim/slim.safetensors --shape 3 96 96
+    python scripts/benchmarks/demo_slim.py --picture slim.svg
+    python scripts/benchmarks/demo_slim.py --file runs/slim/slim.safetensors --shape 3 96 96
 
 Without --file it is an untrained ResNet-18 of five uniform widths: times do not depend on weights.
 PyTorch itself runs the frames, in one thread.

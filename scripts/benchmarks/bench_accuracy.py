@@ -8,8 +8,9 @@ the grid fills over many runs, and every device and runtime has its own. Network
 measured side by side, once for all seeds, which differ in the order and the augmentation of the
 training images; training then runs in PROCESSES at once.
 
-    python scripts/bench_accuracy.py --networks resnet20 --methods all --budgets 0.7 0.5 0.35
-    python scripts/bench_accuracy.py --draw
+    python scripts/benchmarks/bench_accuracy.py --networks resnet20 --methods all \\
+        --budgets 0.7 0.5 0.35
+    python scripts/benchmarks/bench_accuracy.py --draw
 
 ResNet-20 and -56 need the files of tests/cifar_resnet.py, MobileNetV2 --clothing and its weights.
 """
@@ -54,7 +55,7 @@ from hwprune.storage.atomic_files import write_atomically, write_text
 from hwprune.training.evaluate import evaluate
 from hwprune.training.finetune import Teaching, Training, finetune
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SETS = {
     "all": [*OURS, *PEERS, *ABLATIONS],
     "peers": [*OURS, *PEERS],
@@ -85,7 +86,7 @@ def main() -> None:
     parser.add_argument("--clothing", default="clothing", help="folder of the photographs")
     parser.add_argument("--weights", default="weights", type=Path, help="folder of the weights")
     parser.add_argument("--out", default="runs/accuracy", type=Path)
-    parser.add_argument("--results", default=ROOT / "docs" / "accuracy.jsonl", type=Path)
+    parser.add_argument("--results", default=ROOT / "results" / "accuracy.jsonl", type=Path)
     parser.add_argument("--processes", default=2, type=int, help="networks trained at once")
     parser.add_argument("--choose", action="store_true", help="measure and choose, train nothing")
     words = "measure the chosen networks again, all in one interleaved run, and nothing else"

@@ -5,7 +5,8 @@ The network is pretrained on ImageNet and fine-tuned at 128 px; that is the dens
 once. For every budget and seed it is then pruned, distilled for at most eight epochs, exported and
 verified. Every run is a line of RESULTS, written when it is done and skipped when it is there.
 
-    python scripts/bench_clothing.py --data imagefolder:DIR --weights mobilenet_v2.safetensors
+    python scripts/benchmarks/bench_clothing.py --data imagefolder:DIR \\
+        --weights mobilenet_v2.safetensors
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Whether the closed loop ends near its budget: five networks, four budgets each, really measured.
 
-For every network the table that ``scripts/bench_latency_model.py`` leaves is used, or made.
+For every network the table that ``bench_latency_model.py`` leaves is used, or made.
 Importance is drawn at random (it does not change what a network of given widths takes). Every
 budget is a line of RESULTS, written when it is done and skipped when it is there.
 
-    python scripts/bench_budget.py --tables runs/latency_model
+    python scripts/benchmarks/bench_budget.py --tables runs/latency_model
 """
 
 from __future__ import annotations

@@ -6,7 +6,8 @@ the *predicted* latency (nothing is timed but the search). The calibration loss 
 what the search minimises; the loss and top-1 on the test images say whether that carries over. Each
 search is a line of RESULTS, written when it is done and skipped when it is there.
 
-    python scripts/bench_compensate.py --networks mobilenet_v2 --clothing clothing --weights weights
+    python scripts/benchmarks/bench_compensate.py --networks mobilenet_v2 --clothing clothing \\
+        --weights weights
 
 ``--out`` is that of bench_accuracy.py: dense networks and latency tables are made as it makes them.
 """
@@ -32,7 +33,7 @@ from hwprune.pipeline.run_context import Job
 from hwprune.pruning.prepare import prepare
 from hwprune.training.evaluate import evaluate
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 BUDGETS = {"resnet20": 0.8, "resnet56": 0.8}  # of the dense latency; others 0.5
 
 
@@ -46,7 +47,7 @@ def main() -> None:
     parser.add_argument("--clothing", default="clothing", help="folder of the photographs")
     parser.add_argument("--weights", default="weights", type=Path, help="folder of the weights")
     parser.add_argument("--out", default="runs/accuracy", type=Path)
-    parser.add_argument("--results", default=ROOT / "docs" / "compensate.jsonl", type=Path)
+    parser.add_argument("--results", default=ROOT / "results" / "compensate.jsonl", type=Path)
     given = parser.parse_args()
     keys = ("network", "criterion", "candidates", "seed")
     done = {tuple(row[key] for key in keys) for row in read_rows(given.results)}

@@ -7,7 +7,7 @@ maps and logits. A slow minute of the machine meets all three. Without a GPU, th
 counted, which other programs lengthen less. The ratio is that of the fastest fifth of the steps;
 the last column is what features and maps add to a step that has the teacher's forward pass anyway.
 
-    python scripts/bench_distill.py --networks resnet50 mobilenet_v2
+    python scripts/benchmarks/bench_distill.py --networks resnet50 mobilenet_v2
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ their measured ratio to it is compared with the predicted one. Beside it stands 
 accumulates predict. Every network is a line of RESULTS, written when it is done and skipped when it
 is there, made on this device with this runtime.
 
-    python scripts/bench_latency_model.py
-    python scripts/bench_latency_model.py --draw
+    python scripts/benchmarks/bench_latency_model.py
+    python scripts/benchmarks/bench_latency_model.py --draw
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from hwprune.latency.sampling import held_out_widths
 from hwprune.models.build import build_model
 from hwprune.targets.registry import load_target
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 NETWORKS = {
     "torchvision:resnet50": 224,
     "torchvision:mobilenet_v2": 224,
@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=20, help="networks to compare")
     parser.add_argument("--seconds", type=float, default=120.0, help="to measure these")
     parser.add_argument("--tables", type=Path, default=Path("runs/latency_model"))
-    parser.add_argument("--results", type=Path, default=ROOT / "docs" / "latency_model.jsonl")
+    parser.add_argument("--results", type=Path, default=ROOT / "results" / "latency_model.jsonl")
     parser.add_argument("--draw", action="store_true", help="write into latency_tables alone")
     given = parser.parse_args()
     warnings.simplefilter("ignore")
