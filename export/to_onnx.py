@@ -8,7 +8,6 @@ import logging
 import re
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import onnx
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from hwprune.errors import TraceError
 from hwprune.model_state import evaluating
 from hwprune.onnx_graph.clean_up import plain_reshapes, without_zeros
-from hwprune.storage.atomic_files import write_atomically
+from hwprune.storage.atomic_files import StrPath, write_atomically
 
 from .keep_names import keep_names, uses_by_place
 
@@ -65,7 +64,7 @@ def to_onnx(
     return proto
 
 
-def save_onnx(proto: onnx.ModelProto, path: Path) -> None:
+def save_onnx(proto: onnx.ModelProto, path: StrPath) -> None:
     """Check the model and write it to one file, atomically.
 
     Raises:

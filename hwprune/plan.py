@@ -10,7 +10,7 @@ from typing import Any
 
 from hwprune.errors import InputError
 from hwprune.graph import ChannelGraph
-from hwprune.storage.atomic_files import write_text
+from hwprune.storage.atomic_files import StrPath, write_text
 
 PLAN_VERSION = 1
 
@@ -134,7 +134,7 @@ class Plan:
         """The same plan with the given facts about where its architecture comes from."""
         return replace(self, source={**self.source, **source})
 
-    def save(self, path: Path) -> None:
+    def save(self, path: StrPath) -> None:
         """Write the plan as JSON, atomically."""
         write_text(path, json.dumps(self.content(), indent=1) + "\n")
 
@@ -143,14 +143,14 @@ class Plan:
         return {"version": PLAN_VERSION, **asdict(self)}
 
     @classmethod
-    def load(cls, path: Path) -> Plan:
+    def load(cls, path: StrPath) -> Plan:
         """Read a plan.
 
         Raises:
             InputError: no such file, not a plan, or of another version.
         """
         try:
-            return cls.of_content(json.loads(path.read_text(encoding="utf-8")), str(path))
+            return cls.of_content(json.loads(Path(path).read_text(encoding="utf-8")), str(path))
         except FileNotFoundError as error:
             raise InputError(f"No plan at {path}. Make one with `hwprune prune`.") from error
         except (OSError, ValueError) as error:

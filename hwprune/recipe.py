@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from hwprune.errors import InputError
-from hwprune.storage.atomic_files import write_text
+from hwprune.storage.atomic_files import StrPath, write_text
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -200,14 +200,14 @@ class Recipe:
                 "`hwprune run --help` explains every option."
             )
 
-    def save(self, path: Path) -> None:
+    def save(self, path: StrPath) -> None:
         """Write the recipe as TOML, atomically."""
         items = dataclasses.asdict(self).items()
         lines = (f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in items)
         write_text(path, "".join(lines))
 
     @classmethod
-    def load(cls, path: Path, **overrides: Any) -> Recipe:
+    def load(cls, path: StrPath, **overrides: Any) -> Recipe:
         """Read a recipe; ``overrides`` win over the file.
 
         Raises:
@@ -243,14 +243,14 @@ class Recipe:
         return recipe
 
 
-def read_toml(path: Path) -> dict[str, Any]:
+def read_toml(path: StrPath) -> dict[str, Any]:
     """The content of a recipe or a budget profile.
 
     Raises:
         InputError: no such file, or not TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InputError(f"No recipe at {path}; give an existing file.") from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

@@ -70,3 +70,15 @@ def test_missing_and_later_versions_are_refused(graph: ChannelGraph, tmp_path: P
     path.write_text(json.dumps(json.loads(path.read_text()) | {"version": 9, "news": 1}))
     with pytest.raises(InputError, match="version 9; this hwprune reads 1"):
         hwprune.Plan.load(path)
+
+
+def test_a_path_may_be_text(graph: ChannelGraph, tmp_path: Path) -> None:
+    plan, path = hwprune.Plan.from_kept(graph, {"a": [5, 2]}), str(tmp_path / "plan.json")
+    plan.save(path)
+    assert hwprune.Plan.load(path) == plan == hwprune.Plan.load(Path(path))
+    table, path = hwprune.LatencyTable("fake:step=1", {}, 1), str(tmp_path / "table.jsonl")
+    table.save(path)
+    assert hwprune.LatencyTable.load(path).target == "fake:step=1"
+    recipe, path = hwprune.Recipe(epochs=3), str(tmp_path / "recipe.toml")
+    recipe.save(path)
+    assert hwprune.Recipe.load(path) == recipe

@@ -33,6 +33,7 @@ from hwprune.data.webdataset import read_shards
 from hwprune.errors import InputError
 from hwprune.models.build import call_with, import_callable, takes
 from hwprune.seeding import chances_of
+from hwprune.storage.atomic_files import StrPath
 
 Sample = tuple[Tensor, int]  # float image [C, H, W], class
 
@@ -163,7 +164,7 @@ def load_data(
     *,
     image_size: int | None = None,
     seed: int = 0,
-    data_root: Path | None = None,
+    data_root: StrPath | None = None,
     augmentation: Augmentation = PLAIN,
 ) -> Data:
     """Load the data that ``source`` names.
@@ -185,7 +186,7 @@ def load_data(
     if image_size is not None and image_size < 1:
         raise InputError(f"image_size is {image_size}; expected 1 or more, such as 224.")
     if source in _NAMED:
-        data = _NAMED[source](source, image_size, seed, data_root or Path("data"), augmentation)
+        data = _NAMED[source](source, image_size, seed, Path(data_root or "data"), augmentation)
         return replace(data, augmentation=augmentation)
     kind, colon, rest = source.partition(":")
     if not colon or not kind or not rest:

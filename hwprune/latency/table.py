@@ -22,7 +22,7 @@ from hwprune.latency.slowdown import slowdowns_of
 from hwprune.latency.spread import Spread, spread_of_moments
 from hwprune.latency.surface import Surface, fit_surface, typical_ms
 from hwprune.latency.table_file import parse_line, table_line
-from hwprune.storage.atomic_files import write_text
+from hwprune.storage.atomic_files import StrPath, write_text
 from hwprune.storage.from_json import restore
 
 TABLE_VERSION = 1
@@ -218,7 +218,7 @@ class LatencyTable:
         if network is not None:
             self.networks[network.fingerprint] = network
 
-    def save(self, path: Path) -> None:
+    def save(self, path: StrPath) -> None:
         """Write the whole table, atomically."""
         write_text(path, "".join(self._lines()))
 
@@ -235,12 +235,13 @@ class LatencyTable:
         return [table_line(header), *map(table_line, rows)]
 
     @classmethod
-    def load(cls, path: Path) -> LatencyTable:
+    def load(cls, path: StrPath) -> LatencyTable:
         """Read a table; a torn last line, from a killed profile, is left out.
 
         Raises:
             TableError: no such file, not a table, another version, or a line that was changed.
         """
+        path = Path(path)
         try:
             content = path.read_bytes()
         except FileNotFoundError as error:

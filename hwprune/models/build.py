@@ -20,6 +20,7 @@ from torch import nn
 from hwprune.errors import InputError
 from hwprune.models.weights import load_weights
 from hwprune.models.weights import read_state_dict as read_state_dict
+from hwprune.storage.atomic_files import StrPath
 
 UNTRAINED = "no weights given: the network is untrained"
 
@@ -56,7 +57,7 @@ class LoadedModel:
 
 
 def load_model(
-    source: str, *, num_classes: int | None = None, weights: Path | None = None
+    source: str, *, num_classes: int | None = None, weights: StrPath | None = None
 ) -> LoadedModel:
     """Build ``source`` and load ``weights`` into it, strictly.
 
@@ -71,7 +72,7 @@ def load_model(
         return LoadedModel(model, source, num_classes, _without_weights(source))
     state = {
         name: tensor
-        for name, tensor in read_state_dict(weights).items()
+        for name, tensor in read_state_dict(Path(weights)).items()
         if not name.startswith(_SIDE_BRANCHES.get(source, ("\0",)))
     }
     new_head = load_weights(model, state, num_classes, f"{weights} does not fit {source}")

@@ -8,13 +8,16 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeAlias
 
 from safetensors import SafetensorError
 
 from hwprune.errors import HwpruneError
 
+StrPath: TypeAlias = str | os.PathLike[str]  # what public functions take as a path
 
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+
+def write_atomically(path: StrPath, write: Callable[[Path], object]) -> None:
     """Call ``write`` on a temporary sibling of ``path`` and rename it into place.
 
     Args:
@@ -24,7 +27,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         HwpruneError: the disk is full or the folder cannot be written; ``path`` is as it was.
     """
-    temporary = None
+    path, temporary = Path(path), None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
@@ -57,6 +60,6 @@ def copy_file(source: Path, path: Path) -> None:
     write_atomically(path, lambda temporary: shutil.copyfile(source, temporary))
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: StrPath, text: str) -> None:
     """Write ``text`` to ``path`` atomically, as UTF-8."""
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))

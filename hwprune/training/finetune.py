@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from hwprune import distributed
 from hwprune.data.datasets import Data
 from hwprune.errors import InputError
-from hwprune.storage.atomic_files import remove_parts
+from hwprune.storage.atomic_files import StrPath, remove_parts
 from hwprune.training.batch_norm import fix_statistics, share_statistics, synchronised
 from hwprune.training.epochs import EpochBatches, generator, steps_per_epoch
 from hwprune.training.evaluate import Accuracy, evaluate_together
@@ -62,7 +62,7 @@ def finetune(
     *,
     teaching: Teaching | None = None,
     in_place: Any = None,
-    checkpoint: Path | None = None,
+    checkpoint: StrPath | None = None,
     checkpoint_steps: int = 0,
     resume: bool = False,
     report: Report | None = None,
@@ -98,6 +98,7 @@ def finetune(
             checkpoint of another training.
         Interrupted: on Ctrl-C, after the checkpoint was written.
     """
+    checkpoint = None if checkpoint is None else Path(checkpoint)
     distributed.join()
     with ExitStack() as stack:
         stack.callback(model.to, next(model.parameters()).device)  # where the caller had it
