@@ -25,6 +25,7 @@ _NOT_NEGATIVE = ("image_size", "epochs", "workers", "seed", "weight_decay", "gam
                  "min_width", "multiple", "max_macs", "max_params", "max_weight_bytes",
                  "max_activation_bytes", "compensate", "clip", "mixup", "cutmix",
                  "checkpoint_steps", "round_steps")  # fmt: skip
+DEFAULT_CRITERION = "surgeon"  # of Python and of the command line
 _CHOICES = {
     "criterion": (
         "surgeon",
@@ -94,7 +95,7 @@ class Recipe:
     )
     depth: bool = _option(True, "let residual branches be left out whole")
     criterion: str = _option(
-        "surgeon",
+        DEFAULT_CRITERION,
         "importance: surgeon, taylor, norm_taylor, gate_taylor, fisher, magnitude, "
         "norm_scale, random",
     )

@@ -16,6 +16,7 @@ from instances import (
 )
 from marks import slow
 
+import hwprune
 from hwprune.errors import BudgetError, InputError
 from hwprune.solver.solve import solve
 from hwprune.solver.width_options import width_options
@@ -80,6 +81,20 @@ def test_without_depth_or_its_score_no_branch_is_left_out(options) -> None:
     macs = 0.6 * made.graph.macs()
     plan = solve(made.graph, made.scores, made.table, max_macs=macs, **options)
     assert plan.left_out == () and min(plan.widths.values()) > 0
+
+
+def test_scores_of_branches_let_them_go_unless_depth_says_otherwise() -> None:
+    made = with_a_branch(instance(3), random.Random(3))
+    scores = {branch.name: 0.0 for branch in made.graph.branches}
+
+    def chosen(**options) -> hwprune.Plan:
+        return solve(
+            made.graph, made.scores, max_macs=0.6 * made.graph.macs(), branch_scores=scores,
+            **options,
+        )  # fmt: skip
+
+    assert chosen() == chosen(depth=True)
+    assert chosen(depth=False).left_out == ()
 
 
 def test_what_cannot_be_reached_by_widths_is_said_with_the_way_that_is_left() -> None:

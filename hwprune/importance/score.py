@@ -21,13 +21,14 @@ from hwprune.importance.criteria import (
 from hwprune.importance.gradients import backward, gradients, need_batches
 from hwprune.importance.members import places_of
 from hwprune.pruning.reconstruct import Features, features
+from hwprune.recipe import DEFAULT_CRITERION
 
 
 def score(
     model: nn.Module,
     graph: ChannelGraph,
     batches: Iterable[tuple[Tensor, Tensor]],
-    criterion: str = "taylor",
+    criterion: str = DEFAULT_CRITERION,
     *,
     known: Features | None = None,
 ) -> dict[str, Tensor]:

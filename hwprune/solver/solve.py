@@ -39,7 +39,7 @@ def solve(
     max_options: int = 12,
     ties: Sequence[Sequence[str]] = (),
     most: Mapping[str, int] | None = None,
-    depth: bool = False,
+    depth: bool | None = None,
     branch_scores: Mapping[str, float] | None = None,
     gap: float = 1e-4,
     time_limit_s: float = 60.0,
@@ -71,7 +71,7 @@ def solve(
         ties: names of groups that are to have equal widths, each tie a sequence.
         most: group -> the channels that it keeps at most; those of a wider network, for instance.
         depth: let residual branches be left out whole; those of identity shortcuts, since without
-            the branch a projection would be left.
+            the branch a projection would be left. None: where ``branch_scores`` are given.
         branch_scores: what each branch is worth as a whole, by ``score_branches``, and those that
             are not named stay; the importance of its channels for all if not given.
         gap: stop when the plan is proven to be within this share of the best.
@@ -90,6 +90,7 @@ def solve(
     offered = width_options(
         graph, budgets.tables, min_fraction, min_width, multiple, max_options, ties, most
     )
+    depth = branch_scores is not None if depth is None else depth
     branches = droppable(graph, branch_scores) if depth else ()
     options = to_choose(graph, offered, ties, branches=branches)
     worth = worth_of(graph, scores, options, branch_scores)

@@ -218,7 +218,7 @@ def _check(source: str, pixels: int, row: dict[str, Any]) -> None:
         logits = model(x)
     if isinstance(logits, Tensor) and logits.ndim == 2:
         row["step"] = "score"
-        scores = hwprune.score(model, graph, [(x, torch.tensor([0, 1]))])
+        scores = hwprune.score(model, graph, [(x, torch.tensor([0, 1]))], "taylor")
         if not all(bool(s.isfinite().all()) for s in scores.values()):
             raise HwpruneError("scores are not finite")
     plan = _plan(graph, 0).with_source(model=source, num_classes=classes)
