@@ -260,7 +260,7 @@ def _call(source: str, options: dict[str, object], augmentation: Augmentation) -
     if augmentation != PLAIN and not takes(function, "augmentation"):
         raise InputError(
             f"{source} takes no augmentation: leave --augment and --erase out, or let it take "
-            "augmentation, a hwprune.training.augment.Augmentation."
+            "augmentation, a hwprune.data.Augmentation."
         )
     data = call_with(source, function, {**options, "augmentation": augmentation})
     if not isinstance(data, Data):

@@ -83,8 +83,6 @@ def _gates(members: list[Member]) -> list[Member]:
 
 
 Criterion: TypeAlias = Callable[[list[Member]], Tensor]
-
-
 PER_SET: dict[str, Criterion] = {  # on the gradient of the whole calibration set
     "taylor": taylor,
     "norm_taylor": norm_taylor,
@@ -92,12 +90,6 @@ PER_SET: dict[str, Criterion] = {  # on the gradient of the whole calibration se
     "norm_scale": norm_scale,
     "random": uniform_random,
 }
-
-
 PER_BATCH: dict[str, Criterion] = {"gate_taylor": gate_taylor}  # added up over batches
-
-
 PER_IMAGE: dict[str, Criterion] = {"fisher": fisher}
-
-
 CRITERIA = (*PER_SET, *PER_BATCH, *PER_IMAGE, "surgeon")  # the last: see brain_surgeon.py

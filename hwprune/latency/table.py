@@ -26,11 +26,7 @@ from hwprune.storage.atomic_files import StrPath, write_text
 from hwprune.storage.from_json import restore
 
 TABLE_VERSION = 1
-
-
 _READ_ALIKE = 0.05  # of the dense latency: a calibration and the samples that it was fitted to
-
-
 _VERSIONS = {"runtime", "driver"}  # of the environment: where only these differ a table is stale
 
 

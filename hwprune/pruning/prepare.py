@@ -14,8 +14,6 @@ from hwprune.pruning.prune import prune
 from hwprune.pruning.reconstruct import Features, reconstruct
 
 Batches: TypeAlias = Sequence[tuple[Tensor, Tensor]]
-
-
 OnStage: TypeAlias = Callable[[str, nn.Module], None]  # its name, and the student as it then is
 
 

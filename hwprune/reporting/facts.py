@@ -11,30 +11,16 @@ from hwprune.errors import InputError
 # What the report reads of each file: a type, [each item], (pair,), {key: shape} or {str: shape};
 # a key that ends in ? may be missing or null.
 _ACCURACY = {"top1": float, "loss": float, "count": int}
-
-
 _EPOCH = {"epoch": int, "loss": float, "train_top1": float, "validation": _ACCURACY}
-
-
 _MEASURED = {"latency_ms": float, "quiet_ms": float, "typical_ms": float, "iqr_ms": float,
              "times_ms": [float], "statistic": str, "clock": str}  # fmt: skip
-
-
 _ROUND = {"budget_ms": float, "predicted_ms": float, "measured_ms": float, "dense_ms": float,
           "ratio": float, "number?": int, "share?": float, "error?": float}  # fmt: skip
-
-
 _TRAINED = {"history": [_EPOCH], "accuracy": _ACCURACY}
-
-
 _UNIFORM = {"remark?": str, "history?": [_EPOCH], "accuracy?": _ACCURACY, "widths?": {str: int},
             "predicted_ms?": float, "dense?": _MEASURED, "pruned?": _MEASURED,
             "ratio?": float}  # fmt: skip
-
-
 _KERNEL = {"name": str, "kind": str, "ms": {"dense": float, "pruned": float}}
-
-
 SHAPES: dict[str, dict[str, Any]] = {
     "trace": {"unprunable": {str: str}, "macs": int, "params": int},
     "dense": {"history": [_EPOCH], "accuracy?": _ACCURACY, "split?": str},
@@ -52,12 +38,8 @@ SHAPES: dict[str, dict[str, Any]] = {
                "error?": float, "doubt?": str,
                "environment": {str: str}, "misses": [str]},
 }  # fmt: skip
-
-
 SLIM_FACTS = "slim.json"  # in the folder of several networks, beside a folder for each
 PLAN = {"macs": int, "params": int}
-
-
 _NAMES = {float: "a number", int: "a whole number", str: "text"}
 
 

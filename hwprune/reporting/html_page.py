@@ -30,8 +30,6 @@ from hwprune.reporting.numbers import milliseconds, standard_error
 from hwprune.reporting.terminal import STAGES
 
 KERNELS_SHOWN = 15
-
-
 BASELINES = {"control": "dense, trained on", "uniform": "uniform widths"}
 
 

@@ -7,11 +7,7 @@ from html import escape
 from typing import Any
 
 Facts = Mapping[str, Any]
-
-
 Rows = Sequence[Sequence[str]]
-
-
 LONG = 24  # rows; longer tables are folded
 
 

@@ -24,8 +24,6 @@ from hwprune.reporting.numbers import change, milliseconds, standard_error
 from hwprune.storage.atomic_files import write_text
 
 REPORT_VERSION = 1
-
-
 MOST_NOISE = 0.02  # of the ratios behind a table: with more, better plans may be missed
 
 

@@ -99,7 +99,8 @@ def find_arrangement(
         if sorted(channels) != list(own[name]):
             raise InputError(
                 f"The order of group {name} must name each of its {len(own[name])} channels once, "
-                f"got {list(channels)[:8]}. Make it with hwprune.slimming.arrange.importance_order."
+                f"got {list(channels)[:8]}. Make it with "
+                "hwprune.slimmable.channel_order.importance_order."
             )
     wanted = own | {name: tuple(channels) for name, channels in order.items()}
     bench = make_bench(model, example_inputs)

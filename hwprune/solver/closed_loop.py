@@ -30,11 +30,7 @@ from hwprune.solver.fitted_plan import FittedPlan, Round, share_of
 from hwprune.solver.loop_bench import SLACK, LoopBench
 
 AIM = 0.98  # of the budget, where nothing is measured and the table does not say how wrong it is
-
-
 NEIGHBOURS = (1.0, 0.987, 1.01)  # of what is asked for: plans next to each other err differently
-
-
 _COARSE = "No other plan is nearer: another budget binds, or the widths are too coarse."
 
 

@@ -23,11 +23,7 @@ if TYPE_CHECKING:
 from hwprune.solver.fitted_plan import FittedPlan, Round, share_of
 
 SLACK = 0.02  # of the budget: a plan that uses less than this below its room leaves accuracy behind
-
-
 USUAL_ERROR = 0.005  # of a ratio within a run, before one was measured
-
-
 MOST_ERROR = 0.1  # that is believed of a ratio within a run, however few samples tell
 
 

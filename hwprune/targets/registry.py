@@ -76,11 +76,7 @@ TARGETS: dict[str, Callable[..., Target]] = {
     "torch-cuda": _torch_cuda,
     "fake": _fake,
 }
-
-
 _MODULES = ("torch-cpu", "torch-cuda")  # that take no ONNX files
-
-
 _TENSORRT = ("tensorrt", "tensorrt-rtx")
 
 

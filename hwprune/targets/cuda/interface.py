@@ -75,7 +75,8 @@ def first_gpu() -> Cuda:
         return PyCudaGpu()
     raise NotHere(
         "Running an engine needs a package that reaches the GPU's memory; none of PyTorch for "
-        "CUDA, cuda-python and pycuda is here. Install one: `pip install cuda-python`."
+        "CUDA, cuda-python and pycuda is here. Install one: `pip install cuda-python`, or `pip "
+        "install 'hwprune[pycuda]'`."
     )
 
 
