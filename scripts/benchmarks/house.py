@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import statistics
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 LONGEST_FUNCTION, LONGEST_FILE = 50, 400  # lines
@@ -82,13 +82,13 @@ def _package(name: str) -> str:
     return ".".join(name.split(".")[:2])
 
 
-def _imports(tree: ast.Module, known: object) -> Iterator[str]:
+def _imports(tree: ast.Module, known: Collection[str]) -> Iterator[str]:
     """The modules of hwprune that a module imports, at its top or inside functions."""
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and not node.level and node.module:
             for alias in node.names:
                 full = f"{node.module}.{alias.name}"
-                found = full if full in known else node.module  # type: ignore[operator]
+                found = full if full in known else node.module
                 if found.startswith("hwprune."):
                     yield found
 
