@@ -12,7 +12,8 @@ training images; training then runs in PROCESSES at once.
         --budgets 0.7 0.5 0.35
     python scripts/benchmarks/bench_accuracy.py --draw
 
-ResNet-20 and -56 need the files of tests/cifar_resnet.py, MobileNetV2 --clothing and its weights.
+ResNet-20 and -56 need the files of tests/support/cifar_resnet.py, MobileNetV2 --clothing and its
+weights.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ ResNet-56 of CIFAR-10, 24 identity branches and one padded, 256 calibration imag
 ``score_branches`` rank the branches as the measured loss does to 0.84 (Spearman), the sums of their
 channels' scores to 0.27; ResNet-32, 13 branches: 0.67 and -0.03.
 
-    python scripts/benchmarks/bench_branches.py --model tests/cifar_resnet.py:resnet56 \
-        --data tests/cifar_resnet.py:lossless_data --weights cifar10_resnet56.safetensors
+    python scripts/benchmarks/bench_branches.py --model tests/support/cifar_resnet.py:resnet56 \
+        --data tests/support/cifar_resnet.py:lossless_data --weights cifar10_resnet56.safetensors
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ NETWORKS = {
     "torchvision:efficientnet_b0": 224,
     "torchvision:regnet_y_400mf": 224,
     "torchvision:densenet121": 224,
-    "tests/cifar_resnet.py:resnet56": 32,
+    "tests/support/cifar_resnet.py:resnet56": 32,
 }
 COPIES = 3  # of the dense network: all ratios are to it
 MOMENTS = 4  # at which these networks are measured

@@ -15,7 +15,7 @@ from hwprune.pipeline.steps import trace_step
 from hwprune.pipeline.train_steps import train_dense_step
 from hwprune.recipe import Recipe
 
-CIFAR = Path(__file__).resolve().parents[2] / "tests" / "cifar_resnet.py"
+CIFAR = Path(__file__).resolve().parents[2] / "tests" / "support" / "cifar_resnet.py"
 
 
 def of_recipe(network: str, clothing: str, weights: Path) -> dict[str, Any]:
