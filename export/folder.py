@@ -18,7 +18,6 @@ from hwprune.latency.effort import Effort
 from hwprune.latency.fill import fill
 from hwprune.latency.sampling import all_widths
 from hwprune.latency.table import LatencyTable
-from hwprune.recipe import Recipe
 from hwprune.reporting.progress import profile_progress
 from hwprune.reporting.terminal import profile_summary
 from hwprune.storage.atomic_files import write_atomically, write_text
@@ -108,29 +107,35 @@ def write_networks(
 
 
 def measure_folder(
-    folder: Path, recipe: Recipe, console: Console, *, renew: bool = False
+    folder: Path,
+    target: str,
+    table_path: Path,
+    console: Console,
+    *,
+    effort: Effort,
+    renew: bool = False,
 ) -> LatencyTable:
     """Fill a latency table with the networks in a folder.
 
     Args:
-        folder: of ``write_networks``.
-        recipe: its target and table; without a table, ``table.jsonl`` in the folder.
-        console: is told what is being done.
-        renew: begin the table anew.
+        folder: a folder of ``write_networks``.
+        target: name of the target that measures.
+        table_path: file of the latency table.
+        console: where progress is printed.
+        effort: how to measure, and for how long.
+        renew: whether to begin the table anew.
 
     Raises:
         InputError, TableError: as ``ExportedNetworks`` and ``fill``.
     """
-    need_files(recipe.target)
-    networks, device = ExportedNetworks(folder), load_target(recipe.target)
-    path = Path(recipe.table) if recipe.table else folder / "table.jsonl"
-    with profile_progress(console) as tell:
+    need_files(target)
+    networks, device = ExportedNetworks(folder), load_target(target)
+    with profile_progress(console) as report:
         table = fill(
             networks.graph, networks, device,
-            path=path, step=networks.step, renew=renew,
-            effort=Effort.parse(recipe.measure, recipe.latency), progress=tell,
+            path=table_path, step=networks.step, renew=renew, effort=effort, progress=report,
         )  # fmt: skip
-    console.print(profile_summary(path, table, table.network(networks.graph)))
+    console.print(profile_summary(table_path, table, table.network(networks.graph)))
     return table
 
 

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from hwprune.errors import InputError
+from hwprune.importance.criterion_names import CRITERIA, DEFAULT_CRITERION
 from hwprune.storage.atomic_files import StrPath, write_text
+from hwprune.training.settings import Training
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -25,18 +27,8 @@ _NOT_NEGATIVE = ("image_size", "epochs", "workers", "seed", "weight_decay", "gam
                  "min_width", "multiple", "max_macs", "max_params", "max_weight_bytes",
                  "max_activation_bytes", "compensate", "clip", "mixup", "cutmix",
                  "checkpoint_steps", "round_steps")  # fmt: skip
-DEFAULT_CRITERION = "surgeon"  # of Python and of the command line
 _CHOICES = {
-    "criterion": (
-        "surgeon",
-        "taylor",
-        "norm_taylor",
-        "gate_taylor",
-        "fisher",
-        "magnitude",
-        "norm_scale",
-        "random",
-    ),
+    "criterion": CRITERIA,
     "precision": ("no", "bf16", "fp16"),
     "optimizer": ("adamw", "sgd"),
     "schedule": ("cosine", "linear", "constant", "step"),
@@ -44,105 +36,188 @@ _CHOICES = {
     "memory_format": ("channels_last", "contiguous"),
 }
 
+# The commands that read an option; `run` and `slim` take them all. Training between two rounds of
+# pruning follows the recipe in the folder.
+_NETWORK = ("trace", "dense", "profile", "plan", "prune", "finetune", "baselines", "export",
+            "verify")  # fmt: skip
+_GRAPH = ("trace", "profile", "plan", "prune")
+_DENSE = ("dense",)
+_STUDENT = ("finetune", "baselines")
+_TRAINING = (*_DENSE, *_STUDENT)
+_LATENCY = ("profile", "plan", "prune", "baselines", "verify")
+_TARGET = (*_LATENCY, "export")
+_BUDGET = ("plan", "prune", "verify")
+_CHOICE = ("plan", "prune")
+_WIDTHS = (*_CHOICE, "baselines")
+_PRUNE = ("prune",)
+_COMPARED = ("baselines",)
 
-def _option(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
+
+def _option(default: Any, text: str, read_by: tuple[str, ...]) -> Any:
+    return field(default=default, metadata={"help": text, "read_by": read_by})
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One run from a trained network to a verified file. A recipe file is this, written as TOML."""
+    """All that a run needs, from a trained network to a verified file.
+
+    A recipe file is this, written as TOML. Each field is an option of ``hwprune run``, and of the
+    commands that read it.
+    """
 
     model: str = _option(
-        "", "torchvision:NAME, timm:NAME, package.module:callable or FILE.py:callable"
+        "", "torchvision:NAME, timm:NAME, package.module:callable or FILE.py:callable", _NETWORK
     )
-    weights: str = _option("", "safetensors, or a state dict of torch.save")
+    weights: str = _option("", "safetensors, or a state dict of torch.save", _NETWORK)
     data: str = _option(
         "",
         "imagefolder:DIR, hf:NAME, webdataset:PATTERN, cifar10, cifar100, fashion_mnist, digits "
         "or package.module:callable",
+        _NETWORK,
     )
-    data_root: str = _option("", "where cifar10, cifar100 and fashion_mnist are or go")
-    image_size: int = _option(0, "height and width in pixels; 0: what the data set usually has")
-    out: str = _option("", "folder of the run")
+    data_root: str = _option(
+        "", "folder of cifar10, cifar100 and fashion_mnist, or where they are downloaded to",
+        _NETWORK,
+    )  # fmt: skip
+    image_size: int = _option(
+        0, "height and width of the images in pixels; 0: the usual size of the data set", _NETWORK
+    )
+    out: str = _option("", "folder of the run", (*_NETWORK, "report"))
     target: str = _option(
-        "onnxruntime-cpu", "device and runtime, such as onnxruntime-cpu:threads=2"
+        "onnxruntime-cpu", "device and runtime, such as onnxruntime-cpu:threads=2", _TARGET
     )
-    batch: int = _option(1, "images at once when latency is measured")
-    table: str = _option("", "latency table; default: table.jsonl in the run's folder")
+    batch: int = _option(1, "images at once when latency is measured", ("trace", *_TARGET))
+    table: str = _option("", "latency table; default: table.jsonl in the run's folder", _LATENCY)
     latency: str = _option(
-        "quiet", "quiet: what a network takes undisturbed; typical: the mean without outliers"
+        "quiet",
+        "quiet: time on an undisturbed machine; typical: mean time without outliers",
+        _LATENCY,
     )
     measure: str = _option(
         "normal",
-        "quick: half the time, more room below the budget; normal; thorough: four times the time, "
-        "least room; or seconds that profile and closed loop may measure",
+        "quick: half the time and a larger safety margin; normal; thorough: four times the time "
+        "and the smallest margin; or seconds for profile and closed loop",
+        _LATENCY,
     )
-    stale_table: bool = _option(False, "use a table of another version of the runtime or driver")
-    budget: str = _option("0.5x", "latency: 0.5x of the dense network's, or 12ms")
-    max_macs: float = _option(0.0, "a second budget: multiply-accumulates of one image; 0: none")
-    max_params: float = _option(0.0, "a third budget: parameters; 0: none")
-    max_weight_bytes: float = _option(0.0, "a budget: bytes of the weights in fp32; 0: none")
+    stale_table: bool = _option(
+        False, "use a latency table of another version of the runtime or driver", _LATENCY
+    )
+    budget: str = _option("0.5x", "latency: 0.5x of the dense network's, or 12ms", _BUDGET)
+    max_macs: float = _option(0.0, "most multiply-accumulates of one image; 0: no limit", _CHOICE)
+    max_params: float = _option(0.0, "most parameters; 0: no limit", _CHOICE)
+    max_weight_bytes: float = _option(
+        0.0, "most bytes of the weights in fp32; 0: no limit", _CHOICE
+    )
     max_activation_bytes: float = _option(
-        0.0, "a budget: bytes of activations held at a time, in fp32, for --batch images; 0: none"
+        0.0, "most bytes of activations held at a time, in fp32, for --batch images; 0: no limit",
+        _CHOICE,
+    )  # fmt: skip
+    keep: str = _option(
+        "", "layers that keep all channels: names or patterns, 'layer4.*,stem'", _GRAPH
     )
-    keep: str = _option("", "layers that keep all channels: names or patterns, 'layer4.*,stem'")
-    min_fraction: float = _option(0.125, "share of its channels that every group keeps at least")
-    min_width: int = _option(0, "channels that every group keeps at least")
-    multiple: int = _option(0, "widths to choose from; 0: the device's step, as measured")
+    min_fraction: float = _option(0.125, "least share of its channels that a group keeps", _WIDTHS)
+    min_width: int = _option(0, "least number of channels that a group keeps", _WIDTHS)
+    multiple: int = _option(
+        0, "widths are multiples of this; 0: the step that was measured on the device", _WIDTHS
+    )
     tie: str = _option(
-        "", "groups of equal widths: patterns 'layer1.*.conv1,stem', several ties with ';' between"
+        "",
+        "groups of equal widths: patterns 'layer1.*.conv1,stem'; ';' separates several ties",
+        _WIDTHS,
     )
-    depth: bool = _option(True, "let residual branches be left out whole")
+    depth: bool = _option(True, "whole residual branches may be left out", _CHOICE)
     criterion: str = _option(
-        DEFAULT_CRITERION,
-        "importance: surgeon, taylor, norm_taylor, gate_taylor, fisher, magnitude, "
-        "norm_scale, random",
+        DEFAULT_CRITERION, f"importance of a channel: {', '.join(CRITERIA)}", _CHOICE
     )
     compensate: int = _option(
-        0, "networks to try in the search for layer compensation; 0: no search"
+        0, "candidates in the search for layer compensation; 0: no search", _PRUNE
     )
-    rounds: int = _option(1, "steps towards the budget, importance taken again at each")
-    round_steps: int = _option(0, "steps of training after each of these but the last")
-    reconstruct: bool = _option(True, "refit the weights that stay before training")
-    calibration_images: int = _option(512, "images for scoring and for batch-norm statistics")
+    rounds: int = _option(
+        1, "rounds of pruning towards the budget; each scores the network again", _PRUNE
+    )
+    round_steps: int = _option(0, "training steps between two rounds", _PRUNE)
+    reconstruct: bool = _option(True, "refit the remaining weights before training", _CHOICE)
+    calibration_images: int = _option(
+        512,
+        "training images for importance, for the refit and for batch-norm statistics",
+        (*_WIDTHS, "export"),
+    )
     dense_epochs: int = _option(
-        -1, "train the dense network first; -1: 6 epochs if its head is new, else none"
+        -1, "epochs of training the dense network first; -1: 6 if its head is new, else 0", _DENSE
     )
-    dense_lr: float = _option(5e-4, "greatest learning rate of that")
-    epochs: int = _option(8, "epochs of distillation")
+    dense_lr: float = _option(5e-4, "greatest learning rate of the dense network", _DENSE)
+    epochs: int = _option(Training.epochs, "epochs of distillation", _STUDENT)
     control: bool = _option(
-        False, "train the dense network for these epochs as well: is it the training that helps?"
+        False,
+        "also train the dense network for these epochs, to see what longer training alone gains",
+        _COMPARED,
     )
     uniform: bool = _option(
-        False, "train uniform widths of the same latency as well: is it the choice that helps?"
+        False,
+        "also train uniform widths of the same latency, to see what the choice of widths gains",
+        _COMPARED,
     )
-    batch_size: int = _option(32, "images at once in training, in each process")
-    accumulate: int = _option(1, "batches a training step")
-    optimizer: str = _option("adamw", "adamw or sgd")
-    lr: float = _option(1e-3, "greatest learning rate of distillation")
-    schedule: str = _option("cosine", "of the learning rate: cosine, linear, constant or step")
-    warmup: float = _option(0.1, "share of the steps in which the learning rate rises")
-    clip: float = _option(0.0, "greatest norm of the gradients; 0: no limit")
-    weight_decay: float = _option(0.02, "for weights of more than one dimension")
-    label_smoothing: float = _option(0.1, "of the cross-entropy")
-    ema_decay: float = _option(0.99, "of the averaged weights, which are the result; 0: none")
-    mixup: float = _option(0.0, "parameter of Mixup, such as 0.2; 0: none")
-    cutmix: float = _option(0.0, "parameter of CutMix, such as 1.0; 0: none")
-    augment: str = _option("", "policy of timm beside crops and flips, timm:rand-m9-mstd0.5")
-    erase: float = _option(0.0, "probability that a rectangle of a training image is noise")
-    gamma: float = _option(1.0, "weight of inner distillation; 0: none")
-    soft_weight: float = _option(1.0, "weight of the teacher's soft labels; 0: none")
-    temperature: float = _option(2.0, "of the soft labels")
-    precision: str = _option("no", "of training: no, bf16 or fp16")
-    freeze_norms: bool = _option(False, "batch norms keep their statistics: for small batches")
-    sync_norms: bool = _option(False, "batch norms over all processes, on several GPUs")
-    memory_format: str = _option("channels_last", "of training: channels_last or contiguous")
-    compile: bool = _option(False, "compile training with torch.compile")
-    checkpoint_steps: int = _option(0, "steps between checkpoints; 0: epochs alone")
-    track: str = _option("", "draw the training's numbers: tensorboard")
-    workers: int = _option(0, "processes that load images")
-    seed: int = _option(0, "of everything random")
+    batch_size: int = _option(
+        Training.batch_size, "images in a training batch, in each process", _TRAINING
+    )
+    accumulate: int = _option(Training.accumulate, "batches in a training step", _TRAINING)
+    optimizer: str = _option(Training.optimizer, "adamw or sgd", _TRAINING)
+    lr: float = _option(Training.lr, "greatest learning rate of distillation", _STUDENT)
+    schedule: str = _option(
+        Training.schedule, "learning rate's schedule: cosine, linear, constant or step", _TRAINING
+    )
+    warmup: float = _option(
+        Training.warmup, "share of the steps in which the learning rate rises", _TRAINING
+    )
+    clip: float = _option(Training.clip, "greatest norm of the gradients; 0: no limit", _TRAINING)
+    weight_decay: float = _option(
+        Training.weight_decay, "weight decay of weights of more than one dimension", _TRAINING
+    )
+    label_smoothing: float = _option(
+        Training.label_smoothing, "label smoothing of the cross-entropy", _TRAINING
+    )
+    ema_decay: float = _option(
+        Training.ema_decay, "decay of the averaged weights, which are the result; 0: none",
+        _TRAINING,
+    )  # fmt: skip
+    mixup: float = _option(Training.mixup, "parameter of Mixup, such as 0.2; 0: none", _TRAINING)
+    cutmix: float = _option(Training.cutmix, "parameter of CutMix, such as 1.0; 0: none", _TRAINING)
+    augment: str = _option(
+        "", "a policy of timm beside crops and flips, such as timm:rand-m9-mstd0.5", _TRAINING
+    )
+    erase: float = _option(
+        0.0, "probability that a rectangle of a training image is noise", _TRAINING
+    )
+    gamma: float = _option(1.0, "weight of inner distillation; 0: none", _STUDENT)
+    soft_weight: float = _option(1.0, "weight of the teacher's soft labels; 0: none", _STUDENT)
+    temperature: float = _option(2.0, "temperature of the soft labels", _STUDENT)
+    precision: str = _option(Training.precision, "training precision: no, bf16 or fp16", _TRAINING)
+    freeze_norms: bool = _option(
+        Training.freeze_norms, "batch norms keep their statistics, for small batches", _TRAINING
+    )
+    sync_norms: bool = _option(
+        Training.sync_norms, "batch-norm statistics over all processes, on several GPUs", _TRAINING
+    )
+    memory_format: str = _option(
+        Training.memory_format, "memory format in training: channels_last or contiguous", _TRAINING
+    )
+    compile: bool = _option(Training.compile, "compile training with torch.compile", _TRAINING)
+    checkpoint_steps: int = _option(0, "steps between checkpoints; 0: one an epoch", _TRAINING)
+    track: str = _option("", "where training logs its numbers: tensorboard", _TRAINING)
+    workers: int = _option(Training.workers, "processes that load images", _TRAINING)
+    seed: int = _option(Training.seed, "random seed", _NETWORK)
+
+    @property
+    def training(self) -> Training:
+        """How networks are trained; the options have the names that they have there."""
+        names = {each.name for each in dataclasses.fields(Training)} - {"epoch_steps"}
+        return Training(**{name: getattr(self, name) for name in names})
+
+    @classmethod
+    def read_by(cls, command: str) -> tuple[str, ...]:
+        """The names of the options that a command reads, such as those of ``prune``."""
+        fields = dataclasses.fields(cls)
+        return tuple(each.name for each in fields if command in each.metadata["read_by"])
 
     def check(self) -> None:
         """Refuse numbers that make no sense.

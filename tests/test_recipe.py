@@ -7,11 +7,16 @@ import inspect
 
 import click
 import pytest
+from command_line import status_of
 
-from hwprune.cli.main import recipe_options
+from hwprune.cli.main import commands
+from hwprune.cli.options import recipe_options
 from hwprune.errors import InputError
+from hwprune.importance import criterion_names
+from hwprune.importance.criteria import CRITERIA
 from hwprune.recipe import Recipe
 from hwprune.solver.solve import solve
+from hwprune.training.settings import Training
 
 FIELDS = {field.name: field for field in dataclasses.fields(Recipe)}
 CHOICES = ("criterion", "precision", "optimizer", "schedule", "memory_format", "track")
@@ -140,7 +145,7 @@ def test_what_a_step_needs_is_named_as_an_option() -> None:
 
 def test_options_are_the_fields() -> None:
     @click.command()
-    @recipe_options
+    @recipe_options()
     def command() -> None: ...
 
     options = {p.name: p for p in command.params if isinstance(p, click.Option)}
@@ -151,10 +156,33 @@ def test_options_are_the_fields() -> None:
 
 
 def test_the_criteria_are_those_of_score() -> None:
-    from hwprune.importance.criteria import CRITERIA
-    from hwprune.recipe import _CHOICES
+    assert set(criterion_names.CRITERIA) == set(CRITERIA)
 
-    assert set(_CHOICES["criterion"]) == set(CRITERIA)
+
+@pytest.mark.parametrize("command", ["trace", "dense", "profile", "plan", "prune", "finetune",
+                                     "baselines", "export", "verify", "report"])  # fmt: skip
+def test_a_command_has_the_options_that_it_reads_and_no_others(command: str) -> None:
+    @recipe_options(command)
+    def step() -> None: ...
+
+    names = [p.name for p in step.__click_params__]
+    assert set(names) == set(Recipe.read_by(command)) < set(FIELDS)
+    taken = {p.name for p in commands.commands[command].params}
+    assert taken & set(FIELDS) - {"table"} == set(names) - {"table"}
+
+
+def test_an_option_of_another_command_is_refused_with_the_commands_that_read_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert status_of("prune", "--out", "nowhere", "--epochs", "3") == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "--epochs" in said and "run, finetune, baselines" in said
+
+
+def test_the_settings_of_training_are_those_of_the_recipe() -> None:
+    training = Recipe.of(lr=0.5, batch_size=7, seed=3).training
+    assert (training.lr, training.batch_size, training.seed) == (0.5, 7, 3)
+    assert Recipe().training == Training()
 
 
 def test_there_is_no_training_between_rounds_where_there_is_one() -> None:

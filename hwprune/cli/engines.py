@@ -31,7 +31,7 @@ if TYPE_CHECKING:
               help="memory for tactics; 0: all")  # fmt: skip
 @click.option("--timing-cache", type=click.Path(path_type=Path),
               help="file of measured tactics; default: one for each GPU")  # fmt: skip
-@recipe_options
+@recipe_options("export")
 def export_command(
     files: tuple[Path, ...],
     engine: str,
@@ -86,16 +86,16 @@ def _exported(options: dict[str, Any]) -> Job:
     """The job of a run whose ONNX files are there: written now if they are not, or with options."""
     job = job_of_all(options)
     changed = any(v is not None for name, v in options.items() if name != "out")
-    if changed or not (job.folder / "export.json").exists():
+    if changed or not job.files.has("export"):
         _export_step(job)  # otherwise what verify has found of the files stays true
     return job
 
 
 def _export_step(job: Job) -> None:
     from hwprune import distributed
-    from hwprune.pipeline.steps import export_step
+    from hwprune.pipeline.verify_steps import export_step
 
-    job.recipe.save(job.folder / "recipe.toml")
+    job.files.save_recipe(job.recipe)
     export_step(job)
     distributed.leave()
 
@@ -112,7 +112,7 @@ def _export_step(job: Job) -> None:
               help="their classes, [n] in a .npy; default: labels.npy beside them")  # fmt: skip
 @click.option("--seconds", type=Amount(), default=20.0,
               help="to time engines, at most")  # fmt: skip
-@recipe_options
+@recipe_options("verify")
 def verify_command(
     engine: Path | None,
     dense: Path | None,
@@ -146,11 +146,12 @@ def verify_command(
             "model.engine`."
         )
     from hwprune import distributed
-    from hwprune.pipeline.steps import verify_step
+    from hwprune.pipeline.step import raise_first
+    from hwprune.pipeline.verify_steps import verify_step
 
     job = job_of_all(options)
-    job.recipe.save(job.folder / "recipe.toml")
-    verify_step(job)
+    job.files.save_recipe(job.recipe)
+    raise_first(verify_step(job))
     distributed.leave()
 
 

@@ -6,7 +6,6 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,12 @@ import hwprune
 from hwprune.cli.compare import compare_command
 from hwprune.cli.engines import export_command, verify_command
 from hwprune.cli.options import (
+    hint_of_option,
     job_of_all,
     of_profile,
     profile_option,
     recipe_of_folder,
+    recipe_of_run,
     recipe_options,
 )
 from hwprune.errors import HwpruneError, InputError
@@ -49,7 +50,7 @@ def commands(context: click.Context) -> None:
 @click.argument("recipe_file", required=False, type=click.Path(path_type=Path))
 @click.option("--resume", is_flag=True, help="go on with the run in --out where it stopped")
 @click.option("--profile", "profiles", multiple=True, help="a budget profile; may be given again")
-@recipe_options
+@recipe_options()
 def run_command(
     recipe_file: Path | None, resume: bool, profiles: tuple[str, ...], **options: Any
 ) -> None:
@@ -60,31 +61,27 @@ def run_command(
     from hwprune.pipeline.run_context import Job
     from hwprune.pipeline.runner import run, run_profiles
 
-    given = {key: value for key, value in options.items() if value is not None}
-    if recipe_file is None and resume and "out" in given:
-        saved = Path(given["out"]) / "recipe.toml"
-        recipe_file = saved if saved.exists() else None
-    recipe = Recipe.load(recipe_file, **given) if recipe_file else Recipe.of(**given)
+    job = Job(recipe_of_run(recipe_file, resume, options), Console())
     if profiles:
-        files = [find_profile(name) for name in profiles]
-        run_profiles(Job(recipe, Console()), files, resume=resume)
+        run_profiles(job, [find_profile(name) for name in profiles], resume=resume)
     else:
-        run(Job(recipe, Console()), resume=resume)
+        run(job, resume=resume)
 
 
 def _step_command(name: str, about: str) -> None:
     """Add the command of one step; it goes on from the recipe in ``--out`` where there is one."""
 
     @commands.command(name, help=about)
-    @recipe_options
+    @recipe_options(name)
     def command(**options: Any) -> None:
         from hwprune import distributed
-        from hwprune.pipeline.steps import STEPS
+        from hwprune.pipeline.step import raise_first
+        from hwprune.pipeline.steps import step_named
 
         job = job_of_all(options)
         if distributed.is_main():
-            job.recipe.save(job.folder / "recipe.toml")
-        STEPS[name](job)
+            job.files.save_recipe(job.recipe)
+        raise_first(step_named(name).take(job, False))
         distributed.leave()
 
 
@@ -92,7 +89,7 @@ def _step_command(name: str, about: str) -> None:
 @click.argument("model_name", metavar="[MODEL]", required=False)
 @click.option("--json", "as_json", is_flag=True, help="print the graph as JSON")
 @click.option("--picture", type=click.Path(path_type=Path), help="draw it: .svg, .png, .pdf, .dot")
-@recipe_options
+@recipe_options("trace")
 def trace_command(
     model_name: str | None, as_json: bool, picture: Path | None, **options: Any
 ) -> None:
@@ -118,15 +115,15 @@ def trace_command(
 
 @commands.command("finetune")
 @click.option("--resume", is_flag=True, help="go on from the checkpoint in --out")
-@recipe_options
+@recipe_options("finetune")
 def finetune_command(resume: bool, **options: Any) -> None:
     """Distil the dense network into the pruned one, or into all widths of a slim one."""
     from hwprune import distributed
-    from hwprune.pipeline.slim_steps import is_slim, train_slim
+    from hwprune.pipeline.slim_steps import train_slim
     from hwprune.pipeline.train_steps import finetune_step
 
     job = job_of_all(options)
-    (train_slim if is_slim(job) else finetune_step)(job, resume=resume)
+    (train_slim if job.files.slim_facts.exists() else finetune_step)(job, resume)
     distributed.leave()
 
 
@@ -138,10 +135,12 @@ def finetune_command(resume: bool, **options: Any) -> None:
 @click.option("--multi-base", is_flag=True, help="take importance again for each narrower network")
 @click.option("--taught-by", default="dense", type=click.Choice(["dense", "widest"]),
               help="whose soft labels the narrower networks learn [dense]")  # fmt: skip
-@click.option("--soft", default=1.0, help="weight of these soft labels [1]")
-@click.option("--hard", default=1.0, help="weight of the labels for the narrower networks [1]")
-@click.option("--at-once", default=4, help="networks that a training step runs at most [4]")
-@partial(recipe_options, without=("budget", "depth"))
+@click.option("--distillation-weight", "--soft", "soft", default=1.0,
+              help="weight of the soft labels that the narrower networks learn [1]")  # fmt: skip
+@click.option("--label-weight", "--hard", "hard", default=1.0,
+              help="weight of the true labels for the narrower networks [1]")  # fmt: skip
+@click.option("--at-once", default=4, help="most networks in a training step [4]")
+@recipe_options(without=("budget", "depth"))
 def slim_command(
     recipe_file: Path | None,
     resume: bool,
@@ -162,11 +161,7 @@ def slim_command(
     from hwprune.pipeline.slim_steps import ASKED, run_slim
     from hwprune.slimmable.joint_training import InPlace
 
-    given = {key: value for key, value in options.items() if value is not None}
-    if recipe_file is None and resume and "out" in given:
-        saved = Path(given["out"]) / "recipe.toml"
-        recipe_file = saved if saved.exists() else None
-    recipe = Recipe.load(recipe_file, **given) if recipe_file else Recipe.of(**given)
+    recipe = recipe_of_run(recipe_file, resume, options)
     files = tuple(find_profile(name) for name in profiles)
     in_place = InPlace(soft, hard, recipe.temperature, at_once, taught_by)
     asked = Asked(budgets, files, in_place, multi_base)
@@ -191,7 +186,7 @@ def slim_command(
     help="measure the networks in such a folder; needs no PyTorch",
 )
 @profile_option
-@recipe_options
+@recipe_options("profile")
 def profile_command(
     renew: bool,
     export_only: Path | None,
@@ -203,8 +198,11 @@ def profile_command(
     recipe = of_profile(recipe_of_folder(options), profile)
     if exported is not None:
         from hwprune.export.folder import measure_folder
+        from hwprune.latency.effort import Effort
 
-        measure_folder(exported, recipe, Console(), renew=renew)
+        effort = Effort.parse(recipe.measure, recipe.latency)
+        table = Path(recipe.table) if recipe.table else exported / "table.jsonl"
+        measure_folder(exported, recipe.target, table, Console(), effort=effort, renew=renew)
         return
     from hwprune.pipeline.remote_device import export_networks
     from hwprune.pipeline.run_context import Job
@@ -216,14 +214,14 @@ def profile_command(
         return
     job.recipe.need("out")
     if profile is None:  # a folder with a recipe is a run's, and the profile's has not begun
-        job.recipe.save(job.folder / "recipe.toml")
+        job.files.save_recipe(job.recipe)
     profile_step(job, renew=renew)
 
 
 @commands.command("plan")
 @click.option("--explain", is_flag=True, help="what the next widths of every group would change")
 @profile_option
-@recipe_options
+@recipe_options("plan")
 def plan_command(explain: bool, profile: str | None, **options: Any) -> None:
     """Choose the widths by the latency table alone; nothing is measured.
 
@@ -233,13 +231,11 @@ def plan_command(explain: bool, profile: str | None, **options: Any) -> None:
     from hwprune.pipeline.remote_device import plan_only
     from hwprune.pipeline.run_context import Job
 
-    job = Job(recipe_of_folder(options), Console())
-    job.recipe.need("out")
-    if profile is None:
-        job.recipe.save(job.folder / "recipe.toml")
-    else:
-        shared, job = job, Job(of_profile(job.recipe, profile), job.console)
-        shared.lend(job)
+    recipe = recipe_of_folder(options)
+    recipe.need("out")
+    job = Job(recipe, Console())
+    if profile is not None:
+        job = Job(of_profile(recipe, profile), job.console, dense=job.dense)
     plan_only(job, explained=explain)
 
 
@@ -350,6 +346,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "`verify FILE.engine`.",
             InputError.exit_status,
         )
+    except click.NoSuchOption as error:
+        hint = hint_of_option(error.option_name)
+        _fail(error.format_message() + hint, InputError.exit_status)
     except click.ClickException as error:
         _fail(error.format_message(), InputError.exit_status)
     except (KeyboardInterrupt, click.Abort):

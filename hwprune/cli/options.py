@@ -1,10 +1,10 @@
-"""What the commands of a run share: a recipe's fields as options, and the job that they make."""
+"""What the commands share: the recipe's fields as options, and the job that they make."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
@@ -34,19 +34,48 @@ class Amount(click.FloatRange):
         return number
 
 
-def recipe_options(command: F, *, without: Sequence[str] = ()) -> F:
-    """Give a command one option for every field of a recipe, but for some."""
+def recipe_options(command: str = "run", *, without: Collection[str] = ()) -> Callable[[F], F]:
+    """Give a command an option for every field of the recipe that it reads.
+
+    Args:
+        command: name of the command; ``run`` takes every field.
+        without: fields that the command takes in a way of its own.
+    """
+    every = [field.name for field in dataclasses.fields(Recipe)]
+    names = every if command == "run" else Recipe.read_by(command)
+    return _options([name for name in names if name not in without])
+
+
+def _options(names: Collection[str]) -> Callable[[F], F]:
     types = get_type_hints(Recipe)
-    fields = [field for field in dataclasses.fields(Recipe) if field.name not in without]
-    for field in reversed(fields):
-        shown = field.default if field.default not in ("", 0, 0.0, False) else None
-        text = field.metadata["help"] + (f" [{shown}]" if shown is not None else "")
-        name, kind = f"--{field.name.replace('_', '-')}", types[field.name]
-        shape: dict[str, Any] = {"is_flag": True} if kind is bool else {"type": kind}
-        name += f"/--no-{name[2:]}" if field.default is True else ""
-        option = click.option(name, default=None, help=text, **shape)
-        command = option(command)
-    return command
+
+    def decorate(command: F) -> F:
+        for field in reversed(dataclasses.fields(Recipe)):
+            if field.name not in names:
+                continue
+            shown = field.default if field.default not in ("", 0, 0.0, False) else None
+            text = field.metadata["help"] + (f" [{shown}]" if shown is not None else "")
+            name, kind = option_of(field.name), types[field.name]
+            shape: dict[str, Any] = {"is_flag": True} if kind is bool else {"type": kind}
+            name += f"/--no-{name[2:]}" if field.default is True else ""
+            command = click.option(name, default=None, help=text, **shape)(command)
+        return command
+
+    return decorate
+
+
+def option_of(field: str) -> str:
+    """The option of a field of the recipe, such as ``--image-size``."""
+    return f"--{field.replace('_', '-')}"
+
+
+def hint_of_option(option: str) -> str:
+    """Which commands take an option of the recipe that another command does not read."""
+    for field in dataclasses.fields(Recipe):
+        if option in (option_of(field.name), f"--no-{option_of(field.name)[2:]}"):
+            commands = ("run", *field.metadata["read_by"])
+            return f" These commands read it: {', '.join(commands)}."
+    return ""
 
 
 profile_option = click.option(
@@ -72,8 +101,20 @@ def job_of_all(options: dict[str, Any]) -> Job:
 
 def recipe_of_folder(options: dict[str, Any]) -> Recipe:
     """The recipe in ``--out``, where there is one, with the options that were given."""
-    given = {key: value for key, value in options.items() if value is not None}
+    given = _given(options)
     saved = Path(given["out"]) / "recipe.toml" if given.get("out") else None
     if saved is not None and saved.exists():
         return Recipe.load(saved, **given)
     return Recipe.of(**given)
+
+
+def recipe_of_run(recipe_file: Path | None, resume: bool, options: dict[str, Any]) -> Recipe:
+    """The recipe of a file, or of the run that is resumed, with the options that were given."""
+    if recipe_file is None and resume:
+        return recipe_of_folder(options)
+    given = _given(options)
+    return Recipe.load(recipe_file, **given) if recipe_file else Recipe.of(**given)
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in options.items() if value is not None}

@@ -132,7 +132,7 @@ def _of_run(folder: Path) -> list[Contender]:
     dense, pruned = (_measured(folder, name) for name in ("dense", "verify"))
     of = f"measured on {job.recipe.data}"
     own = folder.resolve().name
-    networks = [(f"{own} dense", job.dense, dense, True),
+    networks = [(f"{own} dense", job.dense.model, dense, True),
                 (own, job.student(), pruned, False)]  # fmt: skip
     return [
         Contender(
@@ -155,7 +155,7 @@ def _verified(job: Job, dense: str) -> Verified | None:
     if not facts.get("error"):
         return None
     return Verified(
-        job.target.name, dense, facts["dense"]["latency_ms"], facts["ratio"], facts["error"]
+        job.device.target.name, dense, facts["dense"]["latency_ms"], facts["ratio"], facts["error"]
     )
 
 

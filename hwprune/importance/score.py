@@ -18,10 +18,10 @@ from hwprune.importance.criteria import (
     PER_SET,
     Criterion,
 )
+from hwprune.importance.criterion_names import DEFAULT_CRITERION
 from hwprune.importance.gradients import backward, gradients, need_batches
 from hwprune.importance.members import places_of
 from hwprune.pruning.reconstruct import Features, features
-from hwprune.recipe import DEFAULT_CRITERION
 
 
 def score(

@@ -8,87 +8,97 @@ a refit, are what is usually done: they show what hwprune's choice of channels i
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
 
 from hwprune import distributed
 from hwprune.errors import BudgetError, InputError
 from hwprune.importance.score import score
+from hwprune.latency.pair import Pair
 from hwprune.pipeline.run_context import Job
+from hwprune.pipeline.run_facts import BaselineFacts, TrainedFacts, UniformFacts
+from hwprune.pipeline.run_folder import RunFolder
+from hwprune.pipeline.step import Misses
 from hwprune.pipeline.train_steps import distilled
 from hwprune.plan import Plan
 from hwprune.pruning.prepare import prepare
-from hwprune.reporting.facts import SLIM_FACTS
 from hwprune.reporting.terminal import measurement_facts
 from hwprune.solver.baselines import uniform
-from hwprune.training.evaluate import Accuracy
-
-Facts = Mapping[str, Any]
 
 
-def baselines_step(job: Job) -> None:
+def baselines_step(job: Job, resume: bool = False) -> Misses:
     """Train the networks that the recipe asks for; what has been trained is not trained again.
 
     Raises:
         InputError: nothing is asked for, the student has not been trained, or the folder is a
             part of a slim network.
     """
-    if not _asked(job):
+    if not (job.recipe.control or job.recipe.uniform):
         raise InputError(
             "No network to compare with was asked for. Give --control, --uniform or both."
         )
-    if (job.folder.parent / SLIM_FACTS).exists() or (job.folder / SLIM_FACTS).exists():
+    if job.files.slim_facts.exists() or RunFolder(job.folder.parent).slim_facts.exists():
         raise InputError(
             f"The network in {job.folder} is trained with others, and --control and --uniform are "
             "for one that is trained alone: `hwprune run --control --uniform --out OTHER`."
         )
-    job.facts("finetune")  # else training the student would make them untrue
+    job.files.facts("finetune", TrainedFacts)  # else training the student would make them untrue
     for name in baselines_left(job):
-        facts = _PARTS[name](job)
+        trained = _trained(job)
+        if name == "control":
+            trained = replace(trained, control=train_control(job))
+        else:
+            trained = replace(trained, uniform=train_uniform(job))
         if distributed.is_main():
-            job.note("baselines", {**_trained(job), name: facts})
+            job.files.note("baselines", trained)
             (job.folder / f"{name}.checkpoint").unlink(missing_ok=True)
+    return []
 
 
 def baselines_left(job: Job) -> list[str]:
     """The networks that the recipe asks for and that have not been trained."""
-    return [name for name in _asked(job) if name not in _trained(job)]
+    trained = _trained(job)
+    return [
+        name
+        for name in ("control", "uniform")
+        if getattr(job.recipe, name) and getattr(trained, name) is None
+    ]
 
 
-def trained_controls(job: Job) -> list[Facts]:
-    """The control that the job has trained; nothing where it has not."""
-    return [facts for name, facts in _trained(job).items() if name == "control"]
+def _trained(job: Job) -> BaselineFacts:
+    if not job.files.has("baselines"):
+        return BaselineFacts()
+    return job.files.facts("baselines", BaselineFacts)
 
 
-def _asked(job: Job) -> list[str]:
-    return [name for name in _PARTS if getattr(job.recipe, name)]
-
-
-def _trained(job: Job) -> Facts:
-    return job.facts("baselines") if (job.folder / "baselines.json").exists() else {}
-
-
-def train_control(job: Job) -> Facts | None:
+def train_control(job: Job) -> TrainedFacts | None:
     """Train a copy of the dense network exactly as the student is trained.
+
+    Jobs that share the dense network share its control as well.
 
     Returns:
         The history of its training, and its accuracy; None in all processes but the main one.
     """
-    if job.controls:
-        return job.controls[0]
-    plan = _with_source(job, Plan.from_kept(job.graph, {}))
-    facts = distilled(job, copy.deepcopy(job.dense), plan, "control", resume=True)
+    if job.dense.control is not None:
+        return job.dense.control
+    plan = job.with_source(Plan.from_kept(job.graph, {}))
+    facts = distilled(job, copy.deepcopy(job.dense.model), plan, "control", resume=True)
     if facts is not None:
-        measured = Accuracy(**facts["accuracy"])
         job.console.print(
-            f"the dense network, trained as the pruned one: {measured} of the {job.test_split} "
-            "images"
+            f"the dense network, trained as the pruned one: {facts.accuracy} of the "
+            f"{job.dense.test_split} images"
         )
-        job.controls.append(facts)
+    job.dense.control = facts
     return facts
 
 
-def train_uniform(job: Job) -> Facts | None:
+def share_control(jobs: Sequence[Job]) -> None:
+    """Let jobs that share a dense network know the control that one of them has trained before."""
+    for job in jobs:
+        job.dense.control = job.dense.control or _trained(job).control
+
+
+def train_uniform(job: Job) -> UniformFacts | None:
     """Train uniform widths of the pruned network's predicted latency, and measure them.
 
     Returns:
@@ -96,52 +106,40 @@ def train_uniform(job: Job) -> Facts | None:
     """
     budget_ms = job.plan.predicted_ms
     assert budget_ms is not None  # the plan of a run has been made with a latency table
-    images = job.calibration()
-    scores = score(job.dense, job.graph, images, "magnitude")
+    model, images = job.dense.model, job.dense.calibration()
+    scores = score(model, job.graph, images, "magnitude")
     try:
         plan = uniform(job.graph, scores, job.table, budget_ms=budget_ms, **job.offered)
     except BudgetError as error:
         job.console.print(f"[yellow]{error}")
-        return {"remark": str(error)}
-    network = prepare(job.dense, job.graph, plan, images)
-    facts = distilled(job, network, _with_source(job, plan), "uniform", resume=True)
+        return UniformFacts(remark=str(error))
+    network = prepare(model, job.graph, plan, images)
+    facts = distilled(job, network, job.with_source(plan), "uniform", resume=True)
     if facts is None:
         return None
-    measured = Accuracy(**facts["accuracy"])
-    timed = _timed(job, plan)
+    pair = _pair(job, plan)
+    latency = f"{pair.ratio:.3f} of the dense latency" if pair else "latency not measured"
     job.console.print(
-        f"uniform widths: {measured} of the {job.test_split} images, "
-        + (f"{timed['ratio']:.3f} of the dense latency" if timed else "latency not measured")
+        f"uniform widths: {facts.accuracy} of the {job.dense.test_split} images, {latency}"
     )
-    return {
-        **facts,
-        "widths": plan.widths,
-        "predicted_ms": plan.predicted_ms,
-        "budget_ms": budget_ms,
-        **timed,
-    }
+    return UniformFacts(
+        history=facts.history,
+        accuracy=facts.accuracy,
+        widths=plan.widths,
+        predicted_ms=plan.predicted_ms,
+        budget_ms=budget_ms,
+        dense=measurement_facts(pair.dense) if pair else None,
+        pruned=measurement_facts(pair.pruned) if pair else None,
+        ratio=pair.ratio if pair else None,
+    )
 
 
-def _timed(job: Job, plan: Plan) -> dict[str, Any]:
-    """The measured latency of a plan beside the dense network's; nothing if that is elsewhere."""
+def _pair(job: Job, plan: Plan) -> Pair | None:
+    """A plan measured beside the dense network; None where the device is remote."""
     from hwprune.export.latency import side_by_side
 
-    if job.elsewhere:
-        return {}
+    device = job.device
+    if device.remote:
+        return None
     network = job.networks.at(plan.widths)
-    pair = side_by_side(job.networks.dense, network, job.target, job.effort)
-    return {
-        "dense": measurement_facts(pair.dense),
-        "pruned": measurement_facts(pair.pruned),
-        "ratio": pair.ratio,
-    }
-
-
-def _with_source(job: Job, plan: Plan) -> Plan:
-    return plan.with_source(model=job.recipe.model, num_classes=job.loaded.num_classes)
-
-
-_PARTS: dict[str, Callable[[Job], Facts | None]] = {  # by the option that asks for it
-    "control": train_control,
-    "uniform": train_uniform,
-}
+    return side_by_side(job.networks.dense, network, device.target, device.effort)

@@ -30,10 +30,10 @@ def engine_step(job: Job, request: EngineRequest) -> list[Path]:
     Raises:
         InputError, NotHere, EngineError: as ``save_engine``.
     """
-    plan = job.folder / "student" / "plan.json"
+    plan = job.files.student / "plan.json"
     _save_images(job)
     networks: dict[str, tuple[nn.Module, Path | None]] = {
-        "dense": (job.dense, None),
+        "dense": (job.dense.model, None),
         "model": (job.student(), plan),
     }
     return [
@@ -44,8 +44,8 @@ def engine_step(job: Job, request: EngineRequest) -> list[Path]:
 
 def _save_images(job: Job) -> None:
     """Some test images and their classes beside the engines, for machines that have no data."""
-    split: LabelledDataset = getattr(job.data, job.test_split)
-    one = 4 * int(np.prod(job.data.image_shape))
+    split: LabelledDataset = getattr(job.dense.data, job.dense.test_split)
+    one = 4 * int(np.prod(job.dense.data.image_shape))
     count = min(_IMAGES, max(1, _IMAGE_BYTES // one), len(split))
     chosen = torch.linspace(0, len(split) - 1, count).long().tolist()
     _save(job.folder / IMAGES, np.stack([split[index][0].numpy() for index in chosen]))

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -80,10 +78,10 @@ class SlimRun:
         """The folder of all."""
         return self.shared.folder
 
-    @cached_property
-    def source(self) -> dict[str, Any]:
-        """What plans say of where the dense network comes from."""
-        return {"model": self.shared.recipe.model, "num_classes": self.shared.loaded.num_classes}
+    @property
+    def console(self) -> Console:
+        """Where progress is printed."""
+        return self.shared.console
 
 
 def slim_run(recipe: Recipe, asked: Asked, console: Console | None = None) -> SlimRun:
@@ -106,11 +104,12 @@ def slim_run(recipe: Recipe, asked: Asked, console: Console | None = None) -> Sl
         recipe.but("--budget", budget=text, out=str(Path(recipe.out) / text), table=table)
         for text in asked.budgets
     ] + [apply_profile(recipe, path) for path in asked.profiles]
-    jobs = {Path(each.out).name: Job(each, console) for each in recipes}
+    shared = Job(recipe, console)
+    jobs = {Path(each.out).name: Job(each, console, dense=shared.dense) for each in recipes}
     if len(recipes) < 2 or len(jobs) < len(recipes):
         raise InputError(
             f"`hwprune slim` makes one network for two or more budgets of different names, got "
             f"{', '.join(Path(each.out).name for each in recipes) or 'none'}. Give `--budget 0.5x "
             "--budget 0.75x`, or several --profile."
         )
-    return SlimRun(Job(recipe, console), jobs, asked)
+    return SlimRun(shared, jobs, asked)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from rich.console import Console
@@ -13,32 +13,26 @@ from rich.markup import escape
 from hwprune import distributed
 from hwprune.errors import HwpruneError, InputError
 from hwprune.importance.iterative import Partial
-from hwprune.pipeline.choose import importance_of, student_of
+from hwprune.pipeline.prune_step import prune_facts, student_of
+from hwprune.pipeline.rounds import student_of_round
 from hwprune.pipeline.run_context import Job
+from hwprune.pipeline.run_facts import TrainedFacts
+from hwprune.pipeline.run_folder import RunFolder
+from hwprune.pipeline.runner import SHARED, hand_down
+from hwprune.pipeline.scoring import importance_of
 from hwprune.pipeline.slim_run import Asked, SlimRun
-from hwprune.pipeline.steps import (
-    export_network,
-    profile_step,
-    prune_facts,
-    trace_step,
-    verify_network,
-)
-from hwprune.pipeline.train_steps import (
-    teaching_of,
-    train_dense_step,
-    train_with_progress,
-    training_of,
-)
+from hwprune.pipeline.step import Misses, Step, raise_first, take_steps
+from hwprune.pipeline.steps import profile_step
+from hwprune.pipeline.train_steps import teaching_of, train_with_progress
+from hwprune.pipeline.verify_steps import export_network, verify_network
 from hwprune.plan import Plan
 from hwprune.pruning.checkpoint import save
-from hwprune.reporting.facts import SLIM_FACTS
 from hwprune.reporting.terminal import slim_table
 from hwprune.slimmable.channel_order import find_arrangement, importance_order
 from hwprune.slimmable.file import bytes_alone, bytes_together, load_slim, save_slim
 from hwprune.slimmable.nested_plans import NestedPlan, Rescore, Scores, Wanted, nested
 from hwprune.slimmable.network import SlimNetwork, estimate_norms, make_slim
-from hwprune.storage.atomic_files import copy_file, write_text
-from hwprune.tracing.trace import trace
+from hwprune.storage.atomic_files import write_text
 from hwprune.training.evaluate import evaluate
 
 PRUNED, TRAINED = "pruned.safetensors", "slim.safetensors"
@@ -46,46 +40,31 @@ ASKED = "budgets.json"
 
 
 def run_slim(run: SlimRun, *, resume: bool = False) -> None:
-    """All steps; with ``resume`` those that have left their results are not taken again.
+    """Take all steps; those whose results are in the folder are not taken again.
 
     Raises:
         InputError: the folder holds another run and ``resume`` was not asked for.
         HwpruneError: a step failed, or an exported file misses a promise; then after all budgets
             have been tried.
     """
+    shared = run.shared
     for job in run.jobs.values():
-        job.refuse_early()
-    if (run.folder / "recipe.toml").exists() and not resume:
-        raise InputError(
-            f"{run.folder} holds a run already. Go on with it with --resume, or give another --out."
-        )
+        job.device.check()
+    shared.files.check_free(resume=resume)
     _check_names(run)
-    run.shared.recipe.save(run.folder / "recipe.toml")
+    shared.files.save_recipe(shared.recipe)
     run.asked.save(run.folder / ASKED)
-    for name, step in (("trace", trace_step), ("dense", train_dense_step)):
-        if not (resume and (run.folder / f"{name}.json").exists()):
-            run.shared.console.rule(name, align="left")
-            step(run.shared)
+    take_steps(shared, SHARED, resume=resume)
     for job in run.jobs.values():
-        run.shared.lend(job)
-        job.recipe.save(job.folder / "recipe.toml")
-        for name in ("trace", "dense"):
-            write_text(job.folder / f"{name}.json", (run.folder / f"{name}.json").read_text())
-        if (run.folder / "dense.safetensors").exists():
-            copy_file(run.folder / "dense.safetensors", job.folder / "dense.safetensors")
-    if not (resume and (run.folder / SLIM_FACTS).exists()):
-        choose_slim(run)
-    if not (resume and (run.folder / TRAINED).exists()):
-        run.shared.console.rule("finetune", align="left")
-        train_slim(run.shared, resume=resume)
-    verify_slim(run)
+        hand_down(shared, job)
+    raise_first(take_steps(run, SLIM_STEPS, resume=resume))
 
 
 def _check_names(run: SlimRun) -> None:
     """Refuse to go on for other budgets than those that the folder's network was made for."""
-    if not (run.folder / SLIM_FACTS).exists():
+    if not run.shared.files.slim_facts.exists():
         return
-    facts = json.loads((run.folder / SLIM_FACTS).read_text(encoding="utf-8"))
+    facts = json.loads(run.shared.files.slim_facts.read_text(encoding="utf-8"))
     made = sorted(each["name"] for each in facts["networks"])
     if made != sorted(run.jobs):
         raise InputError(
@@ -94,59 +73,67 @@ def _check_names(run: SlimRun) -> None:
         )
 
 
-def choose_slim(run: SlimRun) -> None:
-    """Profile every target, make the nested plans, and cut and prepare the network."""
-    shared = run.shared
+def profile_slim(run: SlimRun, resume: bool = False) -> Misses:
+    """Fill the latency table of every target."""
     for name, job in run.jobs.items():
-        shared.console.rule(f"profile {name}", align="left")
+        run.console.print(f"{name}:")
         profile_step(job)
-    shared.console.rule("prune", align="left")
+    return []
+
+
+def choose_slim(run: SlimRun, resume: bool = False) -> Misses:
+    """Make the nested plans, and cut and prepare the network."""
+    shared = run.shared
     graph = shared.graph
-    scores = importance_of(shared)(shared.dense, graph).channels
+    scores = importance_of(shared, shared.dense.model, graph).channels
     wanted = {name: _wanted(job) for name, job in run.jobs.items()}
     rescore = _rescoring(run) if run.asked.multi_base else None
     found = nested(graph, scores, wanted, rescore=rescore, report=_teller(shared.console))
     make_pruned(run, found, scores)
+    return []
 
 
 def make_pruned(run: SlimRun, found: Sequence[NestedPlan], scores: Scores) -> None:
     """Sort, cut and prepare the network of nested plans, widest first; leave it in the folder."""
     shared, graph = run.shared, run.shared.graph
-    plans = {each.name: each.plan.with_source(**run.source) for each in found}
+    dense = shared.dense
+    plans = {each.name: shared.with_source(each.plan) for each in found}
     order = importance_order(scores, [plan.kept for plan in plans.values()])
-    arrangement = find_arrangement(shared.dense, graph, order, (shared.example,))
+    arrangement = find_arrangement(dense.model, graph, order, (shared.example,))
     for name, reason in arrangement.fixed.items():
         shared.console.print(f"  {name} keeps its order: {reason}")
     widest = next(iter(plans.values()))
     whole = widest.widths == graph.widths
-    student = None if whole else student_of(shared, Partial.of(shared.dense, graph), widest)
-    slim = make_slim(shared.dense, graph, plans, arrangement, widest=student)
-    estimate_norms(slim, shared.calibration())
+    student = None if whole else student_of(shared, widest)
+    slim = make_slim(dense.model, graph, plans, arrangement, widest=student)
+    estimate_norms(slim, dense.calibration())
     save_slim(slim, run.folder / PRUNED)
     _note_choice(run, found, slim)
 
 
 def _wanted(job: Job) -> Wanted:
     """What the job's network must meet; its table must be there."""
-    if job.elsewhere:
-        return Wanted(job.budget, job.table, limits=job.limits, graph=job.graph)
+    device = job.device
+    if device.remote:
+        return Wanted(device.budget, job.table, limits=job.limits, graph=job.graph)
     return Wanted(
-        job.budget, job.table, job.target, job.networks, job.limits, job.graph, job.effort
+        device.budget, job.table, device.target, job.networks, job.limits, job.graph, device.effort
     )
 
 
 def _rescoring(run: SlimRun) -> Rescore:
     """Importance on the network pruned to a plan, refitted: multi-base pruning."""
-    of, base = importance_of(run.shared), [Partial.of(run.shared.dense, run.shared.graph)]
+    shared = run.shared
+    dense, whole = shared.dense, shared.graph
+    base = [Partial.of(dense.model, whole)]
 
     def rescore(plan: Plan) -> Mapping[str, Any]:
-        shared = run.shared
-        if plan.widths != shared.graph.widths:
-            student = student_of(shared, base[0], plan)
-            traced = trace(student, shared.example, keep=shared.kept_whole)
-            base[0] = Partial(student, traced, shared.graph, plan.kept)
+        if plan.widths != whole.widths:
+            student = student_of_round(shared, base[0], plan)
+            traced = dense.traced(student, shared.recipe.batch)
+            base[0] = Partial(student, traced, whole, plan.kept)
         partial = base[0]
-        return partial.lift(of(partial.model, partial.graph)).channels
+        return partial.lift(importance_of(shared, partial.model, partial.graph)).channels
 
     return rescore
 
@@ -161,16 +148,16 @@ def _note_choice(run: SlimRun, found: Sequence[NestedPlan], slim: SlimNetwork) -
         job = run.jobs[each.name]
         if each.fitted.remark:
             job.console.print(f"[yellow]{each.name}: {each.fitted.remark}")
-        measured = evaluate(slim.alone(each.name), job.test())
+        measured = evaluate(slim.alone(each.name), job.dense.test())
         job.console.print(
             f"{each.name}: {each.plan.macs / run.shared.graph.macs():.1%} of the MACs, {measured}; "
             f"keeps {each.importance_kept:.2%} of the importance, {each.share:.2%} of what a "
             "separate plan of that latency would"
         )
         facts = prune_facts(job, each.fitted, each.plan, {"reestimated": measured})
-        job.note("prune", facts)
-        each.plan.save(job.folder / "pruned" / "plan.json")
-    facts = {
+        job.files.note("prune", facts)
+        each.plan.save(job.files.plan)
+    all_facts = {
         "networks": [
             {
                 "name": each.name,
@@ -184,35 +171,29 @@ def _note_choice(run: SlimRun, found: Sequence[NestedPlan], slim: SlimNetwork) -
         "bytes": bytes_together(slim),
         "fixed": slim.arrangement.fixed,
     }
-    write_text(run.folder / SLIM_FACTS, json.dumps(facts, indent=1) + "\n")
+    write_text(run.shared.files.slim_facts, json.dumps(all_facts, indent=1) + "\n")
 
 
-def is_slim(job: Job) -> bool:
-    """Whether the folder holds a network of several widths that can be trained."""
-    return (job.folder / SLIM_FACTS).exists()
-
-
-def train_slim(job: Job, *, resume: bool = False) -> None:
+def train_slim(job: Job, resume: bool = False) -> Misses:
     """Train all widths together, in one process or in several; ``job`` is of the folder of all."""
-    recipe = job.recipe
-    slim = load_slim(job.folder / PRUNED, job.loaded.model)
+    slim = load_slim(job.folder / PRUNED, job.dense.loaded.model)
     history = train_with_progress(
         job,
         slim,
-        training_of(job, epochs=recipe.epochs, lr=recipe.lr),
+        job.recipe.training,
         "slim",
-        teaching_of(job, _lying(slim, slim.names[0])),
-        resume=resume,
+        teaching=teaching_of(job, _lying(slim, slim.names[0])),
         in_place=Asked.load(job.folder / ASKED).in_place,
+        resume=resume,
     )
     if not distributed.is_main():
-        return
+        return []
     for name in slim.names:
-        measured = evaluate(slim.alone(name), job.test())
-        job.console.print(f"{name}: {measured} of the {job.test_split} images")
-        noted = {"history": history, "accuracy": asdict(measured)}
-        write_text(job.folder / name / "finetune.json", json.dumps(noted, indent=1) + "\n")
+        measured = evaluate(slim.alone(name), job.dense.test())
+        job.console.print(f"{name}: {measured} of the {job.dense.test_split} images")
+        RunFolder(job.folder / name).note("finetune", TrainedFacts(history, measured))
     save_slim(slim, job.folder / TRAINED)
+    return []
 
 
 def _lying(slim: SlimNetwork, name: str) -> Plan:
@@ -221,27 +202,34 @@ def _lying(slim: SlimNetwork, name: str) -> Plan:
     return replace(plan, kept=slim.arrangement.channels(plan.kept))
 
 
-def verify_slim(run: SlimRun) -> None:
-    """Save, export and verify each network alone.
-
-    Raises:
-        HwpruneError: the first miss, after all networks were verified.
-    """
+def verify_slim(run: SlimRun, resume: bool = False) -> Misses:
+    """Save, export and verify each network alone; the promises that they do not keep."""
     from hwprune.reporting.report import write_report
 
-    slim = load_slim(run.folder / TRAINED, run.shared.loaded.model)
+    slim = load_slim(run.folder / TRAINED, run.shared.dense.loaded.model)
     failures: list[HwpruneError] = []
     for name in slim.names:
         job, alone = run.jobs[name], slim.alone(name)
-        job.console.rule(f"verify {name}", align="left")
-        save(alone, _lying(slim, name), job.folder / "student")
+        job.console.print(f"{name}:")
+        save(alone, _lying(slim, name), job.files.student)
         export_network(job, alone)
         misses = verify_network(job, alone)
         for miss in misses:
             job.console.print(f"[red]{name}:[/] {escape(str(miss))}")
         failures += misses
         write_report(job.folder)
-    run.shared.console.rule("one network, many budgets", align="left")
-    run.shared.console.print(slim_table(run.folder, list(slim.names)))
-    if failures:
-        raise failures[0]
+    run.console.rule("one network, many budgets", align="left")
+    run.console.print(slim_table(run.folder, list(slim.names)))
+    return failures
+
+
+SLIM_STEPS: tuple[Step[SlimRun], ...] = (
+    Step("profile", profile_slim, lambda run: run.shared.files.slim_facts.exists()),
+    Step("prune", choose_slim, lambda run: run.shared.files.slim_facts.exists()),
+    Step(
+        "finetune",
+        lambda run, resume: train_slim(run.shared, resume),
+        lambda run: (run.folder / TRAINED).exists(),
+    ),
+    Step("verify", verify_slim, lambda run: False),
+)

@@ -4,76 +4,80 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, fields
-from typing import Any
+from dataclasses import replace
 
 from safetensors.torch import save_file
 from torch import nn
 
 from hwprune import distributed
 from hwprune.pipeline.run_context import Job
+from hwprune.pipeline.run_facts import DenseFacts, TrainedFacts
+from hwprune.pipeline.step import Misses
 from hwprune.plan import Plan
 from hwprune.pruning.checkpoint import save
 from hwprune.reporting.progress import Forecast, progress_bar
 from hwprune.slimmable.joint_training import InPlace
 from hwprune.storage.atomic_files import write_atomically
 from hwprune.training.distillation_loss import Distillation
-from hwprune.training.evaluate import Accuracy, evaluate
+from hwprune.training.evaluate import evaluate
 from hwprune.training.finetune import Epoch, Report, Teaching, Training, finetune
 from hwprune.training.tracking import tracked
 
 DENSE_EPOCHS_FOR_A_NEW_HEAD = 6
 
 
-def train_dense_step(job: Job) -> None:
-    """Train the dense network first, where it was asked for or its head is new."""
-    epochs = job.recipe.dense_epochs
+def train_dense_step(job: Job, resume: bool = False) -> Misses:
+    """Train the dense network first, where that was asked for or its head is new.
+
+    Training that was stopped always goes on from its checkpoint.
+    """
+    dense, epochs = job.dense, job.recipe.dense_epochs
     if epochs < 0:
-        epochs = DENSE_EPOCHS_FOR_A_NEW_HEAD if job.loaded.new_head else 0
-    history: list[dict[str, Any]] = []
-    trained = (job.folder / "dense.safetensors").exists()
-    if job.loaded.new_head and not trained:
+        epochs = DENSE_EPOCHS_FOR_A_NEW_HEAD if dense.loaded.new_head else 0
+    history: tuple[Epoch, ...] = ()
+    trained = job.files.dense_weights.exists()
+    if dense.loaded.new_head and not trained:
         then = f"training {epochs} epochs" if epochs else "with --dense-epochs 0 it stays so"
-        job.console.print(f"[yellow]{job.loaded.new_head}; {then}")
+        job.console.print(f"[yellow]{dense.loaded.new_head}; {then}")
     if epochs and not trained:
-        training = training_of(job, epochs=epochs, lr=job.recipe.dense_lr)
-        history = train_with_progress(job, job.loaded.model, training, "dense", None)
+        training = replace(job.recipe.training, epochs=epochs, lr=job.recipe.dense_lr)
+        history = train_with_progress(job, dense.loaded.model, training, "dense", resume=True)
     if not distributed.is_main():
-        return
+        return []
     if epochs and not trained:
-        state = {k: v.contiguous() for k, v in job.loaded.model.state_dict().items()}
-        write_atomically(job.folder / "dense.safetensors", lambda path: save_file(state, path))
-    measured = evaluate(job.dense, job.test())
-    job.console.print(f"dense: {measured} of the {job.test_split} images")
-    job.note("dense", {"history": history, "accuracy": asdict(measured), "split": job.test_split})
+        state = {k: v.contiguous() for k, v in dense.loaded.model.state_dict().items()}
+        write_atomically(job.files.dense_weights, lambda path: save_file(state, path))
+    measured = evaluate(dense.model, dense.test())
+    job.console.print(f"dense: {measured} of the {dense.test_split} images")
+    job.files.note("dense", DenseFacts(history, measured, dense.test_split))
+    return []
 
 
-def finetune_step(job: Job, *, resume: bool = False) -> None:
+def finetune_step(job: Job, resume: bool = False) -> Misses:
     """Distil the dense network into the pruned one."""
     facts = distilled(job, job.student("pruned"), job.plan, "student", resume=resume)
     if facts is not None:
-        measured = Accuracy(**facts["accuracy"])
-        job.console.print(f"distilled: {measured} of the {job.test_split} images")
-        job.note("finetune", facts)
+        job.console.print(f"distilled: {facts.accuracy} of the {job.dense.test_split} images")
+        job.files.note("finetune", facts)
+    return []
 
 
 def distilled(
     job: Job, network: nn.Module, plan: Plan, name: str, *, resume: bool
-) -> dict[str, Any] | None:
+) -> TrainedFacts | None:
     """Train a network of a plan as the student is trained, and save it under ``name``.
 
     Returns:
         The history of its training, and its accuracy; None in all processes but the main one.
     """
-    training = training_of(job, epochs=job.recipe.epochs, lr=job.recipe.lr)
     history = train_with_progress(
-        job, network, training, name, teaching_of(job, plan), resume=resume
+        job, network, job.recipe.training, name, teaching=teaching_of(job, plan), resume=resume
     )
     if not distributed.is_main():
         return None
-    measured = evaluate(network, job.test())
+    measured = evaluate(network, job.dense.test())
     save(network, plan, job.folder / name)
-    return {"history": history, "accuracy": asdict(measured)}
+    return TrainedFacts(history, measured)
 
 
 def train_with_progress(
@@ -81,22 +85,33 @@ def train_with_progress(
     model: nn.Module,
     training: Training,
     name: str,
-    teaching: Teaching | None,
-    resume: bool = False,
+    *,
+    teaching: Teaching | None = None,
     in_place: InPlace | None = None,
-) -> list[dict[str, Any]]:
-    """Train with a progress bar and perhaps a tracker; the history as plain data."""
+    resume: bool = False,
+) -> tuple[Epoch, ...]:
+    """Train with a progress bar, and with a tracker where the recipe names one.
+
+    Args:
+        job: whose data, console and folder are used.
+        model: the network, which is trained in place.
+        training: how it is trained.
+        name: name of the training, and of its checkpoint in the folder.
+        teaching: the teacher, if there is one.
+        in_place: how the narrower networks of a slim network learn.
+        resume: whether to go on from the checkpoint.
+    """
     with (
         step_progress(job, name, training) as show,
         tracked(job.recipe.track, job.folder, name) as log,
     ):
 
-        def tell(step: int, steps: int, loss: float, top1: float) -> None:
+        def report(step: int, steps: int, loss: float, top1: float) -> None:
             show(step, steps, loss, top1)
             lr = training.lr_at((step - 1) / steps)
             log(step, {"step/loss": loss, "step/top1": top1, "step/lr": lr})
 
-        def tell_epoch(epoch: Epoch) -> None:
+        def report_epoch(epoch: Epoch) -> None:
             job.console.print(
                 f"  {name} epoch {epoch.epoch + 1} of {training.epochs}: loss {epoch.loss:.3f}, "
                 f"train {epoch.train_top1:.1%}, validation {epoch.validation}"
@@ -105,19 +120,18 @@ def train_with_progress(
             numbers |= {"top1": epoch.validation.top1, "validation_loss": epoch.validation.loss}
             log(epoch.epoch + 1, {f"epoch/{key}": number for key, number in numbers.items()})
 
-        history = finetune(
+        return finetune(
             model,
-            job.data,
+            job.dense.data,
             training,
             teaching=teaching,
             in_place=in_place,
             checkpoint=job.folder / f"{name}.checkpoint",
             checkpoint_steps=job.recipe.checkpoint_steps,
-            resume=resume or name == "dense",
-            report=tell,
-            on_epoch=tell_epoch,
+            resume=resume,
+            report=report,
+            on_epoch=report_epoch,
         )
-    return [asdict(epoch) for epoch in history]
 
 
 @contextmanager
@@ -127,7 +141,7 @@ def step_progress(job: Job, name: str, training: Training) -> Iterator[Report]:
     smooth = [0.0, 0.0]
     with progress_bar(job.console, name, "steps") as advance:
 
-        def tell(step: int, steps: int, loss: float, top1: float) -> None:
+        def report(step: int, steps: int, loss: float, top1: float) -> None:
             keep = min(0.95, (step - 1) / step)
             smooth[:] = (
                 keep * s + (1 - keep) * n for s, n in zip(smooth, (loss, top1), strict=True)
@@ -135,7 +149,7 @@ def step_progress(job: Job, name: str, training: Training) -> Iterator[Report]:
             forecast(step, steps)
             advance(step, steps, f"loss {smooth[0]:.3f}, batch top-1 {smooth[1]:.1%}")
 
-        yield tell
+        yield report
 
 
 def _amount(training: Training) -> str:
@@ -150,11 +164,4 @@ def teaching_of(job: Job, plan: Plan) -> Teaching:
     """The dense network as the teacher of one of its plans, as the recipe says."""
     recipe = job.recipe
     distillation = Distillation(recipe.gamma, recipe.soft_weight, recipe.temperature)
-    return Teaching(job.dense, job.graph, plan, distillation)
-
-
-def training_of(job: Job, *, epochs: int, lr: float, epoch_steps: int = 0) -> Training:
-    """What the recipe says of training; its options have the names that they have there."""
-    names = {field.name for field in fields(Training)} - {"epochs", "lr", "epoch_steps"}
-    own = {name: getattr(job.recipe, name) for name in names}
-    return Training(epochs=epochs, lr=lr, epoch_steps=epoch_steps, **own)
+    return Teaching(job.dense.model, job.graph, plan, distillation)

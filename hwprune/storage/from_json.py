@@ -14,7 +14,7 @@ def restore(kind: Any, value: Any) -> Any:
 
     Args:
         kind: a dataclass, a named tuple, ``tuple[...]``, ``dict[str, ...]``, an optional one of
-            these, a literal, or a plain type.
+            these, a literal, a plain type, or ``Any``.
         value: as read from JSON; lists stand for tuples, and a dataclass may leave out fields that
             have a default.
 
@@ -22,6 +22,8 @@ def restore(kind: Any, value: Any) -> Any:
         TypeError, ValueError: the value is not of that kind.
     """
     origin, arguments = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return value
     if origin is Literal:
         if value not in arguments:
             raise ValueError(f"expected one of {', '.join(map(str, arguments))}, got {value!r:.60}")

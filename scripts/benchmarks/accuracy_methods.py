@@ -117,7 +117,10 @@ def side_by_side(
     job: Job, searches: Mapping[K, Search[T]]
 ) -> Iterator[tuple[K, tuple[T, float] | Unreachable]]:
     """What each search finds, when it has; all networks that they ask for are measured together."""
-    dense, known_ms = job.target.load(job.networks.dense), job.table.network(job.graph).dense_ms
+    dense, known_ms = (
+        job.device.target.load(job.networks.dense),
+        job.table.network(job.graph).dense_ms,
+    )
     asked: dict[K, Runnable] = {}
     ratios: dict[K, float | None] = dict.fromkeys(searches)
     while True:
@@ -150,8 +153,10 @@ def _sizes_of_plans(
             plan = plan_at(job, share)
 
             def make() -> Pruned:
-                images, known = job.calibration(), job.features if refit else None
-                return Pruned(prepare(job.dense, job.graph, plan, images, known=known), how, plan)
+                images, known = job.dense.calibration(), job.dense.features if refit else None
+                return Pruned(
+                    prepare(job.dense.model, job.graph, plan, images, known=known), how, plan
+                )
 
             return Size(job.networks.at(plan.widths), make)
 
@@ -218,20 +223,20 @@ def _ordered(job: Job, share: float) -> Plan:
 def _ours_by_macs(job: Job, share: float) -> Plan:
     """Ours with the same importance, but MACs as the knapsack's weights."""
     limits: dict[str, Any] = {**job.limits, "max_macs": share * job.graph.macs()}
-    return solve(job.graph, job.scores, job.table, **limits)
+    return solve(job.graph, job.dense.scores, job.table, **limits)
 
 
 def _ours_frozen(job: Job, share: float) -> Plan:
     """Ours with the same importance and table, but every kernel's input width frozen; no depth."""
     return baselines.ordered_groups_iterated(
-        job.graph, job.scores, job.table, budget_ms=share * _dense_ms(job), **job.offered
+        job.graph, job.dense.scores, job.table, budget_ms=share * _dense_ms(job), **job.offered
     )
 
 
 def _scores(job: Job, criterion: str) -> dict[str, Tensor]:
     known: dict[str, dict[str, Tensor]] = vars(job).setdefault("known_scores", {})
     if criterion not in known:
-        known[criterion] = score(job.dense, job.graph, job.calibration(), criterion)
+        known[criterion] = score(job.dense.model, job.graph, job.dense.calibration(), criterion)
     return known[criterion]
 
 
@@ -241,7 +246,7 @@ def _torch_pruning(importance_name: str, everywhere: bool) -> Method:
     def build(job: Job, share: float) -> nn.Module:
         import torch_pruning as tp
 
-        model = copy.deepcopy(job.dense).eval()
+        model = copy.deepcopy(job.dense.model).eval()
         head = [m for m in model.modules() if isinstance(m, nn.Linear)][-1]
         pruner = tp.pruner.BasePruner(
             model,
@@ -254,7 +259,7 @@ def _torch_pruning(importance_name: str, everywhere: bool) -> Method:
             ignored_layers=[head],
         )
         if "Taylor" in importance_name:
-            for images, labels in job.calibration():
+            for images, labels in job.dense.calibration():
                 torch.nn.functional.cross_entropy(model(images), labels).backward()
         pruner.step()
         model.zero_grad(set_to_none=True)
@@ -267,7 +272,7 @@ def _torch_pruning(importance_name: str, everywhere: bool) -> Method:
             model = build(job, share)
 
             def make() -> Pruned:
-                reestimate_norms(model, job.calibration())
+                reestimate_norms(model, job.dense.calibration())
                 return Pruned(model)
 
             return Size(to_onnx(model, job.example), make)
@@ -320,7 +325,7 @@ def _taught_plainly(job: Job, pruned: Pruned) -> Pruned:
 
 def _not_refitted(job: Job, pruned: Pruned) -> Pruned:
     assert pruned.plan is not None
-    student = prepare(job.dense, job.graph, pruned.plan, job.calibration())
+    student = prepare(job.dense.model, job.graph, pruned.plan, job.dense.calibration())
     return replace(pruned, student=student)
 
 

@@ -50,6 +50,7 @@ from trained_networks import job_of, make_dense, of_recipe
 from hwprune.errors import BudgetError
 from hwprune.latency.measure import interleave
 from hwprune.pipeline.run_context import Job
+from hwprune.pipeline.run_facts import DenseFacts
 from hwprune.plan import Plan
 from hwprune.recipe import Recipe
 from hwprune.storage.atomic_files import write_atomically, write_text
@@ -139,7 +140,7 @@ def _dense(given: argparse.Namespace, network: str) -> Job:
 
 def _key(given: argparse.Namespace, dense: Job) -> dict[str, Any]:
     """What rows have in common that one run adds and goes on from."""
-    return {"epochs": given.epochs, "environment": dense.target.environment()}
+    return {"epochs": given.epochs, "environment": dense.device.target.environment()}
 
 
 def _measure(given: argparse.Namespace, network: str) -> None:
@@ -158,10 +159,10 @@ def _measure(given: argparse.Namespace, network: str) -> None:
         if _path(dense, *each).exists()
     }
     make_dense(dense)
-    dense.dense  # noqa: B018 - whose classes the saved networks are made of
+    dense.dense.model  # noqa: B018 - whose classes the saved networks are made of
     students = [torch.load(path, weights_only=False).student for path in chosen.values()]
     files = [dense.networks.dense, *(to_onnx(s.eval(), dense.example) for s in students)]
-    runs = [dense.target.load(file) for file in files]
+    runs = [dense.device.target.load(file) for file in files]
     first, *others = interleave(runs, seconds=given.seconds)
     print(f"{network}: dense {first.latency_ms:.3f} ms, {len(first.times_ms)} rounds", flush=True)
     ratios = {k: m.latency_ms / first.latency_ms for k, m in zip(chosen, others, strict=True)}
@@ -201,7 +202,9 @@ def _choose(
         except BudgetError as error:
             missed[method, budget] = Unreachable(str(error))
             continue
-        searches[method, budget] = search(budget, sizes, lambda s: dense.target.load(s.network))
+        searches[method, budget] = search(
+            budget, sizes, lambda s: dense.device.target.load(s.network)
+        )
     for (method, budget), found in side_by_side(dense, searches):
         if isinstance(found, Unreachable):
             missed[method, budget] = found
@@ -217,14 +220,14 @@ def _choose(
         if (source, budget) in missed:
             missed[method, budget] = missed[source, budget]
             continue
-        dense.dense  # noqa: B018 - whose classes the saved network is made of
+        dense.dense.model  # noqa: B018 - whose classes the saved network is made of
         pruned = torch.load(_path(dense, source, budget), weights_only=False)
         _save(dense, change(dense, pruned), _path(dense, method, budget))
     return missed
 
 
 def _save(dense: Job, pruned: Pruned, path: Path) -> None:
-    pruned = replace(pruned, untrained_top1=evaluate(pruned.student, dense.test()).top1)
+    pruned = replace(pruned, untrained_top1=evaluate(pruned.student, dense.dense.test()).top1)
     write_atomically(path, lambda temporary: torch.save(pruned, temporary))
 
 
@@ -250,7 +253,7 @@ def _train(recipe: Recipe, path: Path) -> dict[str, Any]:
     """Train one network on one core; the facts of its row."""
     torch.set_num_threads(1)
     job = _JOBS.setdefault((recipe.model, recipe.seed), Job(recipe))
-    dense_model = job.dense  # whose classes the saved network is made of
+    dense_model = job.dense.model  # whose classes the saved network is made of
     pruned: Pruned = torch.load(path, weights_only=False)  # written by this script
     plan = pruned.plan or Plan.from_kept(job.graph, {})
     teacher = dense_model if pruned.how.gamma else Remembering(dense_model)
@@ -259,12 +262,12 @@ def _train(recipe: Recipe, path: Path) -> dict[str, Any]:
              "ema_decay", "seed")  # fmt: skip
     training = Training(**{name: getattr(recipe, name) for name in names})
     begun = time.monotonic()
-    finetune(pruned.student, job.data, training, teaching=teaching)
-    after = evaluate(pruned.student, job.test())
+    finetune(pruned.student, job.dense.data, training, teaching=teaching)
+    after = evaluate(pruned.student, job.dense.dense.test())
     return {
         "top1": after.top1,
         "untrained_top1": pruned.untrained_top1,
-        "dense_top1": job.facts("dense")["accuracy"]["top1"],
+        "dense_top1": job.files.facts("dense", DenseFacts).accuracy.top1,
         "loss": after.loss,
         "images": after.count,
         "ratio": pruned.ratio,

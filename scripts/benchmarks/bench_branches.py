@@ -32,14 +32,14 @@ def main() -> None:
     parser.add_argument("--calibration-images", type=int, default=256)
     given = parser.parse_args()
     job = hwprune.Job(hwprune.Recipe.of(**vars(given), depth=True))
-    graph, batches = job.graph, job.calibration()
-    dense = loss(job.dense, batches)
+    graph, batches = job.graph, job.dense.calibration()
+    dense = loss(job.dense.model, batches)
     table = Table("branch", "loss without it", "score", "sum of its channels'")
     rows = []
     for branch in graph.branches:
         plan = Plan.from_kept(graph, {name: [] for name in branch.groups})
-        more = loss(hwprune.prune(job.dense, graph, plan), batches) - dense
-        channels = sum(float(job.scores[name].sum()) for name in branch.groups)
+        more = loss(hwprune.prune(job.dense.model, graph, plan), batches) - dense
+        channels = sum(float(job.dense.scores[name].sum()) for name in branch.groups)
         rows.append((more, (job.branch_scores or {})[branch.name], channels))
         table.add_row(branch.name, *(f"{number:.4g}" for number in rows[-1]))
     true, scored, summed = zip(*rows, strict=True)

@@ -25,10 +25,10 @@ import torch
 from results_file import append_row, read_rows
 from rich.console import Console
 
-from hwprune.errors import HwpruneError
 from hwprune.pipeline.baseline_steps import train_control
 from hwprune.pipeline.run_context import Job
-from hwprune.pipeline.steps import STEPS
+from hwprune.pipeline.run_facts import DenseFacts, PruneFacts, VerifyFacts
+from hwprune.pipeline.steps import step_named
 from hwprune.pipeline.train_steps import finetune_step, train_dense_step
 from hwprune.recipe import Recipe
 
@@ -115,7 +115,7 @@ def _prepare(job: Job, dense: Path) -> None:
     shutil.copy(dense / "dense.safetensors", job.folder / "dense.safetensors")
     job.recipe.save(job.folder / "recipe.toml")
     for name in ("trace", "dense", "profile", "prune"):
-        STEPS[name](job)
+        step_named(name).take(job, False)
 
 
 def _finetune(recipe: Recipe, processes: int) -> None:
@@ -130,20 +130,16 @@ def _finish(job: Job) -> dict[str, Any]:
     """Export and verify, one network after the other."""
     missed = ""
     for name in ("export", "verify", "report"):
-        try:
-            STEPS[name](job)
-        except HwpruneError as error:
-            if name != "verify":
-                raise
-            missed = f"{type(error).__name__}: {error}"
-    verified = job.facts("verify")
+        for miss in step_named(name).take(job, False):
+            missed = missed or f"{type(miss).__name__}: {miss}"
+    verified = job.files.facts("verify", VerifyFacts)
     return {
-        "dense_top1": job.facts("dense")["accuracy"]["top1"],
-        "top1": verified["accuracy"]["top1"],
-        "stages": {k: v["top1"] for k, v in job.facts("prune")["stages"].items()},
-        "ratio": verified["ratio"],
-        "dense_ms": verified["dense"]["latency_ms"],
-        "pruned_ms": verified["pruned"]["latency_ms"],
+        "dense_top1": job.files.facts("dense", DenseFacts).accuracy.top1,
+        "top1": verified.accuracy.top1,
+        "stages": {k: v.top1 for k, v in job.files.facts("prune", PruneFacts).stages.items()},
+        "ratio": verified.ratio,
+        "dense_ms": (verified.dense or {})["latency_ms"],
+        "pruned_ms": (verified.pruned or {})["latency_ms"],
         "macs": job.plan.macs / job.graph.macs(),
         "params": job.plan.params / job.graph.params(),
         "missed": missed,

@@ -64,14 +64,14 @@ def main() -> None:
 
 def _search(job: Job, criterion: str, candidates: int, seed: int) -> dict[str, Any]:
     share = BUDGETS.get(job.folder.name, 0.5)
-    scores = score(job.dense, job.graph, job.calibration(), criterion)
-    images, known = job.calibration(), job.features
+    scores = score(job.dense.model, job.graph, job.dense.calibration(), criterion)
+    images, known = job.dense.calibration(), job.dense.features
     losses: list[float] = []
     begun = time.monotonic()
     found = compensate(
         scores,
         loss_before_training(
-            job.dense,
+            job.dense.model,
             job.graph,
             lambda some: predicted_plan(job, Importance(dict(some)), share),
             images,
@@ -88,8 +88,8 @@ def _search(job: Job, criterion: str, candidates: int, seed: int) -> dict[str, A
     }
     for name, some in (("before", scores), ("after", found.apply(scores))):
         plan = predicted_plan(job, Importance(some), share)
-        student = prepare(job.dense, job.graph, plan, images, known=known)
-        tested = evaluate(student, job.test())
+        student = prepare(job.dense.model, job.graph, plan, images, known=known)
+        tested = evaluate(student, job.dense.test())
         facts[name] = {"test_loss": tested.loss, "top1": tested.top1}
     return facts
 

@@ -192,7 +192,7 @@ def _train(again: Again) -> list[Row]:
     shutil.copytree(again.first, job.folder, ignore=shutil.ignore_patterns(*TRAINED))
     if is_slim(job):
         train_slim(job)
-        slim = load_slim(job.folder / SLIM_FILE, job.loaded.model)
+        slim = load_slim(job.folder / SLIM_FILE, job.dense.loaded.model)
         students = [slim.alone(f"{row['budget']}x") for row in again.rows]
     else:
         finetune_step(job)
@@ -202,7 +202,7 @@ def _train(again: Again) -> list[Row]:
         path = job.folder / f"{row['budget']}x.onnx"
         save_onnx(job.exported(student), path)
         budget = Budget.parse(f"{row['budget']}x")
-        found = verify(path, student, job.networks.dense, None, budget, job.test())
+        found = verify(path, student, job.networks.dense, None, budget, job.dense.test())
         misses = (miss for miss in found.misses() if not isinstance(miss, NotMeasured))
         new = [f"{type(miss).__name__}: {miss}" for miss in misses]
         own = {"seed": job.recipe.seed, "top1": found.accuracy.top1, "loss": found.accuracy.loss}
@@ -261,10 +261,9 @@ def _choose_uniform(prepared: SlimRun) -> None:
     if (shared.folder / SLIM_FACTS).exists():
         return
     for job in prepared.jobs.values():
-        shared.lend(job)
         profile_step(job)
     job = next(iter(prepared.jobs.values()))
-    scores = score(shared.dense, job.graph, job.calibration(), "magnitude")
+    scores = score(shared.dense.model, job.graph, job.dense.calibration(), "magnitude")
     dense_ms = job.table.predict_ms(job.graph, job.graph.widths)
 
     def plan_at(share: float) -> Plan:
@@ -276,7 +275,7 @@ def _choose_uniform(prepared: SlimRun) -> None:
         name: search(
             0.99 * float(name[:-1]),
             plan_at,
-            lambda plan: job.target.load(job.networks.at(plan.widths)),
+            lambda plan: job.device.target.load(job.networks.at(plan.widths)),
         )
         for name in names
     }

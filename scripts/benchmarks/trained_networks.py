@@ -61,4 +61,4 @@ def make_dense(job: Job) -> None:
     for name, step in (("trace", trace_step), ("dense", train_dense_step)):
         if not (job.folder / f"{name}.json").exists():
             step(job)
-    fill(job.graph, job.networks, job.target, path=job.table_path)
+    fill(job.graph, job.networks, job.device.target, path=job.device.table_path)

@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+from command_line import leave_recipe
 from hwprune.export.planned import planned_networks
 from rich.console import Console
 
 from hwprune.cli.main import main
 from hwprune.importance.iterative import Partial
-from hwprune.pipeline.choose import before_last_round, importance_of
+from hwprune.pipeline.rounds import before_last_round
 from hwprune.pipeline.run_context import Job
 from hwprune.pipeline.train_steps import teaching_of
 from hwprune.plan import Plan
@@ -29,7 +30,7 @@ def test_one_search_for_compensations_and_one_export_serve_all_budget_profiles(
 ) -> None:
     exports: list[str] = []
     monkeypatch.setattr(
-        "hwprune.pipeline.run_context.planned_networks",
+        "hwprune.pipeline.dense_network.planned_networks",
         lambda form, *given: exports.append(form) or planned_networks(form, *given),
     )
     for name, budget in (("wide", "0.7x"), ("tight", "0.5x")):
@@ -54,8 +55,8 @@ def in_rounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("rounds") / "run"
     more = ["--budget", "0.25x", "--min-fraction", "0.5", "--reconstruct", "--criterion", "surgeon"]
     given = [*tiny.GIVEN, *tiny.QUICK, *more, "--rounds", "2", "--compensate", "2"]
-    main(["dense", *given, "--optimizer", "sgd", "--out", str(out)])
-    for step in ("profile", "prune"):
+    leave_recipe(out, *given, "--optimizer", "sgd")
+    for step in ("dense", "profile", "prune"):
         main([step, "--out", str(out)])
     return out
 
@@ -79,7 +80,7 @@ def test_between_rounds_the_network_takes_as_many_steps_of_its_training_as_wante
 
     def before_last(steps: int) -> tuple[Job, Partial]:
         job = Job(replace(recipe, round_steps=steps), Console(file=printed))
-        return job, before_last_round(job, importance_of(job))
+        return job, before_last_round(job)
 
     job, untrained = before_last(0)
     assert "between rounds" not in printed.getvalue()
@@ -90,7 +91,7 @@ def test_between_rounds_the_network_takes_as_many_steps_of_its_training_as_wante
     wanted, told = copy.deepcopy(untrained.model), []
     finetune(
         wanted,
-        job.data,
+        job.dense.data,
         Training(epochs=1, epoch_steps=3, batch_size=32, optimizer="sgd", lr=recipe.lr),
         teaching=teaching_of(job, Plan.from_kept(job.graph, untrained.kept)),
         report=lambda step, of, loss, top1: told.append(step),

@@ -16,6 +16,7 @@ import joint_case
 import pytest
 import tiny
 import torch
+from command_line import leave_recipe
 from launch import finish, meet_elsewhere, start
 from torch import nn
 from training_case import Net, same, tiny_data
@@ -160,11 +161,12 @@ def fail(folder: Path) -> None:
 
 def pruned_run(folder: Path) -> None:
     """A run, as far as pruning, without its device."""
-    main(["dense", *tiny.GIVEN, *tiny.QUICK, "--out", str(folder)])
+    leave_recipe(folder, *tiny.GIVEN, *tiny.QUICK)
+    main(["dense", "--out", str(folder)])
     job = Job(Recipe.load(folder / "recipe.toml"))
     plan = Plan.from_kept(job.graph, {g.name: range(g.width // 2) for g in job.graph.groups})
     plan = plan.with_source(model=job.recipe.model, num_classes=10)
-    save(prune(job.dense, job.graph, plan), plan, folder / "pruned")
+    save(prune(job.dense.model, job.graph, plan), plan, folder / "pruned")
     (folder / "export.json").write_text("{}")
 
 

@@ -1,0 +1,105 @@
+"""The folder of a run: the name of each file, and the facts that each step leaves."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hwprune.errors import InputError
+from hwprune.pipeline.run_facts import Facts
+from hwprune.recipe import Recipe
+from hwprune.reporting.facts import SLIM_FACTS
+from hwprune.storage.atomic_files import write_text
+from hwprune.storage.from_json import restore
+
+F = TypeVar("F", bound=Facts)
+
+STEP_NAMES = ("trace", "dense", "profile", "prune", "finetune", "baselines", "export", "verify",
+              "report")  # fmt: skip
+
+
+class RunFolder:
+    """The files of a run.
+
+    A step leaves its facts in ``<step>.json`` when all its other files are there. So later steps,
+    other processes and the report can go on from the folder alone.
+
+    Attributes:
+        path: the folder; it is made with the first file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.recipe = path / "recipe.toml"
+        self.dense_weights = path / "dense.safetensors"
+        self.table = path / "table.jsonl"
+        self.scores = path / "scores.safetensors"
+        self.compensation = path / "compensation.jsonl"
+        self.pruned = path / "pruned"
+        self.student = path / "student"
+        self.plan = self.pruned / "plan.json"
+        self.dense_onnx = path / "dense.onnx"
+        self.model_onnx = path / "model.onnx"
+        self.slim_facts = path / SLIM_FACTS
+
+    def facts_path(self, step: str) -> Path:
+        """The file of facts of a step."""
+        return self.path / f"{step}.json"
+
+    def has(self, step: str) -> bool:
+        """Whether a step has left its facts."""
+        return self.facts_path(step).exists()
+
+    def note(self, step: str, facts: Facts | dict[str, Any]) -> None:
+        """Leave the facts of a step, and delete those of later steps, which hold no longer.
+
+        Only the report depends on the baselines.
+        """
+        later = STEP_NAMES[STEP_NAMES.index(step) + 1 :]
+        for name in ("report",) if step == "baselines" else later:
+            self.facts_path(name).unlink(missing_ok=True)
+        content = facts if isinstance(facts, dict) else asdict(facts)
+        write_text(self.facts_path(step), json.dumps(content, indent=1) + "\n")
+
+    def facts(self, step: str, kind: type[F]) -> F:
+        """The facts that a step has left.
+
+        Raises:
+            InputError: the step has not run, or its file is damaged.
+        """
+        path, command = self.facts_path(step), f"hwprune {step} --out {self.path}"
+        if not path.exists():
+            raise InputError(f"{path} is missing; run `{command}` first.")
+        try:
+            facts: F = restore(kind, json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise InputError(
+                f"{path} holds no facts that this hwprune can read: {error}. Make it again with "
+                f"`{command}`."
+            ) from error
+        return facts
+
+    def check_free(self, *, resume: bool) -> None:
+        """Refuse to begin a run in a folder that holds results of one.
+
+        A run that failed before its first result does not block the folder.
+
+        Raises:
+            InputError: there are results, and ``resume`` was not asked for.
+        """
+        if not resume and self._results():
+            raise InputError(
+                f"{self.path} holds a run already. Go on with it with --resume, or give another "
+                "--out."
+            )
+
+    def _results(self) -> list[Path]:
+        files = [self.facts_path(step) for step in STEP_NAMES]
+        files += [self.dense_weights, self.table, self.slim_facts]
+        return [file for file in files if file.exists()] + sorted(self.path.glob("*.checkpoint"))
+
+    def save_recipe(self, recipe: Recipe) -> None:
+        """Write the recipe of the run."""
+        recipe.save(self.recipe)
