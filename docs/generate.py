@@ -29,7 +29,8 @@ PAGES = {  # file of the checkout -> page of the site
 STEPS = ("trace", "dense", "profile", "prune", "finetune", "baselines", "export", "verify",
          "report")  # fmt: skip
 KINDS: Mapping[type, str] = {bool: "switch", float: "number", int: "integer", str: "text"}
-KEPT = (str, int, Path)  # types of defaults; click marks missing ones by another type
+FEW = 5  # keys of a recipe that a command may lack and still be said to take all others
+KEPT = (str, int, float, Path)  # types of defaults; click marks missing ones by another type
 OPTIONS = {field.name: field for field in dataclasses.fields(Recipe)}
 
 
@@ -92,12 +93,12 @@ def _command(path: str, command: click.Command) -> Iterator[str]:
     yield f"```text\nhwprune {' '.join([path, *arguments, '[OPTIONS]'])}\n```\n"
     recipe = [p for p in _options(command) if _is_key(p)]
     own = [p for p in _options(command) if not _is_key(p)]
-    if len(recipe) > len(OPTIONS) / 2:  # a list of nearly all keys would help nobody
-        rows, missing = own, [n for n in OPTIONS if n not in {p.name for p in recipe}]
+    rows, missing = own, [n for n in OPTIONS if n not in {p.name for p in recipe}]
+    if len(missing) <= FEW:  # a list of nearly all keys would help nobody
         but = f", but for {', '.join(f'`{n}`' for n in missing)}" if missing else ""
         yield f"The keys of a [recipe](recipe.md) are options of this command{but}.\n"
     else:
-        rows = [*own, *recipe]
+        rows += recipe
     if rows:
         yield from ("| option | default | meaning |", "|---|---|---|", *map(_row, rows), "")
 
@@ -111,8 +112,8 @@ def _options(command: click.Command) -> list[click.Option]:
 
 
 def _is_key(option: click.Option) -> bool:
-    """Whether an option is a key of a recipe: one of that name that leaves the recipe's default."""
-    return option.name in OPTIONS and option.default is None and not option.multiple
+    """Whether an option is a key of a recipe: one of that name without a default of its own."""
+    return option.name in OPTIONS and not isinstance(option.default, KEPT) and not option.multiple
 
 
 def _row(option: click.Option) -> str:

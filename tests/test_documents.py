@@ -147,6 +147,17 @@ def test_options_are_listed_under_their_command(generate: ModuleType) -> None:
     assert "keys of a [recipe](recipe.md)" in sections["hwprune run"]
 
 
+def test_a_command_of_few_keys_lists_them_with_the_defaults_of_a_recipe(
+    generate: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    criterion = click.Option(["--criterion"], help="a formula [surgeon]")
+    command = click.Command("prune", params=[criterion], help="Cut.")
+    monkeypatch.setitem(commands.commands, "prune", command)
+    section = dict(sections_of(generate.options_by_command()))["hwprune prune"]
+    assert "| `--criterion` | `surgeon` | a formula |" in section
+    assert "keys of a" not in section
+
+
 def test_every_key_of_a_recipe_is_listed_once(generate: ModuleType) -> None:
     listed = re.findall(r"^\| `(\w+)` \|", generate.recipe_keys(), re.MULTILINE)
     assert sorted(listed) == sorted(field.name for field in dataclasses.fields(Recipe))
