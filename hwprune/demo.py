@@ -59,7 +59,7 @@ class DigitsResNet(nn.Module):
 
 
 def digits_resnet(num_classes: int = 10) -> DigitsResNet:
-    """The network of the README's example."""
+    """The network of the example in ``docs/python.md``."""
     return DigitsResNet(num_classes)
 
 

@@ -91,7 +91,7 @@ def test_metadata_names_the_extras(metadata: Message) -> None:
     extras = metadata.get_all("Provides-Extra") or []
     running = {"tensorrt", "tensorrt-rtx", "onnxruntime-gpu", "openvino", "datasets", "tensorboard",
                "pycuda"}  # fmt: skip
-    assert set(extras) == {*running, "bench", "dev"}
+    assert set(extras) == {*running, "bench", "docs", "dev"}
 
 
 def test_metadata_states_the_license(metadata: Message) -> None:

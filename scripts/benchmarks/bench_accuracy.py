@@ -41,6 +41,7 @@ from accuracy_methods import (
     search,
     side_by_side,
 )
+from accuracy_picture import draw
 from accuracy_table import head, tables
 from hwprune.export.to_onnx import to_onnx
 from results_file import append_row, read_rows, redraw
@@ -62,6 +63,11 @@ SETS = {
     "all": [*OURS, *PEERS, *ABLATIONS],
     "peers": [*OURS, *PEERS],
     "ablations": [*OURS, *ABLATIONS],
+}
+SHOWN = {  # methods of the README's picture -> their labels
+    "hwprune": "hwprune",
+    "uniform width": "uniform widths",
+    "Torch-Pruning, Taylor, global": "Torch-Pruning (Taylor, global)",
 }
 
 
@@ -94,7 +100,7 @@ def main() -> None:
     words = "measure the chosen networks again, all in one interleaved run, and nothing else"
     parser.add_argument("--measure", action="store_true", help=words)
     parser.add_argument("--seconds", default=120.0, type=float, help="of --measure")
-    parser.add_argument("--draw", action="store_true", help="write into docs and README alone")
+    parser.add_argument("--draw", action="store_true", help="write into docs alone")
     given = parser.parse_args()
     if given.measure:
         for network in given.networks:
@@ -107,7 +113,8 @@ def main() -> None:
     if given.draw:
         redraw(ROOT / "docs" / "accuracy.md", Path(__file__).name, drawn)
         table = head(rows, "mobilenet_v2", [*OURS, *PEERS])
-        redraw(ROOT / "README.md", Path(__file__).name, table)
+        redraw(ROOT / "docs" / "results.md", Path(__file__).name, table)
+        draw(rows, "mobilenet_v2", SHOWN, ROOT / "docs" / "accuracy.svg")
 
 
 def _fill(given: argparse.Namespace) -> None:

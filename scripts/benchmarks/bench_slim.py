@@ -108,7 +108,7 @@ def main() -> None:
     drawn = tables(rows, list(METHODS))
     print(drawn)
     if given.draw:
-        redraw(ROOT / "docs" / "slim.md", Path(__file__).name, drawn)
+        redraw(ROOT / "docs" / "slim-results.md", Path(__file__).name, drawn)
         draw(rows, list(METHODS), ROOT / "docs" / "slim.svg")
 
 

@@ -125,12 +125,12 @@ def test_each_network_has_a_run_of_its_own(
     assert status_of("verify", "--out", str(out / "1x"), "--budget", "0.5x") == 10
 
 
-def test_the_lines_of_the_readme_run(finished: Path) -> None:
-    text = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"```py\n(.*?)```", text, re.DOTALL)
+def test_the_lines_of_the_documents_run(finished: Path) -> None:
+    page = Path(__file__).resolve().parents[2] / "docs" / "slim.md"
+    block, _ = re.findall(r"```py\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
     lines = block.replace("runs/slim", str(finished)).replace("0.5x", "phone")
     names = {"hwprune": hwprune, "images": torch.rand(2, 1, 8, 8)}
-    exec(compile(lines.replace("0.35x", "0.4x"), "README.md", "exec"), names)
+    exec(compile(lines.replace("0.35x", "0.4x"), "slim.md", "exec"), names)
     assert torch.equal(names["quick"], names["alone"](names["images"]))  # type: ignore[operator]
     assert not torch.equal(names["quick"], names["logits"])
 
