@@ -44,7 +44,8 @@ _GRAPH = ("trace", "profile", "plan", "prune")
 _DENSE = ("dense",)
 _STUDENT = ("finetune", "baselines")
 _TRAINING = (*_DENSE, *_STUDENT)
-_LATENCY = ("profile", "plan", "prune", "baselines", "verify")
+_TABLE = ("profile", "plan", "prune", "baselines")
+_LATENCY = (*_TABLE, "verify")
 _TARGET = (*_LATENCY, "export")
 _BUDGET = ("plan", "prune", "verify")
 _CHOICE = ("plan", "prune")
@@ -100,7 +101,7 @@ class Recipe:
         _LATENCY,
     )
     stale_table: bool = _option(
-        False, "use a latency table of another version of the runtime or driver", _LATENCY
+        False, "use a latency table of another version of the runtime or driver", _TABLE
     )
     budget: str = _option("0.5x", "latency: 0.5x of the dense network's, or 12ms", _BUDGET)
     max_macs: float = _option(0.0, "most multiply-accumulates of one image; 0: no limit", _CHOICE)
