@@ -99,7 +99,8 @@ def train_uniform(job: Job) -> Facts | None:
     images = job.calibration()
     scores = score(job.dense, job.graph, images, "magnitude")
     try:
-        plan = uniform(job.graph, scores, job.table, budget_ms=budget_ms, **job.offered)
+        widths = job.width_options
+        plan = uniform(job.graph, scores, job.table, budget_ms=budget_ms, widths=widths)
     except BudgetError as error:
         job.console.print(f"[yellow]{error}")
         return {"remark": str(error)}

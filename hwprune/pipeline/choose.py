@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -22,9 +23,10 @@ from hwprune.pruning.prepare import OnStage, prepare
 from hwprune.pruning.reconstruct import features
 from hwprune.reporting.progress import progress_bar
 from hwprune.seeding import chances_of
-from hwprune.solver.closed_loop import AIM, Limits, fit_budget, plan_budget
+from hwprune.solver.closed_loop import AIM, fit_budget, plan_budget
+from hwprune.solver.constraints import Constraints
 from hwprune.solver.fitted_plan import FittedPlan, Round
-from hwprune.solver.solve import solve
+from hwprune.solver.solve import best_plan
 from hwprune.tracing.trace import trace
 from hwprune.training.finetune import finetune
 
@@ -104,13 +106,22 @@ def _share(job: Job) -> float:
 def predicted_plan(job: Job, importance: Importance, share: float) -> Plan:
     """The most important plan that is predicted to take this share of the dense latency."""
     budget_ms = AIM * share * job.table.predict_ms(job.graph, job.graph.widths)
-    limits = limits_of(job, importance)
-    return solve(job.graph, importance.channels, job.table, budget_ms=budget_ms, **limits)
+    return best_plan(
+        job.graph,
+        importance.channels,
+        job.table,
+        constraints_of(job, importance),
+        budget_ms=budget_ms,
+        branch_scores=importance.branches,
+    )
 
 
-def limits_of(job: Job, importance: Importance) -> Limits:
-    """What a plan keeps to beside latency: what the recipe says, within what is there still."""
-    return Limits(**{**job.limits, "branch_scores": importance.branches, "most": importance.left})
+def constraints_of(job: Job, importance: Importance) -> Constraints:
+    """The recipe's constraints, in a later round within the widths that earlier rounds left."""
+    if job.recipe.rounds == 1:
+        return job.constraints
+    widths = replace(job.width_options, max_widths=importance.left)
+    return replace(job.constraints, widths=widths)
 
 
 def _searched(job: Job) -> Compensation:
@@ -171,9 +182,12 @@ def choose(job: Job, importance: Importance) -> FittedPlan:
     def tell(turn: Round) -> None:
         job.console.print(f"  {turn}")
 
-    scores, limits = importance.channels, limits_of(job, importance)
+    scores, constraints = importance.channels, constraints_of(job, importance)
+    branch_scores = importance.branches
     if job.elsewhere:
-        return plan_budget(job.graph, scores, job.table, job.budget, **limits)
+        return plan_budget(
+            job.graph, scores, job.table, job.budget, constraints, branch_scores=branch_scores
+        )
     return fit_budget(
         job.graph,
         scores,
@@ -181,7 +195,8 @@ def choose(job: Job, importance: Importance) -> FittedPlan:
         job.target,
         job.networks,
         job.budget,
+        constraints=constraints,
+        branch_scores=branch_scores,
         effort=job.effort,
         report=tell,
-        **limits,
     )

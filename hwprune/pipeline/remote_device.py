@@ -44,13 +44,20 @@ def export_networks(job: Job, folder: Path) -> None:
 
 def plan_only(job: Job, *, explained: bool = False) -> Plan:
     """Choose the widths by the latency table alone, and write ``plan.json``."""
-    fitted = plan_budget(job.graph, job.scores, job.table, job.budget, **job.limits)
+    fitted = plan_budget(
+        job.graph,
+        job.scores,
+        job.table,
+        job.budget,
+        job.constraints,
+        branch_scores=job.branch_scores,
+    )
     plan = fitted.plan.with_source(model=job.recipe.model, num_classes=job.loaded.num_classes)
     plan.save(job.folder / "plan.json")
     dense_ms = job.table.predict_ms(job.graph, job.graph.widths)
     assert plan.predicted_ms is not None
     if explained:
-        rows = explain(job.graph, job.scores, job.table, plan, **job.offered)
+        rows = explain(job.graph, job.scores, job.table, plan, job.width_options)
         job.console.print(explanation(plan, rows))
     else:
         widths = Table("group", "channels", "kept")
@@ -61,7 +68,7 @@ def plan_only(job: Job, *, explained: bool = False) -> Plan:
         f"{job.folder / 'plan.json'}: predicted {plan.predicted_ms:.3f} ms, "
         f"{plan.predicted_ms / dense_ms:.3f} of dense ({dense_ms:.3f} ms); "
         f"{plan.macs / job.graph.macs():.1%} of the MACs, {plan.params / job.graph.params():.1%} "
-        f"of the parameters; no plan is worth more than {plan.gap or 0:.2%} above this one"
+        f"of the parameters; optimality gap {plan.gap or 0:.2%}"
     )
     job.console.print(f"[yellow]{fitted.remark}")
     return plan

@@ -129,9 +129,9 @@ def make_pruned(run: SlimRun, found: Sequence[NestedPlan], scores: Scores) -> No
 def _wanted(job: Job) -> Wanted:
     """What the job's network must meet; its table must be there."""
     if job.elsewhere:
-        return Wanted(job.budget, job.table, limits=job.limits, graph=job.graph)
+        return Wanted(job.budget, job.table, constraints=job.constraints, graph=job.graph)
     return Wanted(
-        job.budget, job.table, job.target, job.networks, job.limits, job.graph, job.effort
+        job.budget, job.table, job.target, job.networks, job.constraints, job.graph, job.effort
     )
 
 

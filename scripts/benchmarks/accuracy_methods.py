@@ -21,15 +21,15 @@ from torch import Tensor, nn
 from hwprune.errors import BudgetError
 from hwprune.importance.score import score
 from hwprune.latency.measure import at_moments, together
-from hwprune.pipeline.choose import before_last_round, importance_of, limits_of, student_of
+from hwprune.pipeline.choose import before_last_round, constraints_of, importance_of, student_of
 from hwprune.pipeline.run_context import Job
 from hwprune.plan import Plan
 from hwprune.pruning.batch_norm import reestimate_norms
 from hwprune.pruning.prepare import prepare
 from hwprune.solver import baselines
 from hwprune.solver.objective import best_channels
-from hwprune.solver.solve import solve
-from hwprune.solver.width_options import width_options
+from hwprune.solver.solve import best_plan
+from hwprune.solver.width_options import WidthOptions
 from hwprune.targets.base import Loadable, Runnable
 from hwprune.training.distillation_loss import Distillation
 
@@ -39,7 +39,7 @@ PROBES = 9  # networks measured in a search
 SECONDS = 1.0  # of measuring, for each network, or less where ratios are known earlier
 PLAIN = Distillation(gamma=0.0)  # cross-entropy and the teacher's soft labels
 INNER = Distillation()
-OFFERED = {"min_fraction": 0.125}
+WIDTHS = WidthOptions(min_fraction=0.125)
 T = TypeVar("T")
 K = TypeVar("K")
 
@@ -168,7 +168,7 @@ def _uniform(job: Job, share: float) -> Plan:
     """Every group keeps the same share of its channels, those of the largest weights."""
     scores = _scores(job, "magnitude")
     return baselines.uniform(
-        job.graph, scores, job.table, budget_ms=share * _dense_ms(job), **OFFERED
+        job.graph, scores, job.table, budget_ms=share * _dense_ms(job), widths=WIDTHS
     )
 
 
@@ -177,7 +177,7 @@ def _magnitude(job: Job, share: float) -> Plan:
     scores = _scores(job, "magnitude")
     per_weight = {g.name: scores[g.name] / scores[g.name].mean() for g in job.graph.groups}
     threshold = torch.cat(list(per_weight.values())).quantile(1 - share)
-    options = width_options(job.graph, [job.table], **OFFERED)
+    options = WIDTHS.candidates(job.graph, [job.table])
     kept = {}
     for name, values in per_weight.items():
         count = int((values >= threshold).sum())
@@ -203,7 +203,7 @@ def _paper(job: Job, share: float) -> Plan:
     """Aflalo et al. 2020: Taylor importance, greedy by importance for each MAC."""
     macs: Any = _Macs(job)
     return baselines.greedy_ratio(
-        job.graph, _scores(job, "taylor"), macs, budget_ms=share * job.graph.macs(), **OFFERED
+        job.graph, _scores(job, "taylor"), macs, budget_ms=share * job.graph.macs(), widths=WIDTHS
     )
 
 
@@ -211,20 +211,25 @@ def _ordered(job: Job, share: float) -> Plan:
     """Shen et al. 2022 (HALP): latency of ordered groups, input widths frozen round by round."""
     return baselines.ordered_groups_iterated(
         job.graph, _scores(job, "norm_taylor"), job.table, budget_ms=share * _dense_ms(job),
-        **OFFERED,
+        widths=WIDTHS,
     )  # fmt: skip
 
 
 def _ours_by_macs(job: Job, share: float) -> Plan:
     """Ours with the same importance, but MACs as the knapsack's weights."""
-    limits: dict[str, Any] = {**job.limits, "max_macs": share * job.graph.macs()}
-    return solve(job.graph, job.scores, job.table, **limits)
+    constraints = replace(job.constraints, max_macs=share * job.graph.macs())
+    branch_scores = job.branch_scores
+    return best_plan(job.graph, job.scores, job.table, constraints, branch_scores=branch_scores)
 
 
 def _ours_frozen(job: Job, share: float) -> Plan:
     """Ours with the same importance and table, but every kernel's input width frozen; no depth."""
     return baselines.ordered_groups_iterated(
-        job.graph, job.scores, job.table, budget_ms=share * _dense_ms(job), **job.offered
+        job.graph,
+        job.scores,
+        job.table,
+        budget_ms=share * _dense_ms(job),
+        widths=job.width_options,
     )
 
 
@@ -249,7 +254,7 @@ def _torch_pruning(importance_name: str, everywhere: bool) -> Method:
             importance=getattr(tp.importance, importance_name)(),
             global_pruning=everywhere,
             pruning_ratio=1 - share,
-            max_pruning_ratio=1 - OFFERED["min_fraction"],
+            max_pruning_ratio=1 - WIDTHS.min_fraction,
             round_to=8,
             ignored_layers=[head],
         )
@@ -285,12 +290,12 @@ def _ours(**recipe: Any) -> Method:
         of = importance_of(mine)
         partial = before_last_round(mine, of)
         importance = partial.lift(of(partial.model, partial.graph))
-        limits = limits_of(mine, importance)
+        constraints = constraints_of(mine, importance)
 
         def size(share: float) -> Size:
-            plan = solve(
-                job.graph, importance.channels, job.table, budget_ms=share * _dense_ms(job),
-                **limits,
+            plan = best_plan(
+                job.graph, importance.channels, job.table, constraints,
+                budget_ms=share * _dense_ms(job), branch_scores=importance.branches,
             )  # fmt: skip
             plan = partial.within(plan)
             return Size(

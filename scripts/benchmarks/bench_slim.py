@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accuracy_methods import OFFERED, Unreachable, search, side_by_side
+from accuracy_methods import WIDTHS, Unreachable, search, side_by_side
 from hwprune.export.to_onnx import save_onnx
 from hwprune.export.verify import verify
 from results_file import append_row, read_rows, redraw
@@ -269,10 +269,10 @@ def _choose_uniform(prepared: SlimRun) -> None:
 
     def plan_at(share: float) -> Plan:
         budget_ms = share * dense_ms
-        return baselines.uniform(job.graph, scores, job.table, budget_ms=budget_ms, **OFFERED)
+        return baselines.uniform(job.graph, scores, job.table, budget_ms=budget_ms, widths=WIDTHS)
 
     names = sorted(prepared.jobs, key=lambda text: -float(text[:-1]))
-    searches = {  # ours keep the room that the machine's spread asks for
+    searches = {  # ours keep the safety margin for the machine's spread
         name: search(
             0.99 * float(name[:-1]),
             plan_at,
@@ -290,7 +290,9 @@ def _choose_uniform(prepared: SlimRun) -> None:
         kept = sum(float(scores[g][list(channels)].sum()) for g, channels in plan.kept.items())
         share = kept / sum(float(each.sum()) for each in scores.values())
         remark = f"uniform widths, measured at {ratio:.3f} of the dense latency"
-        found.append(NestedPlan(name, FittedPlan(plan, None, None, (), remark), share, share))
+        found.append(
+            NestedPlan(name, FittedPlan(plan, None, None, (), remark=remark), share, share)
+        )
     make_pruned(prepared, found, scores)
 
 
