@@ -28,8 +28,6 @@ from hwprune.solver.width_options import WidthOptions
 if TYPE_CHECKING:
     from torch import Tensor
 
-Baseline = Callable[..., Plan]
-
 _BINS = 4000  # steps into which a dynamic programme divides the budget
 _NOTHING_FITS = "By this model of costs no widths meet the budget."
 
@@ -167,7 +165,7 @@ def ordered_groups_iterated(
     return ordered_groups(graph, scores, table, budget_ms=budget_ms, rounds=10, widths=widths)
 
 
-BASELINES: dict[str, Baseline] = {
+BASELINES: dict[str, Callable[..., Plan]] = {
     "uniform": uniform,
     "greedy ratio": greedy_ratio,
     "dynamic programme": dynamic_programme,

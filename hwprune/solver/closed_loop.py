@@ -119,6 +119,21 @@ def fit_budget(
     Raises:
         BudgetError: out of reach, met by the dense network, or not met within the rounds.
         TableError: the table is of another batch, or lacks this network.
+
+    Example:
+        >>> from hwprune.export.planned import PlannedNetworks
+        >>> from hwprune.targets.registry import load_target
+        >>> model, image = hwprune.demo.small_network()
+        >>> graph = hwprune.trace(model, image)
+        >>> batches = [(image, model(image).argmax(1))]
+        >>> scores = hwprune.score(model, graph, batches, "magnitude")
+        >>> target = load_target("fake:step=8")
+        >>> table = hwprune.profile(model, image, target, graph=graph)
+        >>> networks = PlannedNetworks(model, image, graph)
+        >>> half = hwprune.Budget(ratio=0.5)
+        >>> fitted = hwprune.fit_budget(graph, scores, table, target, networks, half)
+        >>> fitted.plan.measured_ratio <= 0.5
+        True
     """
     bench = LoopBench(graph, table, target, networks, budget, effort or Effort(), report)
 

@@ -77,6 +77,19 @@ def explain(
         table: latency table by which it was made.
         plan: a plan, such as that of ``solve``.
         widths: the widths to choose from with which it was made; None for those of ``solve``.
+
+    Example:
+        >>> model, image = hwprune.demo.small_network()
+        >>> graph = hwprune.trace(model, image)
+        >>> batches = [(image, model(image).argmax(1))]
+        >>> scores = hwprune.score(model, graph, batches, "magnitude")
+        >>> table = hwprune.profile(model, image, "fake:step=8", graph=graph)
+        >>> plan = hwprune.solve(graph, scores, table, max_macs=0.5 * graph.macs())
+        >>> rows = hwprune.explain(graph, scores, table, plan)
+        >>> [row.group for row in rows] == [group.name for group in graph.groups]
+        True
+        >>> all(row.up is None or row.up.value >= 0 for row in rows)  # wider keeps more
+        True
     """
     options = widths or WidthOptions()
     candidates = options.candidates(graph, [table])

@@ -6,7 +6,7 @@ prices that are not negative, the maximum is at least the value of every choice 
 it is an upper bound. Cutting planes find the prices with the least bound; they are what a little
 more of each budget would add to the value (Fisher 1981, "The Lagrangian Relaxation Method for
 Solving Integer Programming Problems"). The same bound for the choices with one fixed option, a
-max-marginal, tells which options no choice better than a known one can have.
+max-marginal, tells which options no choice better than a given one can have.
 """
 
 from __future__ import annotations

@@ -175,7 +175,7 @@ class LoopBench:
         if not any(turn.calm for turn in fitted.rounds):
             slower = min(turn.dense_ms for turn in fitted.rounds) / self._calm_ms
             found.append(
-                f"The dense network took {slower:.2f} times its known latency or more at every "
+                f"The dense network took {slower:.2f} times its lowest latency or more at every "
                 "moment: the machine is busy, or slower than when the table was made. Where the "
                 "latency table predicts more than was measured, the prediction was used."
             )

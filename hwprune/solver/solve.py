@@ -89,6 +89,15 @@ def solve(
             reached.
         InputError: no budget, scores that do not fit the graph, or ties of groups that have no
             width in common.
+
+    Example:
+        >>> model, image = hwprune.demo.small_network()
+        >>> graph = hwprune.trace(model, image)
+        >>> batches = [(image, model(image).argmax(1))]
+        >>> scores = hwprune.score(model, graph, batches, "magnitude")
+        >>> plan = hwprune.solve(graph, scores, max_macs=0.5 * graph.macs())
+        >>> plan.macs <= 0.5 * graph.macs(), plan.gap <= 1e-4
+        (True, True)
     """
     constraints = Constraints(
         max_macs,
@@ -191,6 +200,17 @@ def cheapest(
 
     Raises:
         InputError: a share that is not in (0, 1), or scores that do not fit the graph.
+
+    Example:
+        >>> model, image = hwprune.demo.small_network()
+        >>> graph = hwprune.trace(model, image)
+        >>> batches = [(image, model(image).argmax(1))]
+        >>> scores = hwprune.score(model, graph, batches, "magnitude")
+        >>> table = hwprune.profile(model, image, "fake:step=8", graph=graph)
+        >>> plan = hwprune.cheapest(graph, scores, table, min_share=0.7)
+        >>> everything = sum(float(each.sum()) for each in scores.values())
+        >>> plan.value >= 0.7 * everything
+        True
     """
     if not 0 < min_share < 1:
         raise InputError(f"min_share must lie in (0, 1), got {min_share}.")
@@ -234,6 +254,16 @@ def pareto(
 
     Raises:
         InputError: as ``solve``.
+
+    Example:
+        >>> model, image = hwprune.demo.small_network()
+        >>> graph = hwprune.trace(model, image)
+        >>> batches = [(image, model(image).argmax(1))]
+        >>> scores = hwprune.score(model, graph, batches, "magnitude")
+        >>> table = hwprune.profile(model, image, "fake:step=8", graph=graph)
+        >>> half, wide = hwprune.pareto(graph, scores, table, [0.5, 0.8])
+        >>> half.predicted_ms < wide.predicted_ms and half.value < wide.value
+        True
     """
     dense_ms = table.predict_ms(graph, graph.widths)
     plans = []
