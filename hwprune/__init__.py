@@ -29,8 +29,10 @@ if find_spec("torch") is not None:
     from hwprune.slimmable.nested_plans import NestedPlan, Wanted, nested
     from hwprune.slimmable.network import SlimNetwork, make_slim
     from hwprune.solver.closed_loop import fit_budget
+    from hwprune.solver.constraints import Constraints
     from hwprune.solver.explain import explain
     from hwprune.solver.solve import cheapest, pareto, solve
+    from hwprune.solver.width_options import WidthOptions
     from hwprune.tracing.trace import trace
     from hwprune.training.distillation_loss import Distillation
     from hwprune.training.finetune import Teaching, Training, finetune
@@ -39,6 +41,7 @@ __all__ = [
     "Budget",
     "ChannelGraph",
     "Channels",
+    "Constraints",
     "Deadline",
     "Distillation",
     "Group",
@@ -54,6 +57,7 @@ __all__ = [
     "Teaching",
     "Training",
     "Wanted",
+    "WidthOptions",
     "cheapest",
     "explain",
     "features",

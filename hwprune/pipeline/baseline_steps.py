@@ -109,7 +109,8 @@ def train_uniform(job: Job) -> UniformFacts | None:
     model, images = job.dense.model, job.dense.calibration()
     scores = score(model, job.graph, images, "magnitude")
     try:
-        plan = uniform(job.graph, scores, job.table, budget_ms=budget_ms, **job.offered)
+        widths = job.width_options
+        plan = uniform(job.graph, scores, job.table, budget_ms=budget_ms, widths=widths)
     except BudgetError as error:
         job.console.print(f"[yellow]{error}")
         return UniformFacts(remark=str(error))

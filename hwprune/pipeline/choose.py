@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -11,9 +11,10 @@ from hwprune.importance.importance import Importance
 from hwprune.pipeline.run_context import Job
 from hwprune.plan import Plan
 from hwprune.pruning.prepare import OnStage
-from hwprune.solver.closed_loop import AIM, Limits, fit_budget, plan_budget
+from hwprune.solver.closed_loop import AIM, fit_budget, plan_budget
+from hwprune.solver.constraints import Constraints
 from hwprune.solver.fitted_plan import FittedPlan, Round
-from hwprune.solver.solve import solve
+from hwprune.solver.solve import best_plan
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,12 @@ def choose(job: Job, importance: Importance) -> FittedPlan:
     def report(turn: Round) -> None:
         job.console.print(f"  {turn}")
 
-    device, scores, limits = job.device, importance.channels, limits_of(job, importance)
+    device, scores, constraints = job.device, importance.channels, constraints_of(job, importance)
+    branch_scores = importance.branches
     if device.remote:
-        return plan_budget(job.graph, scores, job.table, device.budget, **limits)
+        return plan_budget(
+            job.graph, scores, job.table, device.budget, constraints, branch_scores=branch_scores
+        )
     return fit_budget(
         job.graph,
         scores,
@@ -52,9 +56,10 @@ def choose(job: Job, importance: Importance) -> FittedPlan:
         device.target,
         job.networks,
         device.budget,
+        constraints=constraints,
+        branch_scores=branch_scores,
         effort=device.effort,
         report=report,
-        **limits,
     )
 
 
@@ -66,10 +71,19 @@ def share_of_dense(job: Job) -> float:
 def predicted_plan(job: Job, importance: Importance, share: float) -> Plan:
     """The most important plan that is predicted to take this share of the dense latency."""
     budget_ms = AIM * share * job.table.predict_ms(job.graph, job.graph.widths)
-    limits = limits_of(job, importance)
-    return solve(job.graph, importance.channels, job.table, budget_ms=budget_ms, **limits)
+    return best_plan(
+        job.graph,
+        importance.channels,
+        job.table,
+        constraints_of(job, importance),
+        budget_ms=budget_ms,
+        branch_scores=importance.branches,
+    )
 
 
-def limits_of(job: Job, importance: Importance) -> Limits:
-    """What a plan keeps to beside latency: what the recipe says, within the channels left."""
-    return Limits(**{**job.limits, "branch_scores": importance.branches, "most": importance.left})
+def constraints_of(job: Job, importance: Importance) -> Constraints:
+    """The recipe's constraints, in a later round within the widths that earlier rounds left."""
+    if not importance.left:
+        return job.constraints
+    widths = replace(job.width_options, max_widths=importance.left)
+    return replace(job.constraints, widths=widths)

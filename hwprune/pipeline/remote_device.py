@@ -45,13 +45,20 @@ def export_networks(job: Job, folder: Path) -> None:
 def plan_only(job: Job, *, explained: bool = False) -> Plan:
     """Choose the widths by the latency table alone, and write ``plan.json``."""
     scores = job.dense.scores
-    fitted = plan_budget(job.graph, scores, job.table, job.device.budget, **job.limits)
+    fitted = plan_budget(
+        job.graph,
+        scores,
+        job.table,
+        job.device.budget,
+        job.constraints,
+        branch_scores=job.branch_scores,
+    )
     plan = job.with_source(fitted.plan)
     plan.save(job.folder / "plan.json")
     dense_ms = job.table.predict_ms(job.graph, job.graph.widths)
     assert plan.predicted_ms is not None
     if explained:
-        rows = explain(job.graph, scores, job.table, plan, **job.offered)
+        rows = explain(job.graph, scores, job.table, plan, job.width_options)
         job.console.print(explanation(plan, rows))
     else:
         widths = Table("group", "channels", "kept")

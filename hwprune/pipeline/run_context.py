@@ -24,9 +24,9 @@ from hwprune.pipeline.run_folder import RunFolder
 from hwprune.plan import Plan
 from hwprune.pruning.checkpoint import PLAN, WEIGHTS, load
 from hwprune.recipe import Recipe
-from hwprune.solver.closed_loop import Limits
+from hwprune.solver.constraints import Constraints
 from hwprune.solver.ties import find_ties
-from hwprune.solver.width_options import Offered
+from hwprune.solver.width_options import WidthOptions
 from hwprune.targets.registry import file_precision, symmetric
 
 
@@ -92,10 +92,10 @@ class Job:
         return self.dense.branch_scores if self.recipe.depth else None
 
     @property
-    def offered(self) -> Offered:
-        """Which widths there are to choose from."""
+    def width_options(self) -> WidthOptions:
+        """The widths to choose from."""
         recipe = self.recipe
-        return Offered(
+        return WidthOptions(
             min_fraction=recipe.min_fraction,
             min_width=max(1, recipe.min_width),
             multiple=recipe.multiple or None,
@@ -103,17 +103,16 @@ class Job:
         )
 
     @property
-    def limits(self) -> Limits:
-        """What a plan keeps to beside latency."""
+    def constraints(self) -> Constraints:
+        """What a plan must keep to beside latency."""
         recipe = self.recipe
-        return Limits(
-            **self.offered,
+        return Constraints(
             max_macs=recipe.max_macs or None,
             max_params=recipe.max_params or None,
             max_weight_bytes=recipe.max_weight_bytes or None,
             max_activation_bytes=recipe.max_activation_bytes or None,
+            widths=self.width_options,
             depth=recipe.depth,
-            branch_scores=self.branch_scores,
         )
 
     @property

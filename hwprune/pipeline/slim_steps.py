@@ -115,9 +115,15 @@ def _wanted(job: Job) -> Wanted:
     """What the job's network must meet; its table must be there."""
     device = job.device
     if device.remote:
-        return Wanted(device.budget, job.table, limits=job.limits, graph=job.graph)
+        return Wanted(device.budget, job.table, constraints=job.constraints, graph=job.graph)
     return Wanted(
-        device.budget, job.table, device.target, job.networks, job.limits, job.graph, device.effort
+        device.budget,
+        job.table,
+        device.target,
+        job.networks,
+        job.constraints,
+        job.graph,
+        device.effort,
     )
 
 

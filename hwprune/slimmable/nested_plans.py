@@ -23,9 +23,10 @@ from hwprune.latency.fill import Networks
 from hwprune.latency.measure import interleave
 from hwprune.latency.table import LatencyTable
 from hwprune.plan import Plan
-from hwprune.solver.closed_loop import Limits, fit_budget, plan_budget
+from hwprune.solver.closed_loop import fit_budget, plan_budget
+from hwprune.solver.constraints import Constraints
 from hwprune.solver.fitted_plan import FittedPlan, Round
-from hwprune.solver.solve import solve
+from hwprune.solver.solve import best_plan
 from hwprune.targets.base import Target
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class Wanted:
         table: latency table of the target, with this network in it.
         target: where to measure; None where that is not here, and the table must do.
         networks: the dense network, and any planned one, in the form that the target takes.
-        limits: what its plan keeps to beside latency.
+        constraints: what its plan must keep to beside latency.
         graph: the channel graph with the activations of the target's batch, where that differs.
         effort: how latency is measured, and how long.
     """
@@ -53,7 +54,7 @@ class Wanted:
     table: LatencyTable
     target: Target | None = None
     networks: Networks | None = None
-    limits: Limits = field(default_factory=lambda: Limits())
+    constraints: Constraints = field(default_factory=Constraints)
     graph: ChannelGraph | None = None
     effort: Effort = field(default_factory=Effort)
 
@@ -132,10 +133,10 @@ def nested(
 def _check(wanted: Mapping[str, Wanted]) -> None:
     if not wanted:
         raise InputError("No budget was given. Name one or more, such as `--budget 0.5x`.")
-    if any(each.limits.get("depth") for each in wanted.values()):
+    if any(each.constraints.depth for each in wanted.values()):
         raise InputError(
-            "Networks that share weights keep all residual branches. Give limits without depth; "
-            "a budget profile without `depth = true`."
+            "Networks that share weights keep all residual branches. Give constraints without "
+            "depth; a budget profile without `depth = true`."
         )
 
 
@@ -156,9 +157,10 @@ def _fit(
     graph = wanted.graph or graph
     if wanted.share(graph) >= 1:
         return _whole(graph, wanted)
-    limits = Limits(**{**wanted.limits, "most": most})
+    widths = replace(wanted.constraints.widths, max_widths=most)
+    constraints = replace(wanted.constraints, widths=widths)
     if wanted.target is None or wanted.networks is None:
-        return plan_budget(graph, scores, wanted.table, wanted.budget, **limits)
+        return plan_budget(graph, scores, wanted.table, wanted.budget, constraints)
     return fit_budget(
         graph,
         scores,
@@ -166,9 +168,9 @@ def _fit(
         wanted.target,
         wanted.networks,
         wanted.budget,
+        constraints=constraints,
         effort=wanted.effort,
         report=report,
-        **limits,
     )
 
 
@@ -204,7 +206,9 @@ def _beside_separate(
     if fitted.plan.widths == graph.widths:
         return NestedPlan(name, fitted, kept, kept)
     most_ms = (fitted.plan.predicted_ms or 0.0) * (1 + 1e-9)
-    alone = solve(wanted.graph or graph, scores, wanted.table, budget_ms=most_ms, **wanted.limits)
+    alone = best_plan(
+        wanted.graph or graph, scores, wanted.table, wanted.constraints, budget_ms=most_ms
+    )
     best = max(kept, _importance(alone, scores) / everything)  # the solver stops at its gap
     return NestedPlan(name, fitted, kept, best)
 

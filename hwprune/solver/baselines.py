@@ -1,8 +1,11 @@
-"""Other ways to choose widths, to compare with; each called like ``solve``.
+"""Other ways to choose widths, to compare with ``solve``.
 
-``offered`` are the widths to choose from, as in ``solve``. They keep the budget by their own
-account of costs, which leaves out what ``solve`` counts: a plan's ``predicted_ms`` is always by the
-latency table, and may be over the budget.
+All but ``uniform`` keep the budget by a simpler model of costs than the latency table. A plan's
+``predicted_ms`` is always by the latency table, and may exceed the budget.
+
+All take the channel graph, the scores of the channels, the latency table, the budget in
+milliseconds, and the widths to choose from (None for the defaults of ``solve``). They raise
+``BudgetError`` where no widths meet the budget by their model.
 """
 
 from __future__ import annotations
@@ -12,24 +15,21 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
-from typing_extensions import Unpack
 
 from hwprune.errors import BudgetError
 from hwprune.graph import ChannelGraph
 from hwprune.latency.table import LatencyTable
 from hwprune.plan import Plan
-from hwprune.solver.objective import Worth, best_channels, values_of
+from hwprune.solver.cost import Table
+from hwprune.solver.objective import Objective, best_channels, values_of
 from hwprune.solver.ties import leaders
-from hwprune.solver.width_options import Offered, width_options
+from hwprune.solver.width_options import WidthOptions
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Baseline = Callable[..., Plan]
-Table = NDArray[np.float64]
-
-_BINS = 4000  # of the budget, in dynamic programmes
+_BINS = 4000  # steps into which a dynamic programme divides the budget
+_NOTHING_FITS = "By this model of costs no widths meet the budget."
 
 
 def uniform(
@@ -38,26 +38,26 @@ def uniform(
     table: LatencyTable,
     *,
     budget_ms: float,
-    **offered: Unpack[Offered],
+    widths: WidthOptions | None = None,
 ) -> Plan:
-    """The same share of every group, the greatest that the latency table says meets the budget.
+    """Uniform widths: the greatest share of every group that is predicted to meet the budget.
 
     Raises:
-        BudgetError: none does.
+        BudgetError: no share does.
     """
-    options = _Options(graph, table, offered)
+    candidates = _Candidates(graph, table, widths)
 
     def at(share: float) -> dict[str, int]:
-        near = {
-            name: min(widths, key=lambda w: abs(w - share * graph.widths[name]))
-            for name, widths in options.of.items()
+        nearest = {
+            name: min(options, key=lambda w: abs(w - share * graph.widths[name]))
+            for name, options in candidates.of.items()
         }
-        return options.widths(near)
+        return candidates.widths(nearest)
 
     within = [
-        widths
-        for widths in map(at, np.linspace(0.0, 1.0, 400))
-        if table.predict_ms(graph, widths) <= budget_ms
+        chosen
+        for chosen in map(at, np.linspace(0.0, 1.0, 400))
+        if table.predict_ms(graph, chosen) <= budget_ms
     ]
     if not within:
         raise BudgetError(f"No uniform share of the widths meets {budget_ms:.3f} ms.")
@@ -70,34 +70,31 @@ def greedy_ratio(
     table: LatencyTable,
     *,
     budget_ms: float,
-    **offered: Unpack[Offered],
+    widths: WidthOptions | None = None,
 ) -> Plan:
-    """Channels by importance for each millisecond, most first, until the budget is full.
+    """Greedy: the step of most importance per millisecond first, until the budget is full.
 
-    Aflalo et al. 2020, "Knapsack Pruning with Inner Distillation", section 3.1: every step of a
-    group's width has one cost, that of taking it out of the dense network; which channels its
-    neighbours lose does not count.
-
-    Raises:
-        BudgetError: nothing fits.
+    Aflalo et al. 2020, "Knapsack Pruning with Inner Distillation", section 3.1. The cost of a width
+    is that of the dense network with this one width changed; the widths of neighbouring layers do
+    not count.
     """
-    options = _Options(graph, table, offered)
-    values, costs, constant = _alone(graph, scores, table, options)
-    chosen = dict.fromkeys(options.of, 0)
-    room = budget_ms - constant
-    if room < 0:
-        raise BudgetError("By this account of costs nothing fits the budget.")
+    candidates = _Candidates(graph, table, widths)
+    values, costs, constant = _separable(graph, scores, table, candidates)
+    chosen = dict.fromkeys(candidates.of, 0)
+    left_ms = budget_ms - constant
+    if left_ms < 0:
+        raise BudgetError(_NOTHING_FITS)
     while True:
         steps = [
             ((values[g][j] - values[g][k]) / max(costs[g][j] - costs[g][k], 1e-12), g, j)
             for g, k in chosen.items()
-            for j in range(k + 1, len(options.of[g]))
-            if costs[g][j] - costs[g][k] <= room
+            for j in range(k + 1, len(candidates.of[g]))
+            if costs[g][j] - costs[g][k] <= left_ms
         ]
         if not steps:
-            return _plan(graph, scores, table, options.chosen(chosen), budget_ms)
+            return _plan(graph, scores, table, candidates.chosen(chosen), budget_ms)
         _, group, j = max(steps)
-        room -= float(costs[group][j] - costs[group][chosen[group]])
+        left_ms -= float(costs[group][j] - costs[group][chosen[group]])
         chosen[group] = j
 
 
@@ -107,16 +104,16 @@ def dynamic_programme(
     table: LatencyTable,
     *,
     budget_ms: float,
-    **offered: Unpack[Offered],
+    widths: WidthOptions | None = None,
 ) -> Plan:
-    """The best choice by the same costs, exactly: a knapsack with one item a group.
+    """The best choice by the costs of ``greedy_ratio``, exactly: a knapsack of one item a group.
 
     Aflalo et al. 2020, section 3.1, whose costs are FLOPs of one layer at a time.
     """
-    options = _Options(graph, table, offered)
-    values, costs, constant = _alone(graph, scores, table, options)
+    candidates = _Candidates(graph, table, widths)
+    values, costs, constant = _separable(graph, scores, table, candidates)
     chosen = _knapsack(values, costs, budget_ms - constant)
-    return _plan(graph, scores, table, options.chosen(chosen), budget_ms)
+    return _plan(graph, scores, table, candidates.chosen(chosen), budget_ms)
 
 
 def ordered_groups(
@@ -126,19 +123,20 @@ def ordered_groups(
     *,
     budget_ms: float,
     rounds: int = 1,
-    **offered: Unpack[Offered],
+    widths: WidthOptions | None = None,
 ) -> Plan:
     """A knapsack in which every kernel's input width is frozen, and its output width is chosen.
 
-    After Shen et al. 2022, "Structural Pruning via Latency-Saliency Knapsack" (HALP): the input
-    widths are the dense ones in the first round, and those of the round before afterwards.
+    After Shen et al. 2022, "Structural Pruning via Latency-Saliency Knapsack" (HALP). The input
+    widths are the dense ones in the first of the ``rounds``, and those that the round before has
+    chosen in each later one.
     """
-    options = _Options(graph, table, offered)
-    values = options.values(scores)
+    candidates = _Candidates(graph, table, widths)
+    values = candidates.values(scores)
     network = table.network(graph)
     before = dict(graph.widths)
     for _ in range(rounds):
-        costs = {name: np.zeros(len(widths)) for name, widths in options.of.items()}
+        costs = {name: np.zeros(len(options)) for name, options in candidates.of.items()}
         constant = network.offset_ms
         for kernel in network.kernels:
             surface = table.surfaces[kernel.kind].scaled(network.scale)
@@ -146,12 +144,12 @@ def ordered_groups(
             if not kernel.outputs.groups:
                 constant += surface.ms(a, table.steps(kernel.outputs.fixed))
                 continue
-            owner = options.leader[kernel.outputs.groups[0][0]]  # of several, the first pays
-            for k, width in enumerate(options.of[owner]):
-                b = table.steps(kernel.outputs.count(before | options.widths({owner: width})))
+            owner = candidates.leader[kernel.outputs.groups[0][0]]  # of several, the first pays
+            for k, width in enumerate(candidates.of[owner]):
+                b = table.steps(kernel.outputs.count(before | candidates.widths({owner: width})))
                 costs[owner][k] += surface.ms(a, b)
         chosen = _knapsack(values, costs, network.straight(budget_ms) - constant)
-        before = options.chosen(chosen)
+        before = candidates.chosen(chosen)
     return _plan(graph, scores, table, before, budget_ms)
 
 
@@ -161,13 +159,13 @@ def ordered_groups_iterated(
     table: LatencyTable,
     *,
     budget_ms: float,
-    **offered: Unpack[Offered],
+    widths: WidthOptions | None = None,
 ) -> Plan:
-    """``ordered_groups``, ten rounds of it."""
-    return ordered_groups(graph, scores, table, budget_ms=budget_ms, rounds=10, **offered)
+    """``ordered_groups`` with ten rounds."""
+    return ordered_groups(graph, scores, table, budget_ms=budget_ms, rounds=10, widths=widths)
 
 
-BASELINES: dict[str, Baseline] = {
+BASELINES: dict[str, Callable[..., Plan]] = {
     "uniform": uniform,
     "greedy ratio": greedy_ratio,
     "dynamic programme": dynamic_programme,
@@ -176,64 +174,70 @@ BASELINES: dict[str, Baseline] = {
 }
 
 
-class _Options:
-    """The widths to choose from; of tied groups the first chooses for all.
+class _Candidates:
+    """The candidate widths; tied groups are chosen together.
 
     Attributes:
-        of: group that chooses -> its widths.
-        leader: every group -> the one that chooses for it.
+        of: leader, the first group of a tie or a group without tie -> its candidate widths.
+        leader: every group -> its leader.
     """
 
-    def __init__(self, graph: ChannelGraph, table: LatencyTable, offered: Offered) -> None:
-        options = width_options(graph, [table], **offered)
-        self.leader = {name: name for name in options} | leaders(offered.get("ties", ()))
-        self.of = {name: options[name] for name in options if self.leader[name] == name}
+    def __init__(
+        self, graph: ChannelGraph, table: LatencyTable, widths: WidthOptions | None
+    ) -> None:
+        options = widths or WidthOptions()
+        found = options.candidates(graph, [table])
+        self.leader = {name: name for name in found} | leaders(options.ties)
+        self.of = {name: found[name] for name in found if self.leader[name] == name}
 
     def widths(self, chosen: Mapping[str, int]) -> dict[str, int]:
-        """The widths of all groups that the given ones choose for."""
+        """The widths of all groups whose leaders have the chosen widths."""
         return {name: chosen[g] for name, g in self.leader.items() if g in chosen}
 
     def chosen(self, numbers: Mapping[str, int]) -> dict[str, int]:
-        """The same from the numbers of options."""
+        """The widths of all groups: leader -> number of its candidate."""
         return self.widths({name: self.of[name][k] for name, k in numbers.items()})
 
     def values(self, scores: Mapping[str, Tensor]) -> dict[str, Table]:
-        """What each option is worth, of all groups that have it together."""
-        found = {name: np.zeros(len(widths)) for name, widths in self.of.items()}
+        """The importance of each candidate, summed over the groups of its leader."""
+        found = {name: np.zeros(len(options)) for name, options in self.of.items()}
         for name, leader in self.leader.items():
             found[leader] += values_of(scores[name], self.of[leader])
         return found
 
 
-def _alone(
-    graph: ChannelGraph, scores: Mapping[str, Tensor], table: LatencyTable, options: _Options
+def _separable(
+    graph: ChannelGraph, scores: Mapping[str, Tensor], table: LatencyTable, candidates: _Candidates
 ) -> tuple[dict[str, Table], dict[str, Table], float]:
-    """Every option's value, what it costs while all other groups are dense, and the rest."""
+    """The value of every candidate, its cost while all other groups are dense, and a constant.
+
+    The constant is the cost of the narrowest candidates, from which the other costs count.
+    """
     dense_ms = constant = table.predict_ms(graph, graph.widths)
     costs = {}
-    for name, widths in options.of.items():
-        each = (graph.widths | options.widths({name: width}) for width in widths)
+    for name, options in candidates.of.items():
+        each = (graph.widths | candidates.widths({name: width}) for width in options)
         times = np.maximum.accumulate([table.predict_ms(graph, w) for w in each])
         constant += float(times[0]) - dense_ms
         costs[name] = times - times[0]
-    return options.values(scores), costs, constant
+    return candidates.values(scores), costs, constant
 
 
 def _knapsack(
-    values: Mapping[str, Table], costs: Mapping[str, Table], room: float
+    values: Mapping[str, Table], costs: Mapping[str, Table], capacity: float
 ) -> dict[str, int]:
-    """The option of every group: the greatest value whose costs, rounded up, fit.
+    """The option of every group, of greatest value with rounded-up costs within the capacity.
 
     Raises:
-        BudgetError: nothing fits.
+        BudgetError: the costs of no options are within it.
     """
     bins = np.arange(_BINS + 1)
     best = np.zeros(_BINS + 1)
     taken = {}
     for group, value in values.items():
-        if room <= 0:
-            raise BudgetError("By this account of costs nothing fits the budget.")
-        weight = np.ceil(costs[group] / room * _BINS - 1e-9).astype(int)
+        if capacity <= 0:
+            raise BudgetError(_NOTHING_FITS)
+        weight = np.ceil(costs[group] / capacity * _BINS - 1e-9).astype(int)
         reached = np.full((len(value), _BINS + 1), -np.inf)
         for k in range(len(value)):
             fits = bins >= weight[k]
@@ -241,7 +245,7 @@ def _knapsack(
         taken[group] = reached.argmax(axis=0), weight
         best = reached.max(axis=0)
     if not np.isfinite(best[-1]):
-        raise BudgetError("By this account of costs nothing fits the budget.")
+        raise BudgetError(_NOTHING_FITS)
     chosen: dict[str, int] = {}
     left = _BINS
     for group in reversed(list(values)):
@@ -261,7 +265,7 @@ def _plan(
     kept = {name: best_channels(scores[name], width) for name, width in widths.items()}
     return replace(
         Plan.from_kept(graph, kept),
-        value=Worth(scores).at(widths),
+        value=Objective(scores).at(widths),
         predicted_ms=table.predict_ms(graph, widths),
         budgets={"ms": budget_ms},
     )

@@ -1,4 +1,4 @@
-"""Why a plan has the widths it has: what the next width up or down of every group would change."""
+"""Why a plan has its widths: what the next width up or down of every group would change."""
 
 from __future__ import annotations
 
@@ -10,29 +10,28 @@ from rich.console import Group as Together
 from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
-from typing_extensions import Unpack
 
 from hwprune.graph import ChannelGraph
 from hwprune.latency.table import LatencyTable
 from hwprune.plan import Plan
-from hwprune.solver.objective import Worth
+from hwprune.solver.objective import Objective
 from hwprune.solver.ties import merged
-from hwprune.solver.width_options import Offered, width_options
+from hwprune.solver.width_options import WidthOptions
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-BINDING = 0.98  # of a budget: used so far, it limits the plan
+_BINDING = 0.98  # share of a budget from which on it is called binding
 
 
 @dataclass(frozen=True)
-class Step:
-    """What another width of one group, and of those tied to it, would change; others stay.
+class WidthChange:
+    """What another width of one group, and of the groups tied to it, would change.
 
     Attributes:
         width: the other width.
-        value: importance won, or lost when negative.
-        ms: predicted milliseconds it costs, or saves when negative.
+        value: change of the importance that is kept.
+        ms: change of the predicted latency in milliseconds.
     """
 
     width: int
@@ -41,19 +40,26 @@ class Step:
 
     @property
     def value_per_ms(self) -> float:
-        """Importance for each millisecond; infinite where it costs none."""
+        """Change of importance per millisecond; infinite where the latency stays the same."""
         return self.value / self.ms if self.ms else float("inf")
 
 
 @dataclass(frozen=True)
-class Explained:
-    """A group's width, and the steps to the next narrower and wider one, where there are such."""
+class ExplainedWidth:
+    """A group's width, and what the next candidate widths would change.
+
+    Attributes:
+        group: name of the group.
+        dense: its width in the dense network.
+        width: its width in the plan.
+        down, up: the next narrower and the next wider candidate; None where there is none.
+    """
 
     group: str
     dense: int
     width: int
-    down: Step | None
-    up: Step | None
+    down: WidthChange | None
+    up: WidthChange | None
 
 
 def explain(
@@ -61,61 +67,78 @@ def explain(
     scores: Mapping[str, Tensor],
     table: LatencyTable,
     plan: Plan,
-    **offered: Unpack[Offered],
-) -> list[Explained]:
-    """For every group, what its next widths would change.
+    widths: WidthOptions | None = None,
+) -> list[ExplainedWidth]:
+    """For every group, what its next candidate widths would change.
 
     Args:
-        graph, scores, table: that the plan was made with.
-        plan: of ``solve``.
-        offered: the widths to choose from that it was made with, as in ``solve``.
+        graph: the channel graph.
+        scores: importance of every channel by which the plan was made.
+        table: latency table by which it was made.
+        plan: a plan, such as that of ``solve``.
+        widths: the widths to choose from with which it was made; None for those of ``solve``.
+
+    Example:
+        >>> model, image = hwprune.demo.small_network()
+        >>> graph = hwprune.trace(model, image)
+        >>> batches = [(image, model(image).argmax(1))]
+        >>> scores = hwprune.score(model, graph, batches, "magnitude")
+        >>> table = hwprune.profile(model, image, "fake:step=8", graph=graph)
+        >>> plan = hwprune.solve(graph, scores, table, max_macs=0.5 * graph.macs())
+        >>> rows = hwprune.explain(graph, scores, table, plan)
+        >>> [row.group for row in rows] == [group.name for group in graph.groups]
+        True
+        >>> all(row.up is None or row.up.value >= 0 for row in rows)  # wider keeps more
+        True
     """
-    options = width_options(graph, [table], **offered)
-    ties, worth = merged(offered.get("ties", ())), Worth(scores)
+    options = widths or WidthOptions()
+    candidates = options.candidates(graph, [table])
+    ties, objective = merged(options.ties), Objective(scores)
     now_ms = table.predict_ms(graph, plan.widths)
     rows = []
     for group in graph.groups:
         now = plan.widths[group.name]
         tied = next((tie for tie in ties if group.name in tie), (group.name,))
 
-        def step(width: int | None, tied: Sequence[str] = tied) -> Step | None:
-            if width is None or plan.widths[tied[0]] == 0:  # a branch comes back whole or not
+        def change(width: int | None, tied: Sequence[str] = tied) -> WidthChange | None:
+            if width is None or plan.widths[tied[0]] == 0:  # one group alone cannot come back
                 return None
-            widths = plan.widths | dict.fromkeys(tied, width)
-            value = worth.at(widths) - worth.at(plan.widths)
-            return Step(width, value, table.predict_ms(graph, widths) - now_ms)
+            changed = plan.widths | dict.fromkeys(tied, width)
+            value = objective.at(changed) - objective.at(plan.widths)
+            return WidthChange(width, value, table.predict_ms(graph, changed) - now_ms)
 
-        lower = [width for width in options[group.name] if width < now]
-        higher = [width for width in options[group.name] if width > now]
-        down, up = step(max(lower, default=None)), step(min(higher, default=None))
-        rows.append(Explained(group.name, group.width, now, down, up))
+        lower = [width for width in candidates[group.name] if width < now]
+        higher = [width for width in candidates[group.name] if width > now]
+        down, up = change(max(lower, default=None)), change(min(higher, default=None))
+        rows.append(ExplainedWidth(group.name, group.width, now, down, up))
     return rows
 
 
-def explanation(plan: Plan, rows: list[Explained]) -> RenderableType:
-    """The same for a terminal: budgets with their prices, then every group."""
+def explanation(plan: Plan, rows: list[ExplainedWidth]) -> RenderableType:
+    """The explanation for a terminal: a table of budgets with their prices, and one of groups."""
     budgets = Table(title="budgets", title_justify="left")
-    for column in ("", "budget", "used", "share", "one more is worth"):
+    for column in ("", "budget", "used", "share", "importance per unit"):
         budgets.add_column(column, justify="right" if column else "left")
     used = {"ms": plan.predicted_ms, "macs": plan.macs, "params": plan.params}
     used |= {"weights": plan.params, "activation bytes": plan.activation_bytes}
-    for name, most in plan.budgets.items():
+    for name, budget in plan.budgets.items():
         amount = used.get(name)
-        share = "" if amount is None else f"{amount / most:.1%}"
-        binds = amount is not None and amount >= BINDING * most
+        share = "" if amount is None else f"{amount / budget:.1%}"
+        binds = amount is not None and amount >= _BINDING * budget
         price = plan.prices.get(name)
         named = f"{name} at {plan.peak}" if name == "activation bytes" else name
         budgets.add_row(
             f"[bold]{escape(named)}, binding" if binds else escape(named),
-            f"{most:.5g}",
+            f"{budget:.5g}",
             "" if amount is None else f"{amount:.5g}",
             share,
             "" if price is None else f"{price:.3g}",
         )
     groups = Table(
-        title="value of a millisecond: the next width down, and up", title_justify="left"
+        title="importance per millisecond: the next candidate width down, and up",
+        title_justify="left",
     )
-    for column in ("group", "channels", "kept", "down to", "loses a ms", "up to", "wins a ms"):
+    for column in ("group", "channels", "kept", "down to", "lost per ms", "up to", "gained per ms"):
         groups.add_column(column, justify="left" if column == "group" else "right")
     for row in rows:
         down, up = (

@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
 
-from hwprune.solver.cost import Cost, Scope, Table
+from hwprune.solver.choice_variables import Scope
+from hwprune.solver.cost import Cost, Table
 from hwprune.solver.program import FORBIDDEN, Choice, Program
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the solver said.
+    """The answer of HiGHS.
 
     Attributes:
         choice: the best choice found; None if none was.
@@ -32,17 +33,18 @@ def solve_milp(
     program: Program,
     gap: float,
     time_limit_s: float,
-    tightened: float = 0.0,
-    above: float | None = None,
+    reduction: float = 0.0,
+    at_least: float | None = None,
 ) -> Answer:
     """Maximise the objective within the budgets.
 
     Args:
-        program: what to solve.
-        gap: stop when the choice is proven to be within this share of the best.
-        time_limit_s: stop then with the best choice so far.
-        tightened: the share of each budget that is left; the solver's tolerance is absolute.
-        above: only choices at least as valuable are wanted.
+        program: the knapsack.
+        gap: stop when the optimality gap is proven to be at most this share.
+        time_limit_s: stop after this many seconds with the best choice so far.
+        reduction: share by which each budget is reduced, since HiGHS may exceed a constraint by
+            its absolute tolerance.
+        at_least: least value of the choices to consider; None for all choices.
     """
     variables = _Variables(program.sizes, program.scopes)
     objective = variables.row(program.objective)
@@ -50,12 +52,12 @@ def solve_milp(
     constraints = [variables.equalities()]
     constraints += [
         LinearConstraint(
-            csr_array(variables.row(share)[None]), -np.inf, 1.0 - share.constant - tightened
+            csr_array(variables.row(share)[None]), -np.inf, 1.0 - share.constant - reduction
         )
         for share in program.shares
     ]
-    if above is not None:
-        least = (above - program.objective.constant) / scale
+    if at_least is not None:
+        least = (at_least - program.objective.constant) / scale
         constraints.append(LinearConstraint(csr_array(objective[None] / scale), least, np.inf))
     integrality = np.zeros(variables.count, dtype=np.int64)
     integrality[: variables.binaries] = 1
@@ -76,11 +78,16 @@ def solve_milp(
 
 
 class _Variables:
-    """Columns of the programme: one for each option, one for each entry of a table that joins.
+    """Columns of the programme: one 0-1 variable for each option, and joint ones for tables.
 
-    The entries of a joining table are a distribution over its groups' options together, and the
-    options are its marginals; so with whole options exactly one entry is 1. Tables within a larger
-    one share its entries.
+    Attributes:
+        x: variable -> the columns of its options; exactly one of them is 1.
+        y: scope of several variables -> the columns of all combinations of their options. Their
+            marginals are the columns ``x``. So where the options are 0 or 1, exactly one
+            combination is 1, and the ``y`` need not be integer variables. A scope within a larger
+            one uses the columns of the larger one.
+        binaries: number of 0-1 columns, which come first.
+        count: number of all columns.
     """
 
     def __init__(self, sizes: Mapping[str, int], scopes: Sequence[Scope]) -> None:
@@ -96,22 +103,22 @@ class _Variables:
                 self.count += math.prod(shape)
 
     def allowed(self, links: Mapping[Scope, Table]) -> NDArray[np.float64]:
-        """1 for every column that may be taken, 0 for those that a link forbids."""
-        most = np.ones(self.count)
+        """Upper bounds of all columns: 0 for combinations that a link forbids, 1 for the others."""
+        upper = np.ones(self.count)
         for scope, table in links.items():
             whole, shape = self._within(scope)
             forbidden = np.broadcast_to((table <= FORBIDDEN).reshape(shape), self.y[whole].shape)
-            most[self.y[whole][forbidden]] = 0.0
-        return most
+            upper[self.y[whole][forbidden]] = 0.0
+        return upper
 
     def _within(self, scope: Scope) -> tuple[Scope, list[int]]:
-        """The scope whose entries this one shares, and the shape of its table among them."""
+        """The scope whose columns this one uses, and the shape of its table among them."""
         whole = next(s for s in self.y if set(scope) <= set(s))
         sizes = zip(whole, self.y[whole].shape, strict=True)
         return whole, [size if group in scope else 1 for group, size in sizes]
 
     def row(self, cost: Cost) -> NDArray[np.float64]:
-        """The cost's coefficients."""
+        """The coefficients of a cost [columns]."""
         row = np.zeros(self.count)
         for scope, table in cost.tables.items():
             if len(scope) == 1:
@@ -122,7 +129,7 @@ class _Variables:
         return row
 
     def equalities(self) -> LinearConstraint:
-        """One option a group; the joining tables' marginals are the options."""
+        """Exactly one option for each variable, and marginals of ``y`` that equal ``x``."""
         rows: list[NDArray[np.int64]] = []
         columns: list[NDArray[np.int64]] = []
         data: list[NDArray[np.float64]] = []

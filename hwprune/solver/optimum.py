@@ -1,4 +1,4 @@
-"""The best choice within budgets, with a bound that proves it."""
+"""The best choice within budgets, with a bound that proves how good it is."""
 
 from __future__ import annotations
 
@@ -10,25 +10,27 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from hwprune.errors import BudgetError
-from hwprune.solver.constraints import Limit
 from hwprune.solver.cost import Cost
 from hwprune.solver.elimination import Elimination
-from hwprune.solver.lagrangian import relax
+from hwprune.solver.lagrangian import Relaxation, relax
+from hwprune.solver.linear_constraint import LinearConstraint
 from hwprune.solver.milp import solve_milp
 from hwprune.solver.program import Choice, Program
 
-_TIGHTENED = (0.0, 2e-6, 1e-4)  # HiGHS keeps a constraint, and an integer, to about 1e-6
-_LATE = "No plan was found in time. Give more time_limit_s or fewer max_options."
+# Shares by which the budgets are reduced, one after the other, until the widths really meet them:
+# HiGHS keeps a constraint, and an integer, only to about 1e-6.
+_REDUCTIONS = (0.0, 2e-6, 1e-4)
+_OUT_OF_TIME = "No plan was found in time. Give more time_limit_s or fewer max_options."
 
 
 @dataclass(frozen=True)
-class Found:
-    """A choice of options with what is known about it.
+class Solution:
+    """A choice of options with its certificate.
 
     Attributes:
-        choice: the option of every group and total.
+        choice: the option of every variable.
         bound: no choice within the budgets has a greater value.
-        prices: value for the whole of each budget; empty where there was no need of prices.
+        prices: Lagrangian price of each whole budget; empty where no relaxation was solved.
     """
 
     choice: Choice
@@ -37,133 +39,149 @@ class Found:
 
 
 def best_widths(
-    limits: Sequence[Limit],
+    constraints: Sequence[LinearConstraint],
     objective: Cost,
     gap: float,
     time_limit_s: float,
-    broken: Callable[[Mapping[str, int]], Limit | None] = lambda widths: None,
-) -> tuple[dict[str, int], Found, list[Limit]]:
+    violated: Callable[[Mapping[str, int]], LinearConstraint | None] = lambda widths: None,
+) -> tuple[dict[str, int], Solution, list[LinearConstraint]]:
     """Widths that meet every budget exactly, with a bound on the value that no widths exceed.
 
     Args:
-        limits: the budgets.
-        objective: to maximise.
-        gap: stop when the widths are proven to be within this share of the best.
-        time_limit_s: stop then with the best so far.
-        broken: a further budget that widths do not meet, of finitely many; it is asked, and the
-            problem solved again with that budget too, until there is none.
+        constraints: the budgets.
+        objective: the sum to maximise.
+        gap: stop when the optimality gap is proven to be at most this share.
+        time_limit_s: stop after this many seconds with the best widths so far.
+        violated: returns a further constraint, one of finitely many, that widths violate, or None.
+            The problem is solved again with that constraint until none is violated.
 
     Returns:
-        The widths, what is known of them, and all budgets that were looked at.
+        The widths, their certificate, and all constraints in force in the end.
+
+    Raises:
+        BudgetError: no widths meet the budgets, or none were found in time.
     """
-    known, until = list(limits), time.monotonic() + time_limit_s
+    active, until = list(constraints), time.monotonic() + time_limit_s
     while True:
-        widths, found = _best_widths(known, objective, gap, until - time.monotonic())
-        further = broken(widths)
+        widths, solution = _best_widths(active, objective, gap, until - time.monotonic())
+        further = violated(widths)
         if further is None:
-            return widths, found, known
-        known.append(further)
+            return widths, solution, active
+        active.append(further)
 
 
 def _best_widths(
-    limits: Sequence[Limit], objective: Cost, gap: float, time_limit_s: float
-) -> tuple[dict[str, int], Found]:
-    """The same for budgets that are all known.
+    constraints: Sequence[LinearConstraint], objective: Cost, gap: float, time_limit_s: float
+) -> tuple[dict[str, int], Solution]:
+    """The best widths under a fixed list of constraints.
 
-    The solver is given the budgets as they are, so that one which a plan meets to the last digit
-    can be met. Where it then makes use of its tolerance, it is asked again for a little less.
+    The first attempt has the budgets as they are, so that a plan may use them to the last digit.
+    Its bound is the one that counts: the bounds of reduced budgets say nothing about the real ones.
     """
-    program = _program(limits, objective)
+    program = _program(constraints, objective)
     bound = math.inf
-    for tightened in _TIGHTENED:
-        found = _best_choice(program, gap, time_limit_s, tightened)
-        if found is None:
-            raise BudgetError(_unreachable(program, limits, time_limit_s))
-        bound = bound if tightened else found.bound
-        widths = objective.widths.widths(found.choice)
-        if all(limit.met(widths) for limit in limits):
-            return widths, replace(found, bound=bound)
+    for reduction in _REDUCTIONS:
+        solution = _best_choice(program, gap, time_limit_s, reduction)
+        if solution is None:
+            raise BudgetError(_unreachable(program, constraints, time_limit_s))
+        bound = bound if reduction else solution.bound
+        widths = objective.variables.widths(solution.choice)
+        if all(constraint.is_met(widths) for constraint in constraints):
+            return widths, replace(solution, bound=bound)
     raise BudgetError(
         "The solver returned widths over the budget, which should not happen; please report it. "
-        "A --budget that differs by a percent will do."
+        "A budget (--budget) that differs by a percent avoids it."
     )
 
 
-def _program(limits: Sequence[Limit], objective: Cost) -> Program:
-    """The knapsack with every budget as 1."""
+def _program(constraints: Sequence[LinearConstraint], objective: Cost) -> Program:
+    """The knapsack with every budget scaled to 1."""
 
-    def share(limit: Limit) -> Cost:
-        tables = {scope: table / limit.budget for scope, table in limit.cost.tables.items()}
-        return Cost(objective.widths, limit.cost.constant / limit.budget, tables)
+    def share(constraint: LinearConstraint) -> Cost:
+        cost, budget = constraint.cost, constraint.cost_budget
+        tables = {scope: table / budget for scope, table in cost.tables.items()}
+        return Cost(objective.variables, cost.constant / budget, tables)
 
-    return Program.of(objective.widths, objective, [share(limit) for limit in limits])
+    return Program.of(objective.variables, objective, [share(each) for each in constraints])
 
 
 def _best_choice(
-    program: Program, gap: float, time_limit_s: float, tightened: float
-) -> Found | None:
-    """The best choice within the budgets; None if there is none.
+    program: Program, gap: float, time_limit_s: float, reduction: float
+) -> Solution | None:
+    """The best choice within the budgets; None if no choice meets them.
 
-    Where few groups meet at a time, the Lagrangian bound comes first: often its best choice is good
-    enough, and else it rules out nearly all options, so that little is left for HiGHS.
+    Where few variables meet at a time, the Lagrangian relaxation is solved first. Often its best
+    choice is good enough; otherwise its marginals rule out nearly all options, and HiGHS decides
+    between the remaining ones.
 
     Raises:
         BudgetError: time is up and no choice was found.
     """
     elimination = Elimination(program.sizes, program.scopes)
-    if not elimination.feasible or tightened:
-        answer = solve_milp(program, gap, time_limit_s, tightened)
+    if not elimination.feasible or reduction:
+        answer = solve_milp(program, gap, time_limit_s, reduction)
         if answer.choice is None and answer.bound > -math.inf:
-            raise BudgetError(_LATE)
-        return None if answer.choice is None else Found(answer.choice, answer.bound)
+            raise BudgetError(_OUT_OF_TIME)
+        return None if answer.choice is None else Solution(answer.choice, answer.bound)
     begun = time.monotonic()
-    relaxed = relax(program, elimination)
-    prices = tuple(float(price) for price in relaxed.prices)
-    if relaxed.bound == -math.inf:
+    relaxation = relax(program, elimination)
+    if relaxation.bound == -math.inf:
         return None
+    return _among_undominated(program, relaxation, gap, begun + time_limit_s)
+
+
+def _among_undominated(
+    program: Program, relaxation: Relaxation, gap: float, until: float
+) -> Solution | None:
+    """The best choice of the options that the relaxation does not rule out.
+
+    Invariant: every choice whose value exceeds ``enough`` consists of kept options only. So
+    the bound of the restricted programme, or ``enough`` if that is greater, holds for all choices.
+    """
+    incumbent, prices = relaxation.choice, tuple(map(float, relaxation.prices))
     value = enough = -math.inf
-    if relaxed.choice is not None:
-        value = program.objective.at(relaxed.choice)
-        enough = value + max(gap, 1e-12) * abs(value)  # nothing up to here is worth looking for
-    if relaxed.choice is not None and relaxed.bound <= enough:
-        return Found(relaxed.choice, relaxed.bound, prices)
-    kept = {group: np.flatnonzero(line > enough) for group, line in relaxed.marginals.items()}
-    if relaxed.choice is not None and not all(map(len, kept.values())):
-        return Found(relaxed.choice, min(relaxed.bound, enough), prices)
-    answer = solve_milp(
-        program.restricted(kept),
-        gap,
-        time_limit_s - (time.monotonic() - begun),
-        above=None if relaxed.choice is None else value,
-    )
-    bound = min(relaxed.bound, max(answer.bound, enough))
+    if incumbent is not None:
+        value = program.objective.at(incumbent)
+        enough = value + max(gap, 1e-12) * abs(value)  # choices up to this value are not needed
+    if incumbent is not None and relaxation.bound <= enough:
+        return Solution(incumbent, relaxation.bound, prices)
+    kept = {name: np.flatnonzero(line > enough) for name, line in relaxation.marginals.items()}
+    if incumbent is not None and not all(map(len, kept.values())):
+        return Solution(incumbent, min(relaxation.bound, enough), prices)
+    at_least = None if incumbent is None else value
+    answer = solve_milp(program.restricted(kept), gap, until - time.monotonic(), at_least=at_least)
+    bound = min(relaxation.bound, max(answer.bound, enough))
     if answer.choice is not None:
-        choice = {group: int(kept[group][k]) for group, k in answer.choice.items()}
-        better = program.objective.at(choice) > value
-        return Found(choice if better or relaxed.choice is None else relaxed.choice, bound, prices)
-    if relaxed.choice is not None:
-        return Found(relaxed.choice, bound, prices)
+        choice = {name: int(kept[name][k]) for name, k in answer.choice.items()}
+        if incumbent is None or program.objective.at(choice) > value:
+            incumbent = choice
+    if incumbent is not None:
+        return Solution(incumbent, bound, prices)
     if answer.bound > -math.inf:
-        raise BudgetError(_LATE)
+        raise BudgetError(_OUT_OF_TIME)
     return None
 
 
-def _unreachable(program: Program, limits: Sequence[Limit], time_limit_s: float) -> str:
-    """Which budgets cannot be met, and the least that can be reached of each."""
-    least: dict[str, tuple[float, Limit]] = {}
-    for limit, share in zip(limits, program.shares, strict=True):
-        lowest = limit.told(-_greatest(program, _negative(share), time_limit_s) * limit.budget)
-        if lowest >= least.get(limit.key, (-math.inf, limit))[0]:
-            least[limit.key] = lowest, limit
-    said = [
-        f"{limit.name}: {limit.most:.4g} {limit.unit} wanted, at least {lowest:.4g} {limit.unit} "
+def _unreachable(
+    program: Program, constraints: Sequence[LinearConstraint], time_limit_s: float
+) -> str:
+    """The message for budgets that cannot be met, with the least that is reachable of each."""
+    least: dict[str, tuple[float, LinearConstraint]] = {}
+    for constraint, share in zip(constraints, program.shares, strict=True):
+        smallest_share = -_greatest(program, _negative(share), time_limit_s)
+        lowest = constraint.bend(smallest_share * constraint.cost_budget)
+        if lowest >= least.get(constraint.key, (-math.inf, constraint))[0]:
+            least[constraint.key] = lowest, constraint
+    parts = [
+        f"{each.name}: {each.budget:.4g} {each.unit} wanted, at least {lowest:.4g} {each.unit} "
         "reachable".replace("  ", " ")
-        for lowest, limit in least.values()
+        for lowest, each in least.values()
     ]
     return (
-        f"No choice of widths meets {'these budgets together' if len(said) > 1 else 'the budget'}: "
-        f"{'; '.join(said)}. Give a larger --budget; or a smaller --min-fraction, which lets "
-        "layers become narrower."
+        "No choice of widths meets "
+        f"{'these budgets together' if len(parts) > 1 else 'the budget'}: {'; '.join(parts)}. Give "
+        "a larger budget (--budget), or a smaller min_fraction (--min-fraction), which lets layers "
+        "become narrower."
     )
 
 

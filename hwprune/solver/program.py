@@ -1,4 +1,4 @@
-"""The knapsack as sums of small tables, and steps from one choice of options to a better one."""
+"""The knapsack as sums of small tables, and a local search from one choice to a better one."""
 
 from __future__ import annotations
 
@@ -10,27 +10,31 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from hwprune.solver.cost import Cost, Scope, Table, WidthOptions
+from hwprune.solver.choice_variables import ChoiceVariables, Scope
+from hwprune.solver.cost import Cost, Table
 
-Choice = dict[str, int]  # group or total -> number of its option
+Choice = dict[str, int]  # variable -> number of its option
 
-FORBIDDEN = -1e9  # times the reach of the objective: what no total of allowed options comes near
-EXACT = 1e-12  # of a budget: what adding up in another order may differ by
-_REACH = 4  # options to either side that a step of the search may go
-_TRIES = 40  # pairs of steps that are looked at closely, best first
+# Entry of a link for options that exclude each other. It is multiplied by the range of the
+# objective, so that no choice with such an entry can be the best one.
+FORBIDDEN = -1e9
+_ROUNDING = 1e-12  # share of a budget by which sums of another order may differ
+_REACH = 4  # options by which a step of the local search may move a variable, to either side
+_TRIES = 40  # pairs of steps that the local search evaluates exactly, the most promising first
 
 
 @dataclass(frozen=True)
 class Program:
-    """Maximise a sum of tables over the options of groups while other sums stay within 1.
+    """Maximise a sum of tables over the options of variables while other sums stay within 1.
 
     Attributes:
-        sizes: group or total -> the number of its options.
-        objective: to maximise.
-        shares: of each budget, the share of it that a choice uses.
-        links: which options of a total go with which of those it adds up: 0, or ``FORBIDDEN``.
-        sums: total -> the two that it adds up, and for their options the number of its own.
-        together: groups that take their first option, no channels, together or not at all.
+        sizes: variable -> number of its options.
+        objective: the sum to maximise.
+        shares: for each budget, the share of it that a choice uses.
+        links: scope -> 0 where the options of its variables go together, ``FORBIDDEN`` where they
+            exclude each other. They tie totals to their parts, and the zero widths of a branch.
+        sums: as in ``ChoiceVariables``; empty where the totals are variables like all others.
+        zero_together: as in ``ChoiceVariables``; width 0 is the first option.
     """
 
     sizes: dict[str, int]
@@ -38,37 +42,38 @@ class Program:
     shares: tuple[Cost, ...]
     links: dict[Scope, Table]
     sums: dict[str, tuple[Scope, NDArray[np.int64]]]
-    together: tuple[Scope, ...] = ()
+    zero_together: tuple[Scope, ...] = ()
 
     @classmethod
-    def of(cls, widths: WidthOptions, objective: Cost, shares: Sequence[Cost]) -> Program:
-        """The programme of an objective and shares over the same widths."""
-        sizes = {name: len(options) for name, options in widths.options.items()}
+    def of(cls, variables: ChoiceVariables, objective: Cost, shares: Sequence[Cost]) -> Program:
+        """The programme of an objective and shares over the same variables."""
+        sizes = {name: len(options) for name, options in variables.options.items()}
         links = {}
-        for total, ((first, second), numbers) in widths.sums.items():
+        for total, ((first, second), numbers) in variables.sums.items():
             hit = np.arange(sizes[total]) == numbers[..., None]
             table = np.where(hit, 0.0, FORBIDDEN)
             scope = tuple(name for name in sizes if name in (first, second, total))
             links[scope] = table.transpose([(first, second, total).index(n) for n in scope])
-        for groups in widths.together:
+        for groups in variables.zero_together:
             for pair in pairwise(name for name in sizes if name in groups):
-                none = [np.array(widths.options[name]) == 0 for name in pair]
+                none = [np.array(variables.options[name]) == 0 for name in pair]
                 links[pair] = np.where(none[0][:, None] == none[1][None, :], 0.0, FORBIDDEN)
-        return cls(sizes, objective, tuple(shares), links, widths.sums, widths.together)
+        sums, zero_together = variables.sums, variables.zero_together
+        return cls(sizes, objective, tuple(shares), links, sums, zero_together)
 
     @cached_property
     def scopes(self) -> list[Scope]:
-        """Every set of groups that some table joins, each once."""
+        """The scopes of all tables, each once."""
         costs = (self.objective, *self.shares)
         return list(dict.fromkeys([*self.links, *(s for cost in costs for s in cost.tables)]))
 
     @cached_property
     def scale(self) -> float:
-        """How far the objective reaches, and 1 if it is the same everywhere."""
+        """An upper bound on the range of the objective; 1 if it is constant."""
         return sum(float(np.ptp(table)) for table in self.objective.tables.values()) or 1.0
 
-    def whole(self, choice: Mapping[str, int]) -> Choice:
-        """A choice of the groups' options with the totals that follow from it."""
+    def with_totals(self, choice: Mapping[str, int]) -> Choice:
+        """The choice with the options of totals that follow from those of the groups."""
         full = {name: choice[name] for name in self.sizes if name not in self.sums}
         for total, ((first, second), numbers) in self.sums.items():
             full[total] = int(numbers[full[first], full[second]])
@@ -80,10 +85,13 @@ class Program:
 
     def meets(self, choice: Mapping[str, int]) -> bool:
         """Whether a choice is within all budgets."""
-        return bool((self.used(choice) <= 1 + EXACT).all())
+        return bool((self.used(choice) <= 1 + _ROUNDING).all())
 
     def priced(self, prices: Iterable[float]) -> dict[Scope, Table]:
-        """The objective less what a choice pays for its shares; without the constants."""
+        """The tables of the Lagrangian, objective - sum(price * share), without its constants.
+
+        The links are among them, so that the greatest total is that of a choice they allow.
+        """
         tables = {scope: table.copy() for scope, table in self.objective.tables.items()}
         for price, share in zip(prices, self.shares, strict=True):
             for scope, table in share.tables.items() if price else ():
@@ -93,14 +101,17 @@ class Program:
         return tables
 
     def constant(self, prices: Iterable[float]) -> float:
-        """What ``priced`` leaves out: the objective's constant, and the budgets at their prices."""
-        left = (
-            p * (1 - share.constant) for p, share in zip(prices, self.shares, strict=True)
-        )  # fmt: skip
-        return self.objective.constant + float(sum(left))
+        """The constants of the Lagrangian: the objective's, and each price times its budget."""
+        terms = (
+            price * (1 - share.constant) for price, share in zip(prices, self.shares, strict=True)
+        )
+        return self.objective.constant + float(sum(terms))
 
     def restricted(self, kept: Mapping[str, NDArray[np.int64]]) -> Program:
-        """The same with some options only, numbered anew."""
+        """The programme with some of the options only, numbered anew.
+
+        Totals become variables like all others, tied to their parts by the links.
+        """
 
         def cut(tables: Mapping[Scope, Table]) -> dict[Scope, Table]:
             return {s: table[np.ix_(*(kept[g] for g in s))] for s, table in tables.items()}
@@ -112,7 +123,13 @@ class Program:
         return Program(sizes, objective, tuple(shares), cut(self.links), {})
 
     def improved(self, choice: Choice) -> Choice:
-        """A choice within the budgets that no one or two steps improve; ``choice`` is within."""
+        """A choice that no single step and no tried pair of steps improves, by local search.
+
+        Invariant: the choice is within the budgets, and its value rises with every step.
+
+        Args:
+            choice: a choice within the budgets.
+        """
         while True:
             better = self._step(choice)
             if better is None:
@@ -120,35 +137,40 @@ class Program:
             choice = better
 
     def _step(self, choice: Choice) -> Choice | None:
+        """The choice after the best single step, or else after a pair of steps; None if none is.
+
+        The gains and uses of two steps are added as if they were independent. Steps of neighbours
+        are not, so that a pair counts only after both have been evaluated exactly.
+        """
         moves, gains, uses = self._moves(choice)
         if not moves:
             return None
-        room = 1 + EXACT - self.used(choice)
-        single = np.where((uses <= room).all(axis=1), gains, -np.inf)
+        slack = 1 + _ROUNDING - self.used(choice)
+        single = np.where((uses <= slack).all(axis=1), gains, -np.inf)
         best = int(single.argmax())
         if single[best] > 0:
-            return self.whole(choice | moves[best])
-        together = gains[:, None] + gains[None, :]
-        fits = (uses[:, None, :] + uses[None, :, :] <= room).all(axis=2)
-        together = np.where(np.triu(fits, 1), together, 0.0)
-        for flat in np.argsort(together, axis=None)[::-1][:_TRIES]:
-            first, second = np.unravel_index(flat, together.shape)
-            if together[first, second] <= 0:
+            return self.with_totals(choice | moves[best])
+        pairs = gains[:, None] + gains[None, :]
+        fits = (uses[:, None, :] + uses[None, :, :] <= slack).all(axis=2)
+        pairs = np.where(np.triu(fits, 1), pairs, 0.0)
+        for flat in np.argsort(pairs, axis=None)[::-1][:_TRIES]:
+            first, second = np.unravel_index(flat, pairs.shape)
+            if pairs[first, second] <= 0:
                 return None
             if moves[first].keys().isdisjoint(moves[second]):
-                changed = self.whole(choice | moves[first] | moves[second])
+                changed = self.with_totals(choice | moves[first] | moves[second])
                 if self.meets(changed) and self.objective.at(changed) > self.objective.at(choice):
                     return changed
         return None
 
     def _moves(self, choice: Choice) -> tuple[list[Choice], Table, Table]:
-        """Steps of a group to a near option, or of a branch: what each gains, and what it uses."""
+        """All single steps, with the gain [steps] and the shares used [steps, budgets] of each."""
         costs = (self.objective, *self.shares)
         rows: list[list[float]] = []
         moves = list(self._near(choice))
         for move in moves:
             scopes = list(dict.fromkeys(s for group in move for s in self._touched[group]))
-            changed = self.whole(choice | move) if self.sums else choice | move
+            changed = self.with_totals(choice | move) if self.sums else choice | move
             before = [_sum(cost, scopes, choice) for cost in costs]
             after = [_sum(cost, scopes, changed) for cost in costs]
             rows.append([b - a for a, b in zip(before, after, strict=True)])
@@ -156,7 +178,8 @@ class Program:
         return moves, table[:, 0], table[:, 1:]
 
     def _near(self, choice: Choice) -> Iterator[Choice]:
-        bound = {group for groups in self.together for group in groups}
+        """Steps of a variable to a near option, and of a whole branch in or out."""
+        bound = {group for groups in self.zero_together for group in groups}
         for group in self._touched:
             now, size = choice[group], self.sizes[group]
             if group in bound and now == 0:
@@ -164,7 +187,7 @@ class Program:
             for k in range(max(group in bound, now - _REACH), min(size, now + _REACH + 1)):
                 if k != now:
                     yield {group: k}
-        for groups in self.together:
+        for groups in self.zero_together:
             if choice[groups[0]]:
                 yield dict.fromkeys(groups, 0)
             else:
@@ -173,7 +196,7 @@ class Program:
 
     @cached_property
     def _touched(self) -> dict[str, list[Scope]]:
-        """The scopes whose entries change with a group's option, through totals too."""
+        """Group -> the scopes whose entries change with its option, also through totals."""
         within = {name: {name} for name in self.sizes if name not in self.sums}
         for total, (parts, _) in self.sums.items():
             for group in within.values():
@@ -186,7 +209,7 @@ class Program:
 
 
 def _sum(cost: Cost, scopes: Sequence[Scope], choice: Mapping[str, int]) -> float:
-    """The entries of some tables of a cost."""
+    """The sum of a cost's entries in some scopes."""
     found = ((scope, cost.tables.get(scope)) for scope in scopes)
     return sum(
         float(table[tuple(choice[g] for g in scope)]) for scope, table in found if table is not None

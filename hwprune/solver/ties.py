@@ -1,4 +1,4 @@
-"""Groups that are to have equal widths."""
+"""Ties: channel groups that must have equal widths."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ Names = tuple[str, ...]
 
 
 def find_ties(graph: ChannelGraph, text: str) -> tuple[Names, ...]:
-    """The ties that patterns name, as in ``layer1.*.conv1; layer2.0.conv1,layer2.1.conv1``.
+    """The ties given by patterns, as in ``layer1.*.conv1; layer2.0.conv1,layer2.1.conv1``.
 
-    A semicolon lies between ties, a comma between the patterns of one. A pattern names groups, or
-    layers whose output channels are groups.
+    Semicolons separate ties; commas separate the patterns of one tie. A pattern matches names of
+    groups, or of layers whose output channels belong to groups.
 
     Raises:
         InputError: a pattern that names no group, or a tie of one group.
@@ -56,7 +56,7 @@ def check_ties(graph: ChannelGraph, ties: Iterable[Sequence[str]]) -> None:
 
 
 def merged(sets: Iterable[Sequence[str]]) -> list[Names]:
-    """The sets, those that share a name as one."""
+    """The sets, with those that share a name merged into one."""
     found: list[Names] = []
     for names in sets:
         touching = [other for other in found if not set(other).isdisjoint(names)]
@@ -66,5 +66,5 @@ def merged(sets: Iterable[Sequence[str]]) -> list[Names]:
 
 
 def leaders(ties: Iterable[Sequence[str]]) -> dict[str, str]:
-    """Every tied group but the first of its tie -> that first one."""
+    """Every tied group but the first of its tie -> the first one, its leader."""
     return {name: tie[0] for tie in merged(ties) for name in tie[1:]}

@@ -19,17 +19,20 @@ from hwprune.export.to_onnx import to_onnx
 from torch import Tensor, nn
 
 from hwprune.errors import BudgetError
+from hwprune.importance.iterative import Partial
 from hwprune.importance.score import score
 from hwprune.latency.measure import at_moments, together
-from hwprune.pipeline.choose import before_last_round, importance_of, limits_of, student_of
+from hwprune.pipeline.choose import constraints_of
+from hwprune.pipeline.rounds import before_last_round, student_of_round
 from hwprune.pipeline.run_context import Job
+from hwprune.pipeline.scoring import importance_of
 from hwprune.plan import Plan
 from hwprune.pruning.batch_norm import reestimate_norms
 from hwprune.pruning.prepare import prepare
 from hwprune.solver import baselines
 from hwprune.solver.objective import best_channels
-from hwprune.solver.solve import solve
-from hwprune.solver.width_options import width_options
+from hwprune.solver.solve import best_plan
+from hwprune.solver.width_options import WidthOptions
 from hwprune.targets.base import Loadable, Runnable
 from hwprune.training.distillation_loss import Distillation
 
@@ -39,7 +42,7 @@ PROBES = 9  # networks measured in a search
 SECONDS = 1.0  # of measuring, for each network, or less where ratios are known earlier
 PLAIN = Distillation(gamma=0.0)  # cross-entropy and the teacher's soft labels
 INNER = Distillation()
-OFFERED = {"min_fraction": 0.125}
+WIDTHS = WidthOptions(min_fraction=0.125)
 T = TypeVar("T")
 K = TypeVar("K")
 
@@ -173,7 +176,7 @@ def _uniform(job: Job, share: float) -> Plan:
     """Every group keeps the same share of its channels, those of the largest weights."""
     scores = _scores(job, "magnitude")
     return baselines.uniform(
-        job.graph, scores, job.table, budget_ms=share * _dense_ms(job), **OFFERED
+        job.graph, scores, job.table, budget_ms=share * _dense_ms(job), widths=WIDTHS
     )
 
 
@@ -182,7 +185,7 @@ def _magnitude(job: Job, share: float) -> Plan:
     scores = _scores(job, "magnitude")
     per_weight = {g.name: scores[g.name] / scores[g.name].mean() for g in job.graph.groups}
     threshold = torch.cat(list(per_weight.values())).quantile(1 - share)
-    options = width_options(job.graph, [job.table], **OFFERED)
+    options = WIDTHS.candidates(job.graph, [job.table])
     kept = {}
     for name, values in per_weight.items():
         count = int((values >= threshold).sum())
@@ -208,7 +211,7 @@ def _paper(job: Job, share: float) -> Plan:
     """Aflalo et al. 2020: Taylor importance, greedy by importance for each MAC."""
     macs: Any = _Macs(job)
     return baselines.greedy_ratio(
-        job.graph, _scores(job, "taylor"), macs, budget_ms=share * job.graph.macs(), **OFFERED
+        job.graph, _scores(job, "taylor"), macs, budget_ms=share * job.graph.macs(), widths=WIDTHS
     )
 
 
@@ -216,20 +219,27 @@ def _ordered(job: Job, share: float) -> Plan:
     """Shen et al. 2022 (HALP): latency of ordered groups, input widths frozen round by round."""
     return baselines.ordered_groups_iterated(
         job.graph, _scores(job, "norm_taylor"), job.table, budget_ms=share * _dense_ms(job),
-        **OFFERED,
+        widths=WIDTHS,
     )  # fmt: skip
 
 
 def _ours_by_macs(job: Job, share: float) -> Plan:
     """Ours with the same importance, but MACs as the knapsack's weights."""
-    limits: dict[str, Any] = {**job.limits, "max_macs": share * job.graph.macs()}
-    return solve(job.graph, job.dense.scores, job.table, **limits)
+    constraints = replace(job.constraints, max_macs=share * job.graph.macs())
+    branch_scores = job.branch_scores
+    return best_plan(
+        job.graph, job.dense.scores, job.table, constraints, branch_scores=branch_scores
+    )
 
 
 def _ours_frozen(job: Job, share: float) -> Plan:
     """Ours with the same importance and table, but every kernel's input width frozen; no depth."""
     return baselines.ordered_groups_iterated(
-        job.graph, job.dense.scores, job.table, budget_ms=share * _dense_ms(job), **job.offered
+        job.graph,
+        job.dense.scores,
+        job.table,
+        budget_ms=share * _dense_ms(job),
+        widths=job.width_options,
     )
 
 
@@ -254,7 +264,7 @@ def _torch_pruning(importance_name: str, everywhere: bool) -> Method:
             importance=getattr(tp.importance, importance_name)(),
             global_pruning=everywhere,
             pruning_ratio=1 - share,
-            max_pruning_ratio=1 - OFFERED["min_fraction"],
+            max_pruning_ratio=1 - WIDTHS.min_fraction,
             round_to=8,
             ignored_layers=[head],
         )
@@ -287,20 +297,21 @@ def _ours(**recipe: Any) -> Method:
 
     def method(job: Job, budget: float) -> Sizes:
         mine = _job_of_ours(job, budget, recipe)
-        of = importance_of(mine)
-        partial = before_last_round(mine, of)
-        importance = partial.lift(of(partial.model, partial.graph))
-        limits = limits_of(mine, importance)
+        partial = Partial.of(mine.dense.model, mine.graph)
+        if mine.recipe.rounds > 1:
+            partial = before_last_round(mine)
+        importance = partial.lift(importance_of(mine, partial.model, partial.graph))
+        constraints = constraints_of(mine, importance)
 
         def size(share: float) -> Size:
-            plan = solve(
-                job.graph, importance.channels, job.table, budget_ms=share * _dense_ms(job),
-                **limits,
+            plan = best_plan(
+                job.graph, importance.channels, job.table, constraints,
+                budget_ms=share * _dense_ms(job), branch_scores=importance.branches,
             )  # fmt: skip
             plan = partial.within(plan)
             return Size(
                 job.networks.at(plan.widths),
-                lambda: Pruned(student_of(mine, partial, plan), INNER, plan),
+                lambda: Pruned(student_of_round(mine, partial, plan), INNER, plan),
             )
 
         return size
@@ -310,12 +321,15 @@ def _ours(**recipe: Any) -> Method:
 
 def _job_of_ours(job: Job, budget: float, recipe: Mapping[str, Any]) -> Job:
     out = str(job.folder / f"{budget}x-{job.recipe.seed}")
-    mine = Job(replace(job.recipe, budget=f"{budget}x", out=out, **recipe), job.console)
+    own = replace(job.recipe, budget=f"{budget}x", out=out, **recipe)
+    dense = copy.copy(job.dense)
+    dense.recipe = own
+    if "criterion" in recipe:
+        for computed in ("scores", "branch_scores"):
+            vars(dense).pop(computed, None)
+    mine = Job(own, job.console, dense=dense)
+    mine.table = job.table
     mine.folder.mkdir(parents=True, exist_ok=True)
-    for name in ("target", "data", "loaded", "dense", "example", "graph", "planned", "table",
-                 "features", "scores"):  # fmt: skip
-        if name != "scores" or "criterion" not in recipe:
-            vars(mine)[name] = getattr(job, name)
     return mine
 
 

@@ -27,6 +27,8 @@ from hwprune.errors import BudgetError
 from hwprune.latency.budget import Budget
 from hwprune.models.build import build_model
 from hwprune.solver.closed_loop import fit_budget
+from hwprune.solver.constraints import Constraints
+from hwprune.solver.width_options import WidthOptions
 from hwprune.targets.registry import load_target
 
 NEAR = 0.96  # of a budget: what a closed loop should use of it at least
@@ -88,7 +90,7 @@ def _fit_network(
         try:
             fitted = fit_budget(
                 graph, scores, table, target, networks, Budget.parse(text),
-                min_fraction=given.min_fraction,
+                constraints=Constraints(widths=WidthOptions(given.min_fraction)),
             )  # fmt: skip
             share = (fitted.plan.measured_ratio or 0.0) / float(text[:-1])
             ratios = [turn.ratio / float(text[:-1]) for turn in fitted.rounds]

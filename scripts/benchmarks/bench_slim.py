@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accuracy_methods import OFFERED, Unreachable, search, side_by_side
+from accuracy_methods import WIDTHS, Unreachable, search, side_by_side
 from hwprune.export.to_onnx import save_onnx
 from hwprune.export.verify import verify
 from results_file import append_row, read_rows, redraw
@@ -46,7 +46,7 @@ from hwprune.pipeline.run_context import Job
 from hwprune.pipeline.runner import run
 from hwprune.pipeline.slim_run import Asked, SlimRun, slim_run
 from hwprune.pipeline.slim_steps import TRAINED as SLIM_FILE
-from hwprune.pipeline.slim_steps import is_slim, make_pruned, run_slim, train_slim
+from hwprune.pipeline.slim_steps import make_pruned, run_slim, train_slim
 from hwprune.pipeline.steps import profile_step
 from hwprune.pipeline.train_steps import finetune_step
 from hwprune.plan import Plan
@@ -190,7 +190,7 @@ def _train(again: Again) -> list[Row]:
     job = Job(again.recipe, Console(quiet=True))
     shutil.rmtree(job.folder, ignore_errors=True)
     shutil.copytree(again.first, job.folder, ignore=shutil.ignore_patterns(*TRAINED))
-    if is_slim(job):
+    if job.files.slim_facts.exists():
         train_slim(job)
         slim = load_slim(job.folder / SLIM_FILE, job.dense.loaded.model)
         students = [slim.alone(f"{row['budget']}x") for row in again.rows]
@@ -268,10 +268,10 @@ def _choose_uniform(prepared: SlimRun) -> None:
 
     def plan_at(share: float) -> Plan:
         budget_ms = share * dense_ms
-        return baselines.uniform(job.graph, scores, job.table, budget_ms=budget_ms, **OFFERED)
+        return baselines.uniform(job.graph, scores, job.table, budget_ms=budget_ms, widths=WIDTHS)
 
     names = sorted(prepared.jobs, key=lambda text: -float(text[:-1]))
-    searches = {  # ours keep the room that the machine's spread asks for
+    searches = {  # ours keep the safety margin for the machine's spread
         name: search(
             0.99 * float(name[:-1]),
             plan_at,
@@ -289,7 +289,9 @@ def _choose_uniform(prepared: SlimRun) -> None:
         kept = sum(float(scores[g][list(channels)].sum()) for g, channels in plan.kept.items())
         share = kept / sum(float(each.sum()) for each in scores.values())
         remark = f"uniform widths, measured at {ratio:.3f} of the dense latency"
-        found.append(NestedPlan(name, FittedPlan(plan, None, None, (), remark), share, share))
+        found.append(
+            NestedPlan(name, FittedPlan(plan, None, None, (), remark=remark), share, share)
+        )
     make_pruned(prepared, found, scores)
 
 

@@ -29,7 +29,9 @@ from hwprune.errors import BudgetError
 from hwprune.models.build import build_model
 from hwprune.plan import Plan
 from hwprune.solver.baselines import BASELINES
-from hwprune.solver.solve import solve
+from hwprune.solver.constraints import Constraints
+from hwprune.solver.solve import best_plan
+from hwprune.solver.width_options import WidthOptions
 
 NETWORKS = (
     "torchvision:mobilenet_v2", "torchvision:efficientnet_b0", "torchvision:regnet_y_400mf",
@@ -74,30 +76,34 @@ def _solve_network(name: str, given: argparse.Namespace) -> list[dict[str, Any]]
         for group in graph.groups
     }
     dense_ms = table.predict_ms(graph, graph.widths)
-    common = {"min_fraction": 0.1, "multiple": given.multiple, "max_options": given.options}
+    widths = WidthOptions(0.1, multiple=given.multiple, max_options=given.options)
     rows = []
     for budget in given.budgets:
-        limits = {"budget_ms": budget * dense_ms, **common}
+        budget_ms = budget * dense_ms
         macs = 0.92 * budget * graph.macs()  # less than latency alone leaves: both bind
 
-        def timed(method: Callable[..., Plan], **more: Any) -> dict[str, Any]:
+        def timed(method: Callable[..., Plan], **options: Any) -> dict[str, Any]:
             begun = time.monotonic()
             try:
-                plan = method(graph, scores, table, **(limits | more))  # noqa: B023
+                plan = method(graph, scores, table, budget_ms=budget_ms, **options)  # noqa: B023
             except BudgetError as error:
                 return {"seconds": time.monotonic() - begun, "failed": str(error)}
             return {
                 "seconds": time.monotonic() - begun,
                 "value": plan.value,
                 "gap": plan.gap,
-                "of_budget": (plan.predicted_ms or 0.0) / (budget * dense_ms),  # noqa: B023
+                "of_budget": (plan.predicted_ms or 0.0) / budget_ms,  # noqa: B023
             }
 
-        ours = {"ours": timed(solve), "ours with MACs": timed(solve, max_macs=macs)}
+        alone, both = Constraints(widths=widths), Constraints(max_macs=macs, widths=widths)
+        ours = {
+            "ours": timed(best_plan, constraints=alone),
+            "ours with MACs": timed(best_plan, constraints=both),
+        }
         others = {}
         for label, method in BASELINES.items() if budget in given.compare else ():
-            others[label] = timed(method)
-            others[label]["fitted"] = _fitted(method, graph, scores, table, limits)
+            others[label] = timed(method, widths=widths)
+            others[label]["fitted"] = _fitted(method, graph, scores, table, budget_ms, widths)
         row = {"network": name, "groups": len(graph.groups), "budget": budget, **ours, **others}
         rows.append(row)
         print(json.dumps(row), flush=True)
@@ -109,20 +115,19 @@ def _fitted(
     graph: hwprune.ChannelGraph,
     scores: dict[str, torch.Tensor],
     table: hwprune.LatencyTable,
-    limits: dict[str, Any],
+    budget_ms: float,
+    widths: WidthOptions,
 ) -> float | None:
-    """The value when it is asked for so much that the table says that it just meets the budget."""
+    """The value when it is asked for so much that its plan is predicted to just meet the budget."""
     low, high, value = 0.4, 2.0, None
     for _ in range(8):
         asked = (low + high) / 2
         try:
-            plan = method(
-                graph, scores, table, **limits | {"budget_ms": asked * limits["budget_ms"]}
-            )
+            plan = method(graph, scores, table, budget_ms=asked * budget_ms, widths=widths)
         except BudgetError:
             low = asked
             continue
-        if (plan.predicted_ms or 0.0) <= limits["budget_ms"]:
+        if (plan.predicted_ms or 0.0) <= budget_ms:
             low, value = asked, max(value or 0.0, plan.value or 0.0)
         else:
             high = asked

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from accuracy_methods import OFFERED
+from accuracy_methods import WIDTHS
 from rich.console import Console
 
 from hwprune.latency.fill import fill
@@ -52,7 +52,8 @@ def job_of(own: Mapping[str, Any], out: Path, **more: Any) -> Job:
         more: options of the recipe.
     """
     table = str(out / "table.jsonl")
-    recipe = Recipe.of("the benchmark", **own, **OFFERED, out=str(out), table=table, **more)
+    widths = {"min_fraction": WIDTHS.min_fraction}
+    recipe = Recipe.of("the benchmark", **own, **widths, out=str(out), table=table, **more)
     return Job(recipe, Console())
 
 

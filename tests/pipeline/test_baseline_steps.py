@@ -136,9 +136,9 @@ def test_widths_that_no_uniform_share_reaches_fail_nothing(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def none_is_enough(*given: Any, budget_ms: float, **offered: Any) -> Plan:
+    def none_is_enough(*given: Any, budget_ms: float, **options: Any) -> Plan:
         assert budget_ms == Plan.load(tmp_path / "run" / "pruned" / "plan.json").predicted_ms
-        return uniform(*given, budget_ms=1e-9, **offered)
+        return uniform(*given, budget_ms=1e-9, **options)
 
     monkeypatch.setattr(baseline_steps, "uniform", none_is_enough)
     folder = copied(plain, tmp_path / "run")

@@ -13,7 +13,8 @@ from hwprune.errors import BudgetError, InputError
 from hwprune.latency.budget import Budget
 from hwprune.pipeline.profile import profile
 from hwprune.slimmable.nested_plans import Wanted, nested
-from hwprune.solver.closed_loop import Limits
+from hwprune.solver.constraints import Constraints
+from hwprune.solver.width_options import WidthOptions
 from hwprune.targets.fake import FakeTarget
 
 BUDGETS = ("0.5x", "0.9x", "0.7x")
@@ -24,14 +25,12 @@ def bench() -> Bench:
     return Bench()
 
 
-def wanted(bench: Bench, target: FakeTarget, *budgets: str, **limits: object) -> dict[str, Wanted]:
+def wanted(
+    bench: Bench, target: FakeTarget, *budgets: str, constraints: Constraints | None = None
+) -> dict[str, Wanted]:
     return {
         each: Wanted(
-            Budget.parse(each),
-            bench.table,
-            target,
-            bench.networks,
-            Limits(**limits),  # type: ignore[typeddict-item]
+            Budget.parse(each), bench.table, target, bench.networks, constraints or Constraints()
         )
         for each in budgets
     }
@@ -43,14 +42,16 @@ def within(narrow: dict[str, tuple[int, ...]], wide: dict[str, tuple[int, ...]])
 
 def test_each_plan_is_part_of_the_wider_and_meets_its_own_budget(bench: Bench) -> None:
     target = FakeTarget(8, factor=1.3, offset_ms=50.0)
-    told: list[str] = []
+    reported: list[str] = []
     plans = nested(
         bench.graph,
         bench.scores,
         wanted(bench, target, *BUDGETS),
-        report=lambda name, turn: told.append(name),
+        report=lambda name, turn: reported.append(name),
     )
-    assert [each.name for each in plans] == ["0.9x", "0.7x", "0.5x"] == list(dict.fromkeys(told))
+    assert (
+        [each.name for each in plans] == ["0.9x", "0.7x", "0.5x"] == list(dict.fromkeys(reported))
+    )
     for each in plans:
         ratio = bench.ratio(target, each.plan)
         assert ratio == pytest.approx(each.plan.measured_ratio, rel=1e-6)
@@ -109,7 +110,9 @@ def test_the_next_plan_is_chosen_by_the_importance_that_is_taken_again(bench: Be
 def test_dead_channels_that_stay_go_before_those_that_are_gone(bench: Bench) -> None:
     scores = {name: each.clone() for name, each in bench.scores.items()}
     scores["layers.3"][10:] = 0.0
-    plans = nested(bench.graph, scores, wanted(bench, FakeTarget(8), *BUDGETS, min_fraction=0.3))
+    constraints = Constraints(widths=WidthOptions(min_fraction=0.3))
+    budgets = wanted(bench, FakeTarget(8), *BUDGETS, constraints=constraints)
+    plans = nested(bench.graph, scores, budgets)
     for wide, narrow in itertools.pairwise(plans):
         assert within(narrow.plan.kept, wide.plan.kept)
 
@@ -130,7 +133,8 @@ def test_what_cannot_be_met_is_named(bench: Bench) -> None:
     with pytest.raises(InputError, match="--budget"):
         nested(bench.graph, bench.scores, {})
     with pytest.raises(InputError, match="without depth"):
-        nested(bench.graph, bench.scores, wanted(bench, FakeTarget(8), "0.5x", depth=True))
+        deep = wanted(bench, FakeTarget(8), "0.5x", constraints=Constraints(depth=True))
+        nested(bench.graph, bench.scores, deep)
 
 
 def test_a_slower_dense_network_than_the_table_says_is_an_error(bench: Bench) -> None:
@@ -141,6 +145,7 @@ def test_a_slower_dense_network_than_the_table_says_is_an_error(bench: Bench) ->
 
 def test_greatest_widths_are_kept_to(bench: Bench) -> None:
     most = {"layers.2": 40, "layers.3": 24}
-    plan = bench.fit(FakeTarget(8), "0.5x", most=most, min_fraction=0.0).plan
+    constraints = Constraints(widths=WidthOptions(min_fraction=0.0, max_widths=most))
+    plan = bench.fit(FakeTarget(8), "0.5x", constraints=constraints).plan
     assert plan.widths["layers.2"] <= 40 and plan.widths["layers.3"] <= 24
     assert torch.tensor(plan.kept["layers.3"]).numel() == plan.widths["layers.3"]

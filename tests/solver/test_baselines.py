@@ -1,4 +1,4 @@
-"""Other ways to choose widths: what they offer, and that none beats the certified choice."""
+"""Other ways to choose widths: they choose candidates, and none beats the certified choice."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from instances import instance
 
 from hwprune.errors import BudgetError
 from hwprune.solver.baselines import BASELINES, _knapsack
-from hwprune.solver.width_options import width_options
+from hwprune.solver.width_options import WidthOptions
 
 
 @pytest.mark.parametrize("name", BASELINES)
-def test_baselines_choose_offered_widths_and_never_beat_the_optimum(name) -> None:
+def test_baselines_choose_candidate_widths_and_never_beat_the_optimum(name) -> None:
     found = 0
     for seed in range(40):
         made = instance(seed)
@@ -27,7 +27,7 @@ def test_baselines_choose_offered_widths_and_never_beat_the_optimum(name) -> Non
         except BudgetError:
             continue
         found += 1
-        options = width_options(made.graph, [made.table])
+        options = WidthOptions().candidates(made.graph, [made.table])
         assert all(width in options[group] for group, width in plan.widths.items())
         assert plan.value == pytest.approx(made.value(plan.widths))
         assert plan.predicted_ms == made.costs(plan.widths)["budget_ms"]
@@ -45,15 +45,15 @@ def test_the_dynamic_programme_is_exact_for_costs_that_add_up() -> None:
         sizes = {f"g{i}": draw.randrange(1, 5) for i in range(draw.randrange(1, 5))}
         values = {g: np.cumsum([draw.random() for _ in range(n)]) for g, n in sizes.items()}
         costs = {g: np.cumsum([draw.randrange(4) for _ in range(n)]) for g, n in sizes.items()}
-        room = draw.choice([4, 5, 8, 10])  # divides the bins: nothing is rounded
+        capacity = draw.choice([4, 5, 8, 10])  # divides the bins: nothing is rounded
         totals = {
             choice: sum(float(values[g][k]) for g, k in zip(sizes, choice, strict=True))
             for choice in itertools.product(*map(range, sizes.values()))
-            if sum(int(costs[g][k]) for g, k in zip(sizes, choice, strict=True)) <= room
+            if sum(int(costs[g][k]) for g, k in zip(sizes, choice, strict=True)) <= capacity
         }
         if not totals:
             with pytest.raises(BudgetError):
-                _knapsack(values, costs, room)
+                _knapsack(values, costs, capacity)
             continue
-        chosen = _knapsack(values, costs, room)
+        chosen = _knapsack(values, costs, capacity)
         assert totals[tuple(chosen[g] for g in sizes)] == pytest.approx(max(totals.values()))

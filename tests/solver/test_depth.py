@@ -19,15 +19,15 @@ from marks import slow
 import hwprune
 from hwprune.errors import BudgetError, InputError
 from hwprune.solver.solve import solve
-from hwprune.solver.width_options import width_options
+from hwprune.solver.width_options import WidthOptions
 
 
 def scored_instance(made: Instance, branch_scores) -> Instance:
-    """An instance whose branch is worth its score, but no less than its narrowest widths lose."""
+    """An instance in which leaving out the branch loses its score, or its narrowest widths."""
     if branch_scores is None:
         return made
     (branch,) = made.graph.branches
-    options = width_options(made.graph, [made.table])
+    options = WidthOptions().candidates(made.graph, [made.table])
     best = {name: s.double().sort(descending=True).values for name, s in made.scores.items()}
     narrow = sum(float(best[name][: options[name][0]].sum()) for name in branch.groups)
     everything = sum(float(best[name].sum()) for name in branch.groups)

@@ -27,19 +27,19 @@ from rich.console import Console
 from hwprune.errors import BudgetError, InputError
 from hwprune.graph import ChannelGraph, Group, Layer
 from hwprune.latency.samples import Network
-from hwprune.solver.constraints import Limit
+from hwprune.solver.choice_variables import ChoiceVariables
 from hwprune.solver.cost import (
     Cost,
-    WidthOptions,
     activation_cost,
     latency_cost,
     macs_cost,
     params_cost,
 )
 from hwprune.solver.explain import explain, explanation
+from hwprune.solver.linear_constraint import LinearConstraint
 from hwprune.solver.program import Program
 from hwprune.solver.solve import cheapest, pareto, solve
-from hwprune.solver.width_options import width_options
+from hwprune.solver.width_options import WidthOptions
 
 
 @pytest.mark.parametrize("seeds", [range(30), *slow(range(30, 300))], ids=["few", "many"])
@@ -79,16 +79,16 @@ def test_no_budget_is_ever_exceeded(seed, names, share) -> None:
 @settings(max_examples=40, deadline=None, derandomize=True)
 def test_costs_are_those_of_the_graph_and_the_table(seed) -> None:
     made = instance(seed)
-    options = width_options(made.graph, [made.table])
-    to_choose = WidthOptions(options)
+    options = WidthOptions().candidates(made.graph, [made.table])
+    variables = ChoiceVariables(options)
     costs = [
-        latency_cost(made.graph, made.table, to_choose),
-        macs_cost(made.graph, to_choose),
-        params_cost(made.graph, to_choose),
+        latency_cost(made.graph, made.table, variables),
+        macs_cost(made.graph, variables),
+        params_cost(made.graph, variables),
     ]
     for widths in random.Random(seed).choices(list(made.choices()), k=5):
         choice = {name: options[name].index(width) for name, width in widths.items()}
-        choice = Program.of(to_choose, Cost(to_choose), ()).whole(choice)
+        choice = Program.of(variables, Cost(variables), ()).with_totals(choice)
         straight_ms = made.table.straight_ms(made.graph, widths)
         assert made.table.network(made.graph).bent(straight_ms) == made.costs(widths)["budget_ms"]
         for cost, true in zip(
@@ -96,7 +96,7 @@ def test_costs_are_those_of_the_graph_and_the_table(seed) -> None:
         ):
             assert cost.at(choice) == pytest.approx(true)
         for time, held in enumerate(made.graph.held_bytes(widths)):
-            cost = activation_cost(made.graph, time, to_choose)
+            cost = activation_cost(made.graph, time, variables)
             assert cost.at(choice) == pytest.approx(held)
 
 
@@ -110,11 +110,14 @@ def test_a_plan_s_latency_is_a_plain_number() -> None:
 
 def test_a_price_is_that_of_a_millisecond_where_the_calibration_is_bent() -> None:
     network = Network("0", (), 1.0, 0.0, 0.0, dense_ms=10.0, bend=0.5)
-    free = Cost(WidthOptions({}))
-    limit = Limit("ms", "latency", "ms", free, 5.0, float, network.straight(5.0), network.bent)
+    free = Cost(ChoiceVariables({}))
+    constraint = LinearConstraint(
+        "ms", "latency", "ms", free, 5.0, float, network.straight(5.0), network.bent
+    )
     more = network.straight(5.001) / network.straight(5.0) - 1  # of the budget, for a microsecond
-    assert limit.per_unit(2.0) == pytest.approx(2.0 * more / 0.001, rel=1e-3)
-    assert Limit("macs", "MACs", "", free, 5.0, float).per_unit(2.0) == pytest.approx(0.4)
+    assert constraint.price_per_unit(2.0) == pytest.approx(2.0 * more / 0.001, rel=1e-3)
+    straight = LinearConstraint("macs", "MACs", "", free, 5.0, float)
+    assert straight.price_per_unit(2.0) == pytest.approx(0.4)
 
 
 def test_the_kept_channels_are_those_of_the_greatest_scores() -> None:
@@ -128,22 +131,23 @@ def test_the_kept_channels_are_those_of_the_greatest_scores() -> None:
 
 def test_widths_lie_on_the_step_or_are_dense() -> None:
     made = instance(5)
-    for name, widths in width_options(made.graph, [made.table], 0.25, max_options=12).items():
+    for name, widths in WidthOptions(0.25).candidates(made.graph, [made.table]).items():
         dense = made.graph.widths[name]
         assert widths == sorted(set(widths))
         assert widths[-1] == dense
         assert all(width % STEP == 0 or width == dense for width in widths)
         assert min(widths) >= 0.25 * dense
-    few = width_options(made.graph, [], 0.25, max_options=3)
+    few = WidthOptions(0.25, max_options=3).candidates(made.graph)
     assert all(len(widths) <= 3 for widths in few.values())
-    whole = width_options(made.graph, [made.table], 1.0, max_options=12)
+    whole = WidthOptions(1.0).candidates(made.graph, [made.table])
     assert whole == {name: [width] for name, width in made.graph.widths.items()}
 
 
 def test_widths_that_a_user_insists_on() -> None:
     made = instance(5)
     dense = made.graph.widths
-    for name, widths in width_options(made.graph, [], 0.1, min_width=7, multiple=3).items():
+    options = WidthOptions(0.1, min_width=7, multiple=3)
+    for name, widths in options.candidates(made.graph).items():
         assert all(width % 3 == 0 or width == dense[name] for width in widths)
         assert min(widths) >= min(7, dense[name])
     macs = 0.5 * made.graph.macs()
@@ -174,8 +178,7 @@ def test_a_budget_that_the_dense_network_meets_keeps_it_whole() -> None:
 def test_an_unreachable_budget_says_what_can_be_reached() -> None:
     made = instance(4, concatenations=False)
     narrow = {
-        name: w[0]
-        for name, w in width_options(made.graph, [made.table], 0.25, max_options=12).items()
+        name: w[0] for name, w in WidthOptions(0.25).candidates(made.graph, [made.table]).items()
     }
     least_ms, least_macs, least_params, _ = made.costs(narrow).values()
     with pytest.raises(BudgetError, match=r"latency: .* ms wanted, at least .* ms reach") as caught:
@@ -367,7 +370,7 @@ def test_every_group_is_explained_by_its_next_widths() -> None:
     plan = solve(made.graph, made.scores, made.table, max_macs=0.6 * made.graph.macs())
     rows = explain(made.graph, made.scores, made.table, plan)
     assert [row.group for row in rows] == [g.name for g in made.graph.groups]
-    options = width_options(made.graph, [made.table], 0.25)
+    options = WidthOptions(0.25).candidates(made.graph, [made.table])
     for row in rows:
         now = options[row.group].index(row.width)
         for step, place in ((row.down, now - 1), (row.up, now + 1)):

@@ -18,10 +18,11 @@ import hwprune
 from hwprune.errors import BudgetError, InputError
 from hwprune.models.build import build_model
 from hwprune.solver.baselines import BASELINES
+from hwprune.solver.choice_variables import variables_of
 from hwprune.solver.explain import explain
 from hwprune.solver.solve import cheapest, solve
 from hwprune.solver.ties import find_ties, merged
-from hwprune.solver.width_options import to_choose, width_options
+from hwprune.solver.width_options import WidthOptions
 
 
 def random_ties(made, draw: random.Random) -> list[tuple[str, ...]]:
@@ -93,8 +94,9 @@ def test_baselines_keep_ties(name) -> None:
         budget_ms = 0.85 * made.costs(made.graph.widths)["budget_ms"]
         try:
             plan = BASELINES[name](
-                made.graph, made.scores, made.table, budget_ms=budget_ms, ties=ties
-            )
+                made.graph, made.scores, made.table, budget_ms=budget_ms,
+                widths=WidthOptions(ties=ties),
+            )  # fmt: skip
         except BudgetError:
             continue
         found += 1
@@ -108,7 +110,8 @@ def test_tied_groups_are_explained_together() -> None:
     _, made, ties, _ = next(tied_instances(range(3, 40)))
     plan = solve(made.graph, made.scores, max_macs=0.7 * made.graph.macs(), multiple=4, ties=ties)
     (tie,) = merged(ties)
-    rows = {row.group: row for row in explain(made.graph, made.scores, made.table, plan, ties=ties)}
+    explained = explain(made.graph, made.scores, made.table, plan, WidthOptions(ties=ties))
+    rows = {row.group: row for row in explained}
     for name in tie:
         step = rows[name].up or rows[name].down
         widths = plan.widths | dict.fromkeys(tie, step.width)
@@ -126,18 +129,18 @@ def test_ties_that_make_no_sense() -> None:
     groups = tuple(hwprune.graph.Group(name, width, ()) for name, width in far.items())
     graph = hwprune.ChannelGraph(groups, {}, ())
     with pytest.raises(InputError, match=rf"{first} from 8 to 8; {second} from 18 to 20\..*--mult"):
-        width_options(graph, [], 0.9, 1, None, 12, [(first, second)])
+        WidthOptions(0.9, ties=[(first, second)]).candidates(graph)
 
 
 def test_a_branch_tied_to_what_must_stay_cannot_be_left_out() -> None:
     made = with_a_branch(instance(9), random.Random(0))
     (branch,) = made.graph.branches
     other = next(name for name in made.graph.widths if name not in branch.groups)
-    options = width_options(made.graph, [], ties=[(other, branch.groups[0])])
-    chosen = to_choose(
-        made.graph, options, [(other, branch.groups[0])], branches=made.graph.branches
-    )
-    assert chosen.together == () and all(min(widths) > 0 for widths in chosen.options.values())
+    ties = [(other, branch.groups[0])]
+    candidates = WidthOptions(ties=ties).candidates(made.graph)
+    variables = variables_of(candidates, ties, branches=made.graph.branches)
+    assert variables.zero_together == ()
+    assert all(min(widths) > 0 for widths in variables.options.values())
 
 
 def test_patterns_name_groups_and_layers() -> None:

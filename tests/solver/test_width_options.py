@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hwprune.solver.width_options import width_options
+from hwprune.solver.width_options import WidthOptions
 from hwprune.tracing.trace import trace
 
 
@@ -36,7 +36,7 @@ class Grouped(nn.Module):
 )
 def test_groups_of_a_convolution_keep_whole_steps(multiple, of_first, of_grouped) -> None:
     graph = trace(Grouped(16, 12).eval(), torch.zeros(1, 3, 8, 8))
-    options = width_options(graph, [], multiple=multiple, max_options=20)
+    options = WidthOptions(multiple=multiple, max_options=20).candidates(graph)
     assert (options["first"], options["grouped"]) == (of_first, of_grouped)
 
 
@@ -44,4 +44,4 @@ def test_steps_of_a_group_norm_are_those_of_its_layer() -> None:
     """Whole groups of a norm go, and no runtime computes these one by one."""
     model = nn.Sequential(nn.Conv2d(3, 32, 1), nn.GroupNorm(4, 32), nn.Conv2d(32, 8, 1))
     graph = trace(model.eval(), torch.zeros(1, 3, 8, 8))
-    assert width_options(graph, [], multiple=8)["0"] == [1, 2, 3, 4]
+    assert WidthOptions(multiple=8).candidates(graph)["0"] == [1, 2, 3, 4]

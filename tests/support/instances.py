@@ -13,7 +13,7 @@ from hwprune.graph import Activation, Branch, ChannelGraph, Channels, Group, Lay
 from hwprune.latency.kernels import Kernel
 from hwprune.latency.samples import Network, Sample
 from hwprune.latency.table import LatencyTable
-from hwprune.solver.width_options import width_options
+from hwprune.solver.width_options import WidthOptions
 
 STEP = 4
 BUDGETS = ("budget_ms", "max_macs", "max_params", "max_activation_bytes")
@@ -27,9 +27,9 @@ class Instance:
     table: LatencyTable
     scores: dict[str, torch.Tensor]
 
-    def choices(self, **offered):
-        """All widths that the solver may choose."""
-        options = width_options(self.graph, [self.table], **offered)
+    def choices(self, **options):
+        """All widths that the solver may choose; ``options`` are those of ``WidthOptions``."""
+        options = WidthOptions(**options).candidates(self.graph, [self.table])
         for widths in itertools.product(*options.values()):
             yield dict(zip(options, widths, strict=True))
 
@@ -146,10 +146,10 @@ def instance(seed: int, concatenations: bool = True) -> Instance:
 
 
 def random_budgets(made: Instance, draw: random.Random, names: tuple[str, ...]):
-    """Those of some choice of widths, exactly or with room: so budgets that can be met."""
+    """What some choice of widths uses, or a little more: budgets that can be met."""
     costs = made.costs(draw.choice(list(made.choices())))
-    room = draw.choice([1.0, 1.0, 1.02, 1.3])
-    return {name: c * room for name, c in costs.items() if name in names}
+    factor = draw.choice([1.0, 1.0, 1.02, 1.3])
+    return {name: c * factor for name, c in costs.items() if name in names}
 
 
 COMBINATIONS = [c for n in (1, 2, 3) for c in itertools.combinations(BUDGETS, n)]
@@ -188,7 +188,7 @@ def with_a_branch(made: Instance, draw: random.Random) -> Instance:
 
 
 def choices_with_branches(made: Instance):
-    """All widths that the solver may choose, and none for all groups of a branch."""
+    """All widths that the solver may choose, each also with width 0 for the branch's groups."""
     (branch,) = made.graph.branches
     for widths in made.choices():
         yield widths
