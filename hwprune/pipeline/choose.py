@@ -21,7 +21,7 @@ from hwprune.plan import Plan
 from hwprune.pruning.prepare import OnStage, prepare
 from hwprune.pruning.reconstruct import features
 from hwprune.reporting.progress import progress_bar
-from hwprune.seeding import chances_of
+from hwprune.seeding import seeded
 from hwprune.solver.closed_loop import AIM, Limits, fit_budget, plan_budget
 from hwprune.solver.fitted_plan import FittedPlan, Round
 from hwprune.solver.solve import solve
@@ -44,7 +44,7 @@ def _own_importance(job: Job, model: nn.Module, graph: ChannelGraph) -> Importan
     if model is job.dense:
         return Importance(job.scores, job.branch_scores)
     images = job.calibration()
-    with chances_of(job.recipe.seed):
+    with seeded(job.recipe.seed):
         scores = score(model, graph, images, job.recipe.criterion)
     branches = score_branches(model, graph, images, scores) if job.recipe.depth else None
     return Importance(scores, branches)

@@ -35,7 +35,7 @@ from hwprune.pruning.checkpoint import PLAN, WEIGHTS, load
 from hwprune.pruning.reconstruct import Features, features
 from hwprune.recipe import Recipe
 from hwprune.reporting.facts import SLIM_FACTS
-from hwprune.seeding import chances_of
+from hwprune.seeding import seeded
 from hwprune.solver.closed_loop import Limits
 from hwprune.solver.ties import find_ties
 from hwprune.solver.width_options import Offered
@@ -209,7 +209,7 @@ class Job:
         """The importance of every channel."""
         known = self.features if self.recipe.criterion == "surgeon" else None
         images, criterion = self.calibration(), self.recipe.criterion
-        with chances_of(self.recipe.seed):
+        with seeded(self.recipe.seed):
             return score(self.dense, self.graph, images, criterion, known=known)
 
     @cached_property
