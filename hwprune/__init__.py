@@ -13,6 +13,7 @@ from hwprune.recipe import Recipe
 from hwprune.version import __version__ as __version__
 
 if find_spec("torch") is not None:
+    from hwprune import demo as demo
     from hwprune.importance.branches import score_branches
     from hwprune.importance.score import score
     from hwprune.latency.budget import Budget
