@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import hwprune
-from hwprune.demo import digits_resnet
+from hwprune.demo import digits_resnet, small_network
 from hwprune.errors import HwpruneError, InputError, TraceError
 from hwprune.graph import ChannelGraph, Group, Norm, Slice
 from hwprune.models.build import build_model
@@ -186,8 +186,27 @@ def test_layers_that_were_asked_for_keep_their_outputs() -> None:
     assert graph.widths == {"b": 6}
     assert graph.unprunable["a"] == graph.unprunable["c"] == "kept as asked: c"
     assert hwprune.trace(model, x, keep=["[ab]"]).widths == {}
-    with pytest.raises(InputError, match=r"No layer is called 'layer4\.\*'.*Layers are called a"):
+    with pytest.raises(InputError, match=r"No layer or module is called 'layer4\.\*'.*called a,"):
         hwprune.trace(model, x, keep=["a", "layer4.*"])
+
+
+@pytest.mark.parametrize("pattern", ["stages.1", "stages.1.*", "st*s.1", "*.1"])
+def test_a_module_that_is_to_be_kept_keeps_all_its_layers(pattern: str) -> None:
+    model, image = small_network()
+    graph = hwprune.trace(model, image, keep=[pattern])
+    reason = f"kept as asked: {pattern}"
+    assert {name: graph.unprunable.get(name) for name in ("stages.1.conv1", "stages.1.conv2")} == {
+        "stages.1.conv1": reason,
+        "stages.1.conv2": reason,
+    }
+    assert graph.widths == {"stem.0": 16, "stages.0.conv1": 16, "stages.2.conv1": 32}
+
+
+@pytest.mark.parametrize("pattern", ["stage", "stages.9", "stem.", ""])
+def test_a_pattern_without_a_layer_or_module_is_refused(pattern: str) -> None:
+    model, image = small_network()
+    with pytest.raises(InputError, match=f"No layer or module is called '{pattern}'"):
+        hwprune.trace(model, image, keep=[pattern])
 
 
 def test_taps_of_the_demo_end_the_stages() -> None:
