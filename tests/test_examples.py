@@ -18,24 +18,16 @@ _WITH_EXAMPLE = [name for name, each in _CALLABLE.items() if ">>> " in (inspect.
 _WITHOUT_EXAMPLE = {
     "cheapest",
     "explain",
-    "features",
     "finetune",
     "fit_budget",
-    "load",
     "load_slim",
     "make_slim",
     "nested",
     "pareto",
-    "prepare",
     "profile",
-    "prune",
     "run",
-    "save",
     "save_slim",
-    "score",
-    "score_branches",
     "solve",
-    "trace",
 }
 
 

@@ -93,7 +93,7 @@ def student_of(
     if known is None and job.recipe.reconstruct:
         known = features(partial.model, partial.graph, images, job.recipe.seed)
     return prepare(
-        partial.model, partial.graph, partial.own(plan), images, known=known, on_stage=on_stage
+        partial.model, partial.graph, partial.own(plan), images, features=known, on_stage=on_stage
     )
 
 
@@ -125,7 +125,7 @@ def _searched(job: Job) -> Compensation:
         job.graph,
         lambda scores: predicted_plan(job, dense.with_channels(job.graph, scores), share),
         job.calibration(),
-        known=job.features,
+        features=job.features,
     )
     losses: list[float] = []
     first = not job.search_path.exists()

@@ -210,7 +210,7 @@ class Job:
         known = self.features if self.recipe.criterion == "surgeon" else None
         images, criterion = self.calibration(), self.recipe.criterion
         with seeded(self.recipe.seed):
-            return score(self.dense, self.graph, images, criterion, known=known)
+            return score(self.dense, self.graph, images, criterion, features=known)
 
     @cached_property
     def features(self) -> Features | None:

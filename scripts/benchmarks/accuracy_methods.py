@@ -150,8 +150,9 @@ def _sizes_of_plans(
             plan = plan_at(job, share)
 
             def make() -> Pruned:
-                images, known = job.calibration(), job.features if refit else None
-                return Pruned(prepare(job.dense, job.graph, plan, images, known=known), how, plan)
+                images, features = job.calibration(), job.features if refit else None
+                student = prepare(job.dense, job.graph, plan, images, features=features)
+                return Pruned(student, how, plan)
 
             return Size(job.networks.at(plan.widths), make)
 

@@ -65,7 +65,7 @@ def main() -> None:
 def _search(job: Job, criterion: str, candidates: int, seed: int) -> dict[str, Any]:
     share = BUDGETS.get(job.folder.name, 0.5)
     scores = score(job.dense, job.graph, job.calibration(), criterion)
-    images, known = job.calibration(), job.features
+    images, features = job.calibration(), job.features
     losses: list[float] = []
     begun = time.monotonic()
     found = compensate(
@@ -75,7 +75,7 @@ def _search(job: Job, criterion: str, candidates: int, seed: int) -> dict[str, A
             job.graph,
             lambda some: predicted_plan(job, Importance(dict(some)), share),
             images,
-            known=known,
+            features=features,
         ),
         candidates=candidates,
         seed=seed,
@@ -88,7 +88,7 @@ def _search(job: Job, criterion: str, candidates: int, seed: int) -> dict[str, A
     }
     for name, some in (("before", scores), ("after", found.apply(scores))):
         plan = predicted_plan(job, Importance(some), share)
-        student = prepare(job.dense, job.graph, plan, images, known=known)
+        student = prepare(job.dense, job.graph, plan, images, features=features)
         tested = evaluate(student, job.test())
         facts[name] = {"test_loss": tested.loss, "top1": tested.top1}
     return facts
