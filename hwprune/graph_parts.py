@@ -46,6 +46,10 @@ class Channels:
     Attributes:
         fixed: number of positions that belong to no group.
         groups: pairs ``(name, times)``; each adds ``times * width(name)`` positions.
+
+    Example:
+        >>> hwprune.Channels(fixed=3, groups=(("stem", 2),)).count({"stem": 4})
+        11
     """
 
     fixed: int = 0

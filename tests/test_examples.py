@@ -20,13 +20,9 @@ _WITHOUT_EXAMPLE = {
     "explain",
     "finetune",
     "fit_budget",
-    "load_slim",
-    "make_slim",
-    "nested",
     "pareto",
     "profile",
     "run",
-    "save_slim",
     "solve",
 }
 

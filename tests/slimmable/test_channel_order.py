@@ -112,7 +112,7 @@ def test_channels_that_lie_in_different_ways_stay_and_are_named() -> None:
     graph = ChannelGraph((group,), {}, ())
     found = find_arrangement(model, graph, {"0": [1, 0]}, (torch.randn(2, 3, 4, 4),))
     assert found.order == {"0": (0, 1)}
-    assert "cannot change places" in found.fixed["0"]
+    assert "cannot be moved" in found.fixed["0"]
     assert found.places({"0": [1]}) == {"0": (1,)}
 
 

@@ -84,7 +84,7 @@ def test_the_loss_of_a_step_by_hand(data) -> None:
     in_place_loss([wide, half, narrow], labels, how).backward()
     assert wide.grad is None and half.grad is not None
     with torch.no_grad():
-        taught = in_place_loss([wide, half, narrow], labels, how, taught=wide.flip(0))
+        taught = in_place_loss([wide, half, narrow], labels, how, teacher_logits=wide.flip(0))
         flipped = in_place_loss([wide.flip(0), half, narrow], labels, how)
     assert float(taught) == float(flipped) != float(found.detach())
 
