@@ -74,7 +74,7 @@ def test_torchvision_networks_pass_the_oracle(name: str) -> None:
 
 
 def test_resnet20_with_parameter_free_shortcuts() -> None:
-    """The first stage's channels go through all stages; the zeros' own channels stay."""
+    """The first stage's channels are a group in all stages; the channels of zeros stay."""
     torch.manual_seed(0)
     model = shaken(cifar_resnet.resnet20())
     x = torch.randn(2, 3, 32, 32)
@@ -115,7 +115,7 @@ def test_the_model_is_left_as_it_was() -> None:
 
 
 def test_a_batch_of_one_and_inputs_of_zeros_give_the_same_graph() -> None:
-    """Zeros would make every pruned output right, were they used for the proof."""
+    """With its zeros, every pruned output would equal the expected one."""
     model = CASES["split_of_literal_sizes"].build()
     graph = hwprune.trace(model, torch.zeros(1, 3, 8, 8))
     assert graph.widths == CASES["split_of_literal_sizes"].groups
@@ -225,7 +225,7 @@ def test_an_unknown_group_is_refused_with_those_there_are() -> None:
 
 
 def test_a_norm_over_channels_is_checked_on_the_channels_that_are_kept() -> None:
-    """By hand: zeros left in the statistics would give other numbers than removing does."""
+    """Computed by hand: zeros in the statistics would give other numbers than removing channels."""
     torch.manual_seed(0)
     model = shaken(CASES["layer_norm_of_images"].build())
     x = torch.randn(2, 3, 8, 8)
@@ -244,7 +244,7 @@ def test_a_norm_over_channels_is_checked_on_the_channels_that_are_kept() -> None
 
 
 def test_a_number_with_two_meanings_is_left_alone() -> None:
-    """Both halves of the code take ``n`` channels, of different groups: no width gives both."""
+    """Both halves take ``n`` channels of different groups, so no widths fit both."""
 
     def forward(m: Any, x: Tensor) -> Any:
         x, y = m.a(x), m.b(x)
