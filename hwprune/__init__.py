@@ -1,6 +1,7 @@
-"""hwprune: channel pruning to a latency that was measured on the device.
+"""hwprune: structured pruning of trained CNNs to a latency that is measured on the device.
 
-Where PyTorch is not installed, only measuring works: ``hwprune.latency``, targets, latency tables.
+Structured pruning removes whole channels and residual branches, so that the pruned network is a
+smaller ordinary network. Without PyTorch, this package exports only what measuring needs.
 """
 
 from importlib.util import find_spec
@@ -13,6 +14,7 @@ from hwprune.recipe import Recipe
 from hwprune.version import __version__ as __version__
 
 if find_spec("torch") is not None:
+    from hwprune import demo as demo
     from hwprune.importance.branches import score_branches
     from hwprune.importance.score import score
     from hwprune.latency.budget import Budget

@@ -1,7 +1,8 @@
-"""Small residual CNNs for the handwritten digits of scikit-learn, and for two of them at once."""
+"""Small residual CNNs and data for the examples: random images, digits, pairs of digits."""
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from hwprune.data.datasets import ArrayPixels, Data, make_data
 from hwprune.data.splits import sixty_twenty_twenty
+from hwprune.seeding import seeded
 
 _IMAGES_SEED = 0  # the images are part of the data, not of a run
 _IMAGES = (8000, 800, 2000)  # of train, validation and test
@@ -66,6 +68,31 @@ def digits_resnet(num_classes: int = 10) -> DigitsResNet:
 def digit_pairs_resnet(num_classes: int = 100) -> DigitsResNet:
     """The network of ``scripts/demo``."""
     return DigitsResNet(num_classes, widths=(64, 64, 64))
+
+
+def small_network(seed: int = 0) -> tuple[nn.Module, Tensor]:
+    """An untrained residual CNN of ten classes and an image for it, which the examples use.
+
+    Args:
+        seed: random seed of the weights and of the image; the global generators stay as they were.
+
+    Returns:
+        The network in evaluation mode (39,000 parameters, 14 million multiply-accumulates), and an
+        image [1, 3, 32, 32].
+    """
+    with seeded(seed):
+        model = nn.Sequential(
+            OrderedDict(
+                stem=nn.Sequential(
+                    nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()
+                ),
+                stages=nn.Sequential(Block(16, 16, 1), Block(16, 32, 2), Block(32, 32, 1)),
+                pool=nn.AdaptiveAvgPool2d(1),
+                flatten=nn.Flatten(),
+                head=nn.Linear(32, 10),
+            )
+        )
+        return model.eval(), torch.randn(1, 3, 32, 32)
 
 
 @dataclass(frozen=True)

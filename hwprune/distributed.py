@@ -1,7 +1,7 @@
-"""Processes that train one network together: which one this is, and sums over all of them.
+"""Communication between the processes that train one network: rank, sums, broadcasts.
 
-Alone, every function here gives back what it was given. ``accelerate launch`` and ``torchrun``
-start the processes; Accelerate joins them.
+``accelerate launch`` or ``torchrun`` starts the processes; Accelerate connects them. In a single
+process, every function returns its input unchanged.
 """
 
 from __future__ import annotations
@@ -18,41 +18,40 @@ from torch import Tensor, nn
 
 
 def join() -> None:
-    """Meet the other processes, where a launcher has started some; must come before the rest."""
+    """Connect to the other processes, if a launcher started some; call it before all others."""
     if "WORLD_SIZE" in os.environ:
-        PartialState(**without_accelerator())
-
-
-def without_accelerator() -> dict[str, bool]:
-    """What Accelerate must be told where there is no GPU: ``torchrun`` says nothing of it."""
-    return {} if torch.accelerator.is_available() else {"cpu": True}
+        # Accelerate does not find out by itself that a machine has no accelerator.
+        PartialState(**({} if torch.accelerator.is_available() else {"cpu": True}))
 
 
 def leave() -> None:
-    """Part from the others."""
+    """Disconnect from the other processes."""
     if _together():
         dist.destroy_process_group()
         PartialState._reset_state()
 
 
 def count() -> int:
-    """How many processes there are."""
+    """The number of processes."""
     return dist.get_world_size() if _together() else 1
 
 
 def rank() -> int:
-    """Which one this is, from 0."""
+    """The rank of this process, from 0."""
     return dist.get_rank() if _together() else 0
 
 
 def is_main() -> bool:
-    """Whether this is the one that prints and writes."""
+    """Whether this process has rank 0: only it prints and writes files."""
     return rank() == 0
 
 
 @contextmanager
 def main_first() -> Iterator[None]:
-    """The main process does what is inside before the others do: a download, an index."""
+    """Run the body of the ``with`` in the main process first, then in the others.
+
+    It serves downloads and indices, which the others then find on the disk.
+    """
     if _together() and not is_main():
         dist.barrier()
     try:
@@ -63,14 +62,14 @@ def main_first() -> Iterator[None]:
 
 
 def summed(values: Sequence[float]) -> list[float]:
-    """Each number, added up over all processes."""
+    """The sum of each number over all processes."""
     if count() == 1:
         return list(values)
     return _all_summed(torch.tensor(values, dtype=torch.float64)).tolist()
 
 
 def gathered(mine: Any) -> list[Any]:
-    """What every process has, in order of their ranks."""
+    """The objects of all processes, in order of their ranks."""
     if count() == 1:
         return [mine]
     found: list[Any] = [None] * count()
@@ -80,9 +79,10 @@ def gathered(mine: Any) -> list[Any]:
 
 @torch.no_grad()
 def sum_(tensors: Iterable[Tensor]) -> None:
-    """Replace tensors by their sums over all processes; one message for all of a kind.
+    """Replace tensors by their sums over all processes, in place.
 
-    Every process must give as many, of the same shapes, in the same order.
+    Every process must give the same number of tensors, of the same shapes, in the same order.
+    Tensors of one dtype and device are sent as one message.
     """
     if count() == 1:
         return
@@ -98,7 +98,7 @@ def sum_(tensors: Iterable[Tensor]) -> None:
 
 @torch.no_grad()
 def average_(tensors: Iterable[Tensor]) -> None:
-    """Replace tensors by their means over all processes; as ``sum_``."""
+    """Replace tensors by their means over all processes, in place; for inputs see ``sum_``."""
     if count() == 1:
         return
     found = list(tensors)
@@ -109,22 +109,22 @@ def average_(tensors: Iterable[Tensor]) -> None:
 
 @torch.no_grad()
 def follow_main_(module: nn.Module) -> None:
-    """Give every process the main one's parameters and buffers."""
+    """Copy the main process's parameters and buffers to all other processes."""
     if count() > 1:
         for tensor in module.state_dict().values():
             dist.broadcast(tensor, src=0)
 
 
 def sum_gradients_(model: nn.Module, batches: int) -> int:
-    """Add up gradients that every process has summed over its own batches.
+    """Add up the gradients of all processes, each summed over the process's own batches.
 
     Args:
-        model: where a parameter has no gradient, it counts as zero; all that could have one do
-            afterwards.
-        batches: how many this process has had; may be zero.
+        model: the network; a missing gradient counts as zero. Afterwards every parameter that
+            requires a gradient has one.
+        batches: number of batches of this process; may be zero.
 
     Returns:
-        How many all have had: the gradients' divisor.
+        The number of batches of all processes, by which to divide the gradients.
     """
     if count() == 1:
         return batches
@@ -141,7 +141,7 @@ def _together() -> bool:
 
 
 def _all_summed(values: Tensor) -> Tensor:
-    """A sum over all processes, on the device where they exchange messages."""
+    """The sum over all processes; NCCL sums on the GPU only."""
     there = values.clone() if dist.get_backend() != "nccl" else values.cuda()
     dist.all_reduce(there)
     return there.to(values.device)

@@ -9,219 +9,72 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from itertools import accumulate
-from typing import NamedTuple
 
 from hwprune.errors import HwpruneError, InputError
+from hwprune.graph_parts import (
+    FLOAT_BYTES,
+    Activation,
+    Attribute,
+    Branch,
+    Channels,
+    FlowNode,
+    Group,
+    Layer,
+    Norm,
+    ParameterShape,
+    Slice,
+    Tap,
+)
 
-FLOAT_BYTES = 4  # of a number in fp32
-
-
-class Slice(NamedTuple):
-    """Where the channels of a group lie in one tensor of the state dict.
-
-    ``positions[c]`` lists the indices along dimension ``dim`` of ``key`` that channel ``c``
-    occupies: one for a plain convolution, ``H * W`` for a linear layer behind a flatten.
-    """
-
-    key: str
-    dim: int
-    positions: tuple[tuple[int, ...], ...]
-
-
-@dataclass(frozen=True)
-class Group:
-    """Channels that can be kept or removed one by one, in every tensor they occur in.
-
-    Attributes:
-        name: the layer that first produces the channels, in order of execution.
-        width: the number of channels.
-        slices: every place in the state dict that the channels occupy.
-    """
-
-    name: str
-    width: int
-    slices: tuple[Slice, ...]
-
-
-@dataclass(frozen=True)
-class Channels:
-    """The size of a tensor dimension as a function of the widths of the groups.
-
-    ``fixed`` positions belong to no group; each ``(name, multiplicity)`` adds
-    ``multiplicity * width(name)`` more.
-    """
-
-    fixed: int = 0
-    groups: tuple[tuple[str, int], ...] = ()
-
-    def count(self, widths: Mapping[str, int]) -> int:
-        """The size of the dimension at the given widths."""
-        return self.fixed + sum(times * widths[name] for name, times in self.groups)
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A convolution or linear layer.
-
-    Attributes:
-        name: path of the module.
-        weight: its key in the state dict.
-        kind: ``conv``, ``conv_transpose``, ``depthwise`` or ``linear``.
-        inputs: input channels; a single fixed one for a depthwise convolution.
-        outputs: output channels.
-        macs_per_pair: multiply-accumulates for one sample, per input and output channel.
-    """
-
-    name: str
-    weight: str
-    kind: str
-    inputs: Channels
-    outputs: Channels
-    macs_per_pair: float
-
-    @property
-    def out_dim(self) -> int:
-        """The dimension of the weight along which the output channels lie."""
-        return 1 if self.kind == "conv_transpose" else 0
-
-    def macs(self, widths: Mapping[str, int]) -> float:
-        """Multiply-accumulates for one sample at the given widths."""
-        return self.macs_per_pair * self.inputs.count(widths) * self.outputs.count(widths)
-
-
-@dataclass(frozen=True)
-class ParameterShape:
-    """A parameter's size: ``rest`` numbers for each pair of rows and columns."""
-
-    key: str
-    rows: Channels
-    columns: Channels
-    rest: int
-
-    def count(self, widths: Mapping[str, int]) -> int:
-        """The number of elements at the given widths."""
-        return self.rest * self.rows.count(widths) * self.columns.count(widths)
-
-
-@dataclass(frozen=True)
-class Tap:
-    """A module whose output inner distillation compares, and the group its channels are."""
-
-    name: str
-    group: str | None
-
-
-@dataclass(frozen=True)
-class Norm:
-    """A layer or RMS norm whose statistics run over channels that can be pruned.
-
-    After pruning they are the statistics of the channels that are left: removing such a channel is
-    zeroing it and leaving it out of the norm.
-
-    Attributes:
-        module: path of the norm.
-        weight: key of its scale, or another tensor of one number for each channel.
-        dim: the dimension of its input along which the channels lie.
-    """
-
-    module: str
-    weight: str
-    dim: int
-
-
-@dataclass(frozen=True)
-class Attribute:
-    """A number of channels that a module holds beside its tensors, such as its number of heads.
-
-    Attributes:
-        module: path of the module.
-        name: of its attribute, an integer or a sequence of them.
-        sizes: what the integers are at given widths; one for an integer that is no sequence.
-    """
-
-    module: str
-    name: str
-    sizes: tuple[Channels, ...]
-
-
-@dataclass(frozen=True)
-class Branch:
-    """A residual branch that can be left out whole, so that its shortcut is handed on alone.
-
-    Attributes:
-        name: path of the module whose output is added to the shortcut.
-        modules: paths of the modules in it, outermost only, that one last.
-        groups: the groups that lie in it alone; with all of them at width 0 it is left out.
-        operators: names of its operators in the traced graph, and last of the addition.
-    """
-
-    name: str
-    modules: tuple[str, ...]
-    groups: tuple[str, ...]
-    operators: tuple[str, ...] = ()
-
-    def holds(self, path: str) -> bool:
-        """Whether a module, or a tensor of the state dict, lies in it."""
-        return any(path == each or path.startswith(f"{each}.") for each in self.modules)
-
-
-@dataclass(frozen=True)
-class Activation:
-    """Memory that activations lie in, from the operator that makes it to the last that reads it.
-
-    Attributes:
-        channels: how many there are at given widths.
-        elements: numbers for each channel, of all samples of the example input.
-        first, last: the operators, by number, from which and up to which it is held.
-        branch: name of the residual branch that it lies in and goes with; empty for none.
-    """
-
-    channels: Channels
-    elements: int
-    first: int
-    last: int
-    branch: str = ""
-
-    def bytes(self, widths: Mapping[str, int]) -> int:
-        """Its size in fp32 at the given widths."""
-        return FLOAT_BYTES * self.elements * self.channels.count(widths)
-
-
-@dataclass(frozen=True)
-class FlowNode:
-    """A layer, or a place where activations meet.
-
-    Attributes:
-        name: path of the layer (with ``#2`` where it runs again), or the operator's own name.
-        operator: ``conv2d``, ``add``, ...
-        is_layer: whether it has weights.
-        reads: names of the nodes whose outputs it reads, through operators that change no group.
-        groups: the groups that its output channels are.
-    """
-
-    name: str
-    operator: str
-    is_layer: bool
-    reads: tuple[str, ...]
-    groups: tuple[str, ...]
+__all__ = [
+    "FLOAT_BYTES",
+    "Activation",
+    "Attribute",
+    "Branch",
+    "ChannelGraph",
+    "Channels",
+    "FlowNode",
+    "Group",
+    "Layer",
+    "Norm",
+    "ParameterShape",
+    "Slice",
+    "Tap",
+    "in_millions",
+]
 
 
 @dataclass(frozen=True)
 class ChannelGraph:
-    """What can be pruned in a model, what cannot, and what it costs.
+    """The channel groups of a network, and its size as a function of their widths.
+
+    ``hwprune.trace`` makes it. It prints as a short summary.
 
     Attributes:
         groups: the channel groups, in order of execution.
-        unprunable: layer -> why its output channels stay.
+        unprunable: name of a layer -> reason why its output channels cannot be pruned.
         layers: all convolutions and linear layers, in order of execution.
         parameters: the size of every parameter as a function of the widths.
         taps: modules whose outputs inner distillation compares, in order of execution.
-        flow: inputs, layers and joins in order of execution: what a picture shows.
-        norms: layer and RMS norms whose statistics run over prunable channels.
-        attributes: numbers of channels that modules hold, and their code counts on.
-        branches: residual branches that can be left out whole.
-        operators: what runs, in order, named by its module: each a moment of ``activations``.
-        activations: the memory that activations lie in, and when.
+        flow: inputs, layers and joins in order of execution, for drawing the network.
+        norms: layer norms and RMS norms whose statistics are taken over prunable channels.
+        attributes: attributes of modules that are numbers of channels.
+        branches: residual branches that can be left out as a whole.
+        operators: all operators in order of execution, each named by its module; an activation's
+            ``first`` and ``last`` are indices of this tuple.
+        activations: the memory blocks of the activations, and when each of them is held.
+
+    Example:
+        >>> model, image = hwprune.demo.small_network()
+        >>> graph = hwprune.trace(model, image)
+        >>> print(graph)
+        ChannelGraph: 5 channel groups with 128 channels
+          layers: 9, of which 1 cannot be pruned
+          residual branches that can be left out: 2
+          multiply-accumulates: 13.5 M
+          parameters: 38,554
+        >>> graph.macs({**graph.widths, "stem.0": 8})
+        10314048
     """
 
     groups: tuple[Group, ...]
@@ -236,6 +89,19 @@ class ChannelGraph:
     operators: tuple[str, ...] = field(default=())
     activations: tuple[Activation, ...] = field(default=())
 
+    def __repr__(self) -> str:
+        """A summary of five lines; the fields themselves would fill several screens."""
+        return "\n  ".join(
+            [
+                f"ChannelGraph: {len(self.groups)} channel groups with "
+                f"{sum(self.widths.values()):,} channels",
+                f"layers: {len(self.layers)}, of which {len(self.unprunable)} cannot be pruned",
+                f"residual branches that can be left out: {len(self.branches)}",
+                f"multiply-accumulates: {in_millions(self.macs())}",
+                f"parameters: {self.params():,}",
+            ]
+        )
+
     @cached_property
     def widths(self) -> dict[str, int]:
         """The dense width of every group."""
@@ -243,7 +109,7 @@ class ChannelGraph:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Sixteen hex digits that two graphs share when their groups and layers are the same."""
+        """Sixteen hexadecimal digits, a hash of the groups and the layers."""
         content = [[vars(group) for group in self.groups], [asdict(la) for la in self.layers]]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -251,23 +117,28 @@ class ChannelGraph:
         """The group called ``name``.
 
         Raises:
-            InputError: there is none.
+            InputError: no group has this name.
         """
         for group in self.groups:
             if group.name == name:
                 return group
-        known = ", ".join(list(self.widths)[:8])
+        names = ", ".join(list(self.widths)[:8])
         raise InputError(
-            f"No channel group is called {name!r}; this graph has {known}, ... "
+            f"No channel group is called {name!r}; this graph has {names}, ... "
             "List them with `hwprune trace`."
         )
 
     def step(self, group: Group, channels: int) -> int:
-        """How many of a group's channels fill a step of so many channels of its layers.
+        """The number of a group's channels that add up to ``channels`` channels of its layers.
 
-        Fewer where one of its channels is several of a layer's, as behind a group norm. A grouped
-        convolution computes each of its groups by itself: where these are whole steps, they stay
-        so, since runtimes compute others with a slower kernel.
+        A channel of the group may be several channels of a layer, as before a group norm; fewer
+        channels of the group then add up to one step. A grouped convolution computes each of its
+        groups separately. Where each of these has a multiple of ``channels``, pruning by the
+        returned number keeps that, since runtimes compute other sizes with a slower kernel.
+
+        Args:
+            group: one of the graph's groups.
+            channels: the device's step: the number of channels that it computes at once.
         """
         places = max((len(s.positions[0]) for s in group.slices if s.dim == 0), default=1)
         inside = self._in_conv_groups.get(group.name, 0)
@@ -277,7 +148,10 @@ class ChannelGraph:
 
     @cached_property
     def _in_conv_groups(self) -> dict[str, int]:
-        """How often each channel of a group lies in every group of a grouped convolution."""
+        """Group -> how many channels of each convolution group one of its channels stands for.
+
+        Only groups whose channels lie in a grouped convolution are named.
+        """
         of_weight = {each.key: each for each in self.parameters}
         found: dict[str, int] = {}
         for layer in (layer for layer in self.layers if layer.weight in of_weight):
@@ -291,7 +165,7 @@ class ChannelGraph:
         return found
 
     def norms_of(self, group: Group) -> list[str]:
-        """The names of the norms whose statistics run over the group's channels."""
+        """The paths of the norms whose statistics are taken over the group's channels."""
         keys = {piece.key for piece in group.slices}
         return [norm.module for norm in self.norms if norm.weight in keys]
 
@@ -300,7 +174,7 @@ class ChannelGraph:
         return tuple(b for b in self.branches if not any(widths[name] for name in b.groups))
 
     def macs(self, widths: Mapping[str, int] | None = None) -> int:
-        """Multiply-accumulates of all layers for one sample; dense without ``widths``."""
+        """Multiply-accumulates of all layers for one sample; of the dense network by default."""
         chosen = self.widths if widths is None else widths
         gone = self.left_out(chosen)
         return round(
@@ -308,7 +182,7 @@ class ChannelGraph:
         )
 
     def params(self, widths: Mapping[str, int] | None = None) -> int:
-        """The number of parameters; dense without ``widths``."""
+        """The number of parameters; of the dense network by default."""
         chosen = self.widths if widths is None else widths
         gone = self.left_out(chosen)
         return sum(
@@ -316,7 +190,7 @@ class ChannelGraph:
         )  # fmt: skip
 
     def held_bytes(self, widths: Mapping[str, int]) -> list[int]:
-        """Bytes of activations that are held while each operator runs (see ``activations``)."""
+        """Bytes of activations in memory during each of ``operators``, in fp32."""
         gone = {branch.name for branch in self.left_out(widths)}
         change = [0] * (len(self.operators) + 1)
         for each in self.activations:
@@ -326,16 +200,16 @@ class ChannelGraph:
         return list(accumulate(change[:-1]))
 
     def activation_bytes(self, widths: Mapping[str, int] | None = None) -> int:
-        """The most bytes of activations that are held at a time; dense without ``widths``."""
+        """The peak of ``held_bytes``, in bytes; of the dense network by default."""
         return max(self.held_bytes(self.widths if widths is None else widths), default=0)
 
     def peak(self, widths: Mapping[str, int]) -> str:
-        """The operator during which most is held; empty where no activations are known."""
+        """Name of the operator at the peak of ``held_bytes``; empty without any operators."""
         held = self.held_bytes(widths)
         return self.operators[held.index(max(held))] if held else ""
 
     def numbers(self, widths: Mapping[str, int]) -> tuple[tuple[str, str, tuple[int, ...]], ...]:
-        """What the modules' attributes are at the given widths: (module, name, values)."""
+        """The values of ``attributes`` at the given widths: (path of the module, name, values)."""
         gone = self.left_out(widths)
         return tuple(
             (each.module, each.name, tuple(size.count(widths) for size in each.sizes))
@@ -344,9 +218,12 @@ class ChannelGraph:
         )
 
     def removed(self, kept: Mapping[str, Sequence[int]]) -> dict[str, dict[int, list[int]]]:
-        """Which indices of every cut tensor go: ``{state_dict key: {dim: sorted indices}}``.
+        """The indices to remove from each tensor: ``{state_dict key: {dim: sorted indices}}``.
 
-        Tensors of branches that are left out whole are not cut: they go with their modules.
+        Tensors of left-out branches are not named: they are removed with their modules.
+
+        Args:
+            kept: group -> channels that stay; every group of the graph.
         """
         gone: dict[str, dict[int, set[int]]] = {}
         for group in self.groups:
@@ -358,10 +235,10 @@ class ChannelGraph:
         return {key: {dim: sorted(s) for dim, s in dims.items()} for key, dims in gone.items()}
 
     def lint(self) -> None:
-        """Check the graph against itself.
+        """Check that the graph is consistent.
 
-        Checks that group names are unique, that every slice has ``width`` entries, that no index
-        of a tensor dimension belongs to two channels, and that layers name known groups.
+        Group names must be unique, every slice must have ``width`` entries, no index of a tensor
+        dimension may belong to two channels, and layers may name only groups of the graph.
 
         Raises:
             HwpruneError: a check failed; the message names the group.
@@ -384,3 +261,8 @@ class ChannelGraph:
             for name, _ in (*layer.inputs.groups, *layer.outputs.groups):
                 if name not in self.widths:
                     raise HwpruneError(f"{layer.name} names the unknown group {name}.")
+
+
+def in_millions(count: float) -> str:
+    """A count in millions with three digits or more, such as ``13.5 M``, or in full below one."""
+    return f"{count:,.0f}" if count < 1e6 else f"{float(f'{count / 1e6:.3g}'):,g} M"

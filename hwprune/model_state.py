@@ -1,4 +1,4 @@
-"""Run a model in evaluation mode and leave it as it was."""
+"""Evaluation mode for the time of a computation."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import nn
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode; afterwards every module is back in its own."""
-    modes = {module: module.training for module in model.modules()}
+    """Put the model in evaluation mode; afterwards every module is in its earlier mode again."""
+    was_training = {module: module.training for module in model.modules()}
     model.eval()
     try:
         yield
     finally:
-        for module, training in modes.items():
+        for module, training in was_training.items():
             module.training = training

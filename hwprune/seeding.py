@@ -1,4 +1,4 @@
-"""Random numbers that depend on given numbers alone."""
+"""Random numbers that follow from a seed alone, with the global generators left as they were."""
 
 from __future__ import annotations
 
@@ -12,21 +12,25 @@ import torch
 
 
 @contextmanager
-def chances_of(*numbers: int) -> Iterator[None]:
-    """Random numbers of torch on the CPU, numpy and Python follow from ``numbers``.
+def seeded(*numbers: int) -> Iterator[None]:
+    """Seed the generators of torch (CPU only), numpy and Python for the body of the ``with``.
 
-    Afterwards their global generators are as they were.
+    Afterwards the three global generators are as they were.
+
+    Args:
+        numbers: one or more integers, hashed together to one seed of 32 bits; ``seeded(1, 2)``
+            and ``seeded(12)`` give different random numbers.
     """
     digest = hashlib.blake2b(" ".join(map(str, numbers)).encode(), digest_size=4).digest()
     seed = int.from_bytes(digest, "little")  # torch's generator on the CPU takes 32 bits
-    ours, theirs = random.getstate(), np.random.get_state()
+    python_state, numpy_state = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):
-        # Not torch.manual_seed: that would reseed the accelerators as well.
+        # torch.manual_seed would reseed the accelerators as well.
         torch.default_generator.manual_seed(seed)
         random.seed(seed)
         np.random.seed(seed)
         try:
             yield
         finally:
-            random.setstate(ours)
-            np.random.set_state(theirs)
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)

@@ -9,7 +9,7 @@ from torch import Tensor
 from hwprune import demo
 from hwprune.data.datasets import Data, load_data
 from hwprune.data.splits import sixty_twenty_twenty
-from hwprune.demo import Clutter, digit_pairs, digit_pairs_resnet
+from hwprune.demo import Clutter, digit_pairs, digit_pairs_resnet, small_network
 
 
 def images(data: Data) -> dict[str, Tensor]:
@@ -58,3 +58,15 @@ def test_pairs_have_a_size_that_is_asked_for() -> None:
     data = load_data("hwprune.demo:digit_pairs", image_size=20)
     assert data.image_shape == (1, 20, 20)
     assert data.lint() == []
+
+
+def test_the_small_network_follows_from_its_seed_and_leaves_the_global_generator_alone() -> None:
+    before = torch.get_rng_state()
+    (model, image), (same, _), (other, _) = small_network(), small_network(0), small_network(1)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert image.shape == (1, 3, 32, 32)
+    assert not model.training
+    with torch.no_grad():
+        assert model(image).shape == (1, 10)
+        assert torch.equal(model(image), same(image))
+        assert not torch.equal(model(image), other(image))

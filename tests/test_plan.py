@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from nets import CASES
 
 import hwprune
+from hwprune.demo import small_network
 from hwprune.errors import InputError
 from hwprune.graph import ChannelGraph
 
@@ -82,3 +84,30 @@ def test_a_path_may_be_text(graph: ChannelGraph, tmp_path: Path) -> None:
     recipe, path = hwprune.Recipe(epochs=3), str(tmp_path / "recipe.toml")
     recipe.save(path)
     assert hwprune.Recipe.load(path) == recipe
+
+
+def test_a_plan_prints_as_a_short_summary(graph: ChannelGraph, tmp_path: Path) -> None:
+    plan = hwprune.Plan.from_kept(graph, {"a": [5, 2]})
+    plan = replace(plan, predicted_ms=1.5, measured_ms=1.625, measured_ratio=0.5, gap=0.0012)
+    assert str(plan).splitlines() == repr(plan).splitlines() == [
+        "Plan: 1 of 2 channel groups narrowed, 8 of 14 channels kept (57.1 %)",
+        f"  multiply-accumulates: {plan.macs:,} of {graph.macs():,} (25.0 %)",
+        f"  parameters: {plan.params:,} of {graph.params():,} (28.6 %)",
+        "  latency: 1.500 ms predicted, 1.625 ms measured, 0.500 of the dense network's",
+        "  optimality gap: 0.12 %",
+    ]  # fmt: skip
+    plan.save(tmp_path / "plan.json")
+    assert "dense" not in json.loads((tmp_path / "plan.json").read_text())
+    assert str(hwprune.Plan.load(tmp_path / "plan.json")).splitlines()[:3] == [
+        "Plan: 2 channel groups, 8 channels kept",
+        f"  multiply-accumulates: {plan.macs:,}",
+        f"  parameters: {plan.params:,}",
+    ]
+
+
+def test_the_summary_of_a_plan_names_left_out_branches() -> None:
+    model, image = small_network()
+    traced = hwprune.trace(model, image)
+    plan = hwprune.Plan.from_kept(traced, dict.fromkeys(traced.branches[0].groups, ()))
+    assert "branches left out: stages.0.bn2" in str(plan)
+    assert len(str(traced).splitlines()) == 5

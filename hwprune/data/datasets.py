@@ -32,7 +32,7 @@ from hwprune.data.splits import sixty_twenty_twenty
 from hwprune.data.webdataset import read_shards
 from hwprune.errors import InputError
 from hwprune.models.build import call_with, import_callable, takes
-from hwprune.seeding import chances_of
+from hwprune.seeding import seeded
 from hwprune.storage.atomic_files import StrPath
 
 Sample = tuple[Tensor, int]  # float image [C, H, W], class
@@ -107,7 +107,7 @@ class Augmented(LabelledDataset):
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         epoch, index = key
         image = self._pixels[index]
-        with chances_of(self._seed, epoch, index):
+        with seeded(self._seed, epoch, index):
             return self._transform(image), self.labels[index]
 
 

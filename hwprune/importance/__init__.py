@@ -1,1 +1,1 @@
-"""How much each channel and each residual branch matters."""
+"""The importance of channels and of residual branches, by several criteria."""

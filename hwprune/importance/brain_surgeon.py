@@ -1,4 +1,4 @@
-"""Importance of channels whose work is given to the others: the loss that a refit cannot mend."""
+"""Importance by the loss that remains after the other channels are refitted (``surgeon``)."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ from hwprune.graph import ChannelGraph, Group
 from hwprune.model_state import evaluating
 from hwprune.pruning.reconstruct import Features, Moments, factored
 
-_STEPS = 48  # in which a group loses its channels; several at once where it has more
+_STEPS = 48  # a group with more channels loses several channels at each step
 
 
 @dataclass
 class _Reader:
-    """A layer that reads a group, while the group loses channel after channel.
+    """A layer that reads a group, while the group loses one channel after another.
 
     Attributes:
-        weight: [rows, n], each row times the root of half of what its squared error costs.
-        inverse: [n, n], of the covariance of what the layer reads.
-        columns: [channels, places], where the channels that are left are among the n.
+        weight: [rows, n], refitted weights; each row is scaled by the square root of half the loss
+            per squared error of its output.
+        inverse: [n, n], inverse of the covariance of the layer's remaining n inputs.
+        columns: [channels, places], indices among the n inputs of the remaining channels.
     """
 
     weight: Tensor
@@ -34,17 +35,24 @@ class _Reader:
     columns: Tensor
 
     def losses(self) -> Tensor:
-        """[channels]: what removing one of them costs after the others were refitted."""
+        """[channels], the loss of removing each channel alone, after the others are refitted."""
         own = self.inverse[self.columns[:, :, None], self.columns[:, None, :]]
         weight = self.weight[:, self.columns].permute(1, 2, 0)  # [channels, places, rows]
         solved: Tensor = torch.linalg.solve(own, weight)
         return (weight * solved).sum((1, 2))
 
     def remove(self, going: Tensor) -> Tensor:
-        """Refit the rest to do without the channels where ``going``, [channels], is true.
+        """Remove channels and refit the others, in place.
 
-        Returns what that costs, for all of them together.
+        Args:
+            going: [channels], true for the channels to remove.
+
+        Returns:
+            The loss of removing them together, a scalar.
         """
+        # Invariant: the three fields always describe the remaining inputs only. Removing the
+        # inputs g from a least-squares problem with weights w and inverse covariance Q changes w by
+        # -w_g Q_gg^-1 Q_g and Q by -Q_g^T Q_gg^-1 Q_g (block inversion), and costs w_g Q_gg^-1 w_g.
         gone = self.columns[going].flatten()
         stays = torch.ones(len(self.inverse), dtype=torch.bool)
         stays[gone] = False
@@ -63,27 +71,31 @@ def surgeon(
     model: nn.Module,
     graph: ChannelGraph,
     batches: Iterable[tuple[Tensor, Tensor]],
-    known: Features,
+    features: Features,
     otherwise: Callable[[], dict[str, Tensor]],
 ) -> dict[str, Tensor]:
-    """The second-order loss of removing each channel, after ``reconstruct`` and all removed before.
+    """The second-order loss of removing each channel, with the other channels refitted.
 
-    The optimal brain surgeon (Hassibi and Stork 1993, "Second Order Derivatives for Network
-    Pruning") for whole channels: a layer that reads the group with weights ``w_o`` over inputs of
-    covariance ``C`` loses ``1/2 sum_o F_o w_o,c ((C^-1)_cc)^-1 w_o,c`` with channel ``c``, where
-    ``F_o`` is the summed squared gradient of the loss by its output (the Kronecker-factored Fisher
-    of Martens and Grosse 2015, with a diagonal output side). Channels leave in the order of least
-    loss, each removal refitting the rest, as in Kurtic et al. 2023, "ZipLM"; a channel's importance
-    is what its own removal adds; those that leave at once share what they cost together. In units
-    of the loss of one image, for all layers alike.
+    This is the optimal brain surgeon (Hassibi and Stork 1993, "Second Order Derivatives for Network
+    Pruning") for whole channels. Let a layer read the group with weights ``w_o`` for output ``o``,
+    and let ``C`` be the covariance of its inputs. Removing channel ``c`` costs
+    ``1/2 sum_o F_o w_o,c ((C^-1)_cc)^-1 w_o,c``, where ``F_o`` is the summed squared gradient of
+    the loss with respect to the output (the Kronecker-factored Fisher matrix of Martens and Grosse
+    2015, with a diagonal output factor).
+
+    Channels are removed in the order of least loss, and each removal refits the others, as in
+    Kurtic et al. 2023, "ZipLM". The importance of a channel is the loss that its removal adds;
+    channels that are removed at the same step share the extra loss of removing them together. The
+    unit is the loss of one image, for all layers.
 
     Args:
         model: the dense network, in evaluation mode.
         graph: its channel graph.
-        batches: images and labels.
-        known: ``reconstruct.features`` of the network.
-        otherwise: gives scores in the same unit, for groups that no refittable layer reads; not
-            called without need. Of a group that others read as well, those are not counted.
+        batches: calibration images ``(images [batch, channels, height, width], labels [batch])``.
+        features: ``hwprune.features`` of the network.
+        otherwise: gives the scores, in the same unit, of groups that no refittable layer reads. It
+            is called only if there are such groups. If a group has refittable readers, its other
+            readers are ignored.
 
     Returns:
         Group name -> importance [width], float32.
@@ -92,9 +104,9 @@ def surgeon(
     scores: dict[str, Tensor] = {}
     for group in graph.groups:
         readers = [
-            _reader(model, known[s.key], costs[s.key], s.key, s.positions)
+            _reader(model, features[s.key], costs[s.key], s.key, s.positions)
             for s in group.slices
-            if s.dim == 1 and s.key in known
+            if s.dim == 1 and s.key in features
         ]
         if readers:
             scores[group.name] = _removed_in_turn(group, readers)
@@ -110,16 +122,16 @@ def _reader(
     positions: tuple[tuple[int, ...], ...],
 ) -> _Reader:
     weight = model.get_parameter(key).detach().double().cpu()
-    taps = weight[0, 0].numel()  # of the kernel
-    index = torch.tensor(positions)  # [width, inputs a channel]
-    columns = (index[:, :, None] * taps + torch.arange(taps)).flatten(1)
+    kernel = weight[0, 0].numel()  # elements of the kernel
+    index = torch.tensor(positions)  # [width, positions of a channel]
+    columns = (index[:, :, None] * kernel + torch.arange(kernel)).flatten(1)
     scaled = weight.flatten(1) * (costs / 2).sqrt()[:, None]
     inverse = torch.cholesky_inverse(factored(moments.damped))
     return _Reader(scaled, inverse, columns)
 
 
 def _removed_in_turn(group: Group, readers: list[_Reader]) -> Tensor:
-    """What each channel adds to the loss when it is its turn; never less than those before it."""
+    """The loss that each channel adds when it is removed; at least that of all removed before."""
     left = torch.arange(group.width)
     scores = torch.zeros(group.width, dtype=torch.float64)
     least = torch.zeros((), dtype=torch.float64)
@@ -129,7 +141,8 @@ def _removed_in_turn(group: Group, readers: list[_Reader]) -> Tensor:
         going = torch.zeros(len(left), dtype=torch.bool)
         going[losses.argsort()[:at_once]] = True
         together = torch.stack([reader.remove(going) for reader in readers]).sum()
-        shared = (together - losses[going].sum()).clamp_min(0.0) / going.sum()  # as of two copies
+        # Removing two equal channels costs more together than one by one.
+        shared = (together - losses[going].sum()).clamp_min(0.0) / going.sum()
         scores[left[going]] = torch.maximum(losses[going] + shared, least)
         least = scores[left[going]].max()
         left = left[~going]
@@ -139,9 +152,9 @@ def _removed_in_turn(group: Group, readers: list[_Reader]) -> Tensor:
 def _output_costs(
     model: nn.Module, graph: ChannelGraph, batches: Iterable[tuple[Tensor, Tensor]]
 ) -> dict[str, Tensor]:
-    """Key of a layer's weight -> [rows]: squared gradients of an image's loss by an output.
+    """Key of a layer's weight -> [rows], squared gradients of the loss with respect to an output.
 
-    Summed over the output's places, averaged over the images.
+    They are summed over the output's positions and averaged over the images.
     """
     sums: dict[str, Tensor] = {}
     count = 0
@@ -166,7 +179,7 @@ def _output_costs(
         for images, labels in batches:
             inputs = images.to(device).detach().requires_grad_()
             loss = F.cross_entropy(model(inputs), labels.to(device), reduction="sum")
-            torch.autograd.grad(loss, inputs)  # which leaves the parameters' gradients alone
+            torch.autograd.grad(loss, inputs)  # does not accumulate gradients of the parameters
             count += len(images)
     distributed.sum_(sums.values())
     (all_images,) = distributed.summed([count])

@@ -1,4 +1,4 @@
-"""The importance of residual branches as wholes."""
+"""The importance of whole residual branches."""
 
 from __future__ import annotations
 
@@ -19,27 +19,40 @@ def score_branches(
     batches: Iterable[tuple[Tensor, Tensor]],
     scores: Mapping[str, Tensor],
 ) -> dict[str, float]:
-    """The importance of every residual branch as a whole, on the scale of its channels' scores.
+    """The importance of every residual branch as a whole, on the scale of the channels' scores.
 
-    A branch is measured by a gate on its output ``y``: closing it changes the loss of an image by
-    ``-sum(g * y)`` to first order, and the mean of its absolute value over the images is what the
-    branch is worth (after Molchanov et al. 2019, "Importance Estimation for Neural Network
-    Pruning", whose gates are on channels). Signs are kept within an image, where what one channel
-    adds another may take back, and lost between images: over a whole set a trained norm's gate has
-    next to no gradient. Channels are scored as if each were removed alone, so gates of whole
-    branches come out smaller by far than sums of channels; they tell branches apart, and their
-    common factor is such that all branches are worth what all their channels are. Where no gate
-    changes the loss, as with norms that start at zero, each is worth what its own are.
+    Think of a gate on the output ``y`` of a branch, and let ``g`` be the gradient of an image's
+    loss with respect to ``y``. Closing the gate changes this loss by ``-sum(g * y)`` to first
+    order. The branch's importance is the mean absolute value of this over the images, times a
+    factor (after Molchanov et al. 2019, "Importance Estimation for Neural Network Pruning", whose
+    gates are on channels).
+
+    - Absolute values are taken image by image, because over a whole data set the gradient of a
+      trained norm's gate is nearly zero.
+    - The factor is the same for all branches. It makes their summed importance equal to the summed
+      importance of their channels, since the values of gates are much smaller than those sums.
+    - Where no gate changes the loss, as with norms whose scale is zero, the importance of a branch
+      is the sum of its channels' importance.
 
     Args:
-        model, graph, batches: as in ``score``.
-        scores: of the channels, by any criterion.
+        model: the trained network, which runs in evaluation mode and is not changed.
+        graph: its channel graph.
+        batches: calibration images ``(images [batch, channels, height, width], labels [batch])``.
+        scores: group -> importance of its channels, [width], by any criterion.
 
     Returns:
-        Name of the branch -> importance; for ``solve(..., branch_scores=...)``.
+        Name of the branch -> importance, for ``solve(..., branch_scores=...)``.
 
     Raises:
-        InputError: no batches.
+        InputError: there are no batches.
+
+    Example:
+        >>> model, image = hwprune.demo.small_network()
+        >>> graph = hwprune.trace(model, image)
+        >>> batches = [(torch.randn(8, 3, 32, 32), torch.arange(8))]
+        >>> scores = hwprune.score(model, graph, batches, "gate_taylor")
+        >>> list(hwprune.score_branches(model, graph, batches, scores))
+        ['stages.0.bn2', 'stages.2.bn2']
     """
     gates = dict.fromkeys((branch.name for branch in graph.branches), 0.0)
     if not gates:
@@ -61,12 +74,13 @@ def score_branches(
 
 
 def _gate(gates: dict[str, float], name: str) -> Callable[[nn.Module, Any, Tensor], None]:
-    """A hook that adds the effects of closing a module's output, image by image."""
+    """A hook that adds up the absolute effects of closing a gate on a module's output."""
 
     def forward(module: nn.Module, inputs: Any, output: Tensor) -> None:
         value = output.detach().clone()  # the addition may be in place
 
-        def backward(gradient: Tensor) -> None:  # of the mean loss, so of as many images' share
+        def backward(gradient: Tensor) -> None:
+            # The gradient of the mean loss is an image's gradient divided by the batch size.
             effects = (gradient * value).flatten(1).sum(1)
             gates[name] += float(effects.abs().sum()) * len(value)
 

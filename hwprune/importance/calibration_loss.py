@@ -1,4 +1,4 @@
-"""The calibration loss of a pruned network before any training."""
+"""The loss of a pruned network on calibration images, before any training."""
 
 from __future__ import annotations
 
@@ -21,22 +21,23 @@ def loss_before_training(
     plan_of: Callable[[Mapping[str, Tensor]], Plan],
     batches: Batches,
     *,
-    known: Features | None = None,
+    features: Features | None = None,
 ) -> LossOf:
-    """What ``compensate`` minimises: scores -> mean cross-entropy of the prepared student.
+    """Make the function that ``compensate`` minimises: scores -> mean cross-entropy.
 
-    A third of the batches re-estimates the norms' statistics, the rest is judged. Scores that
-    lead to a plan that was judged before cost nothing.
+    The function prunes the network to the plan for the scores, re-estimates the batch norms on a
+    third of the batches, and evaluates the student on the others. Each plan is evaluated once.
 
     Args:
         model: the dense network.
         graph: its channel graph.
-        plan_of: the plan that scores lead to, within the budget.
+        plan_of: gives the plan for scores, within the budget.
         batches: calibration images and labels, at least two batches.
-        known: as in ``prepare``.
+        features: ``hwprune.features`` of the network, by which the weights are refitted; None
+            leaves the weights as they are.
 
     Raises:
-        InputError: less than two batches.
+        InputError: there are fewer than two batches.
     """
     if len(batches) < 2:
         raise InputError(
@@ -44,14 +45,14 @@ def loss_before_training(
             "give at least two, with --calibration-images 64 or more."
         )
     third = max(1, len(batches) // 3)
-    judged: dict[tuple[tuple[int, ...], ...], float] = {}
+    losses: dict[tuple[tuple[int, ...], ...], float] = {}
 
     def loss_of(scores: Mapping[str, Tensor]) -> float:
         plan = plan_of(scores)
         key = tuple(plan.kept.values())
-        if key not in judged:
-            student = prepare(model, graph, plan, batches[:third], known=known)
-            judged[key] = evaluate(student, batches[third:]).loss
-        return judged[key]
+        if key not in losses:
+            student = prepare(model, graph, plan, batches[:third], features=features)
+            losses[key] = evaluate(student, batches[third:]).loss
+        return losses[key]
 
     return loss_of

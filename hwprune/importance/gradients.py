@@ -1,4 +1,4 @@
-"""Gradients of the calibration loss; the network is left as it was."""
+"""Gradients of the loss on calibration images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,16 @@ def backward(
     batches: Iterable[tuple[Tensor, Tensor]],
     each: Callable[[], None] = lambda: None,
 ) -> int:
-    """Add up the gradients of the mean cross-entropy over the batches; their number."""
+    """Add up the gradients of each batch's mean cross-entropy in the model's parameters.
+
+    Args:
+        model: the network.
+        batches: calibration images ``(images [batch, channels, height, width], labels [batch])``.
+        each: called after the backward pass of each batch.
+
+    Returns:
+        The number of batches.
+    """
     device = next(model.parameters()).device
     count = 0
     for images, labels in batches:
@@ -30,10 +39,10 @@ def backward(
 
 
 def need_batches(count: int) -> None:
-    """Refuse to score without batches.
+    """Check that there were batches.
 
     Raises:
-        InputError: there were none.
+        InputError: ``count`` is zero.
     """
     if not count:
         raise InputError("No calibration batches; give at least one batch of images and labels.")
@@ -41,7 +50,10 @@ def need_batches(count: int) -> None:
 
 @contextmanager
 def gradients(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode with gradients of all parameters; afterwards all is as it was."""
+    """Evaluation mode with gradients of all parameters.
+
+    Afterwards modes, gradients and ``requires_grad`` are as they were.
+    """
     parameters = {k: p for k, p in model.named_parameters() if p.is_floating_point()}
     before = {key: (p.requires_grad, p.grad) for key, p in parameters.items()}
     for parameter in parameters.values():

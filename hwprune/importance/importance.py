@@ -1,4 +1,4 @@
-"""What a network's parts are worth: its channels, and its residual branches as a whole."""
+"""The importance of a network's channels and of its residual branches."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from hwprune.graph import ChannelGraph
 if TYPE_CHECKING:
     from torch import Tensor
 
-_LEAST_SCORE = 1e-12  # of the greatest
+_LEAST_SCORE = 1e-12  # least score of a remaining channel, as a share of the greatest score
 
 
 @dataclass(frozen=True)
 class Importance:
-    """Scores of everything that can go, and how much is there still.
+    """The importance of all channels and branches of a network that may already be pruned in part.
 
     Attributes:
         channels: group -> importance of each channel, [width].
-        branches: branch -> its importance as a whole; None where none is to go.
-        left: group -> channels that it still has; all of them where it is not named.
+        branches: name of a branch -> importance of the whole branch; None if all branches stay.
+        left: group -> number of channels that it still has; groups that are not named have all.
     """
 
     channels: dict[str, Tensor]
@@ -29,7 +29,10 @@ class Importance:
     left: dict[str, int] = field(default_factory=dict)
 
     def with_channels(self, graph: ChannelGraph, channels: Mapping[str, Tensor]) -> Importance:
-        """Other scores of the channels; each branch is worth more or less as its own are."""
+        """A copy with other scores of the channels.
+
+        The importance of a branch changes by the same factor as the sum of its channels' scores.
+        """
         branches = self.branches and {
             branch.name: self.branches[branch.name]
             * total(channels, branch.groups)
@@ -40,9 +43,13 @@ class Importance:
 
 
 def of_kept(scores: Mapping[str, Tensor], kept: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
-    """The scores of the channels that are left; what is gone is worth nothing.
+    """Scores in which removed channels are zero and kept channels are positive.
 
-    What is left is worth a little at least, so that it is chosen before what is gone.
+    A positive score, however small, makes the solver choose kept channels before removed ones.
+
+    Args:
+        scores: group -> importance of each channel, [width].
+        kept: group -> indices of the channels that are kept.
     """
     least = _LEAST_SCORE * max(float(each.max()) for each in scores.values())
     left = {}
@@ -53,5 +60,5 @@ def of_kept(scores: Mapping[str, Tensor], kept: Mapping[str, Sequence[int]]) -> 
 
 
 def total(scores: Mapping[str, Tensor], groups: tuple[str, ...]) -> float:
-    """The summed importance of all channels of some groups."""
+    """The summed importance of all channels of the given groups."""
     return sum(float(scores[name].double().sum()) for name in groups)

@@ -1,4 +1,4 @@
-"""Pruning in rounds: towards the budget step by step, with importance taken again at each."""
+"""Pruning in rounds: each round prunes a part, and importance is computed again before it."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from hwprune.pruning.prepare import Batches, prepare
 from hwprune.pruning.reconstruct import features
 
 ImportanceOf: TypeAlias = Callable[[nn.Module, ChannelGraph], Importance]
-PlanOf: TypeAlias = Callable[[Importance, float], Plan]  # share of the dense latency
+PlanOf: TypeAlias = Callable[[Importance, float], Plan]  # of a share of the dense latency
 
 
 @dataclass(frozen=True)
 class Partial:
-    """A network on its way to the budget.
+    """A network between two rounds.
 
     Attributes:
-        model: the network as far as it is pruned.
+        model: the network as pruned so far.
         graph: its channel graph.
-        whole: the dense network's graph.
-        kept: which of the dense network's channels it has.
+        whole: the dense network's channel graph.
+        kept: group -> indices of the dense network's channels that it still has.
     """
 
     model: nn.Module
@@ -38,7 +38,7 @@ class Partial:
 
     @classmethod
     def of(cls, model: nn.Module, graph: ChannelGraph) -> Partial:
-        """The dense network, of which nothing is gone."""
+        """The dense network, with all its channels."""
         return cls(model, graph, graph, {g.name: tuple(range(g.width)) for g in graph.groups})
 
     @property
@@ -46,41 +46,41 @@ class Partial:
         return {name: len(kept) for name, kept in self.kept.items()}
 
     @cached_property
-    def known(self) -> frozenset[str]:
-        """The dense network's groups that are groups of this one: others stay as they are.
+    def prunable(self) -> frozenset[str]:
+        """The dense network's groups that are groups of this network too; all others stay.
 
-        One channel is no group, and without a branch the rest may fall into other groups.
+        A group of one channel is none any more, and leaving out a branch may change other groups.
         """
         widths = self.graph.widths
         return frozenset(n for n, kept in self.kept.items() if widths.get(n) == len(kept))
 
     def lift(self, own: Importance) -> Importance:
-        """Importance in this network as importance in the dense one; what is gone has none.
+        """Map importance in this network to the channels of the dense network.
 
-        Of groups that stay as they are, every channel is worth most.
+        Removed channels get zero, and all channels of groups that stay get the greatest score.
         """
         most = max((float(s.max()) for s in own.channels.values()), default=1.0)
         channels = {}
         for name, width in self.whole.widths.items():
             channels[name] = torch.full((width,), most)
-            if name in self.known:
+            if name in self.prunable:
                 channels[name][list(self.kept[name])] = own.channels[name]
         return Importance(of_kept(channels, self.kept), self._branches(own), self._widths)
 
     def _branches(self, own: Importance) -> dict[str, float] | None:
-        """The worth of the branches that may go, and of those that are gone."""
+        """Importance of the branches that can be left out; zero for those that already are."""
         if own.branches is None:
             return None
         gone = [branch.name for branch in self.whole.left_out(self._widths)]
         whole = {branch.name for branch in self.whole.branches}
-        there = [b.name for b in self.graph.branches if self.known >= set(b.groups)]
+        there = [b.name for b in self.graph.branches if self.prunable >= set(b.groups)]
         return dict.fromkeys(gone, 0.0) | {n: own.branches[n] for n in there if n in whole}
 
     def within(self, plan: Plan) -> Plan:
-        """A plan for the dense network without the channels that are gone already."""
+        """Remove the channels that are already gone from a plan for the dense network."""
         kept = {
             name: sorted(set(indices) & set(self.kept[name]))
-            if name in self.known or not indices
+            if name in self.prunable or not indices
             else self.kept[name]
             for name, indices in plan.kept.items()
         }
@@ -88,9 +88,9 @@ class Partial:
         return own if own.widths != plan.widths else replace(plan, kept=own.kept)
 
     def own(self, plan: Plan) -> Plan:
-        """A plan for the dense network, within this one, as a plan for this one."""
+        """Convert a plan for the dense network, within this network, to a plan for this one."""
         kept = {}
-        for name in self.known & self.graph.widths.keys():
+        for name in self.prunable & self.graph.widths.keys():
             places = {channel: place for place, channel in enumerate(self.kept[name])}
             kept[name] = [places[channel] for channel in plan.kept[name]]
         return Plan.from_kept(self.graph, kept)
@@ -109,29 +109,37 @@ def in_rounds(
     refit: bool = True,
     train: Callable[[nn.Module, Plan], None] = lambda student, plan: None,
 ) -> Partial:
-    """The network after all rounds but the last, which is the caller's to measure.
+    """Prune a network in all rounds but the last, in which the caller measures candidates.
 
-    Each round keeps the same share of the latency that the one before has left. Importance of the
-    network as it then is knows what its refitted weights have taken over.
+    Every round reduces the latency by the same factor. Importance is computed on the network as
+    pruned and refitted so far.
 
     Args:
-        model: the dense network.
+        model: the dense network; it is not changed.
         graph: its channel graph.
-        trace: finds a network's channel graph, with the same layers kept whole.
-        importance_of: importance of a network's channels and branches.
-        plan_of: the most important plan of the dense network at a share of its latency.
-        batches: for refitting and for the norms' statistics.
-        share: of the dense latency, the budget.
-        rounds: how many there are, the last one included; 1 prunes nothing here.
-        refit: whether the weights that stay are refitted in each.
-        train: trains a network a little, in place, given the plan that made it of the dense one.
+        trace: traces a network with the same ``keep`` as the dense one.
+        importance_of: computes the importance of a network's channels and branches.
+        plan_of: finds the most important plan of the dense network at a share of its latency.
+        batches: calibration images and labels, for refitting and for the batch norms.
+        share: the budget as a share of the dense latency.
+        rounds: number of rounds, including the last one; with 1, nothing is pruned here.
+        refit: whether each round refits the weights that stay.
+        train: trains a pruned network for a short time, in place; it also gets the network's plan.
+
+    Returns:
+        The network before the last round.
     """
     partial = Partial.of(model, graph)
     for done in range(1, rounds):
         importance = partial.lift(importance_of(partial.model, partial.graph))
         plan = partial.within(plan_of(importance, share ** (done / rounds)))
-        known = features(partial.model, partial.graph, batches) if refit else None
-        student = prepare(partial.model, partial.graph, partial.own(plan), batches, known=known)
+        student = prepare(
+            partial.model,
+            partial.graph,
+            partial.own(plan),
+            batches,
+            features=features(partial.model, partial.graph, batches) if refit else None,
+        )
         train(student, plan)
         partial = Partial(student, trace(student), graph, plan.kept)
     return partial

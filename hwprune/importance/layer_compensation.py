@@ -1,8 +1,7 @@
-"""Layer compensation: what importance is worth in each group, found by trying plans out."""
+"""Layer compensation: a scale and an offset for each group's importance, found by search."""
 
 from __future__ import annotations
 
-import json
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -13,33 +12,37 @@ from typing import Any, TypeAlias
 from torch import Tensor
 
 from hwprune.errors import InputError
+from hwprune.storage.json_lines import append_line, read_lines
 
-SEARCH_VERSION = 2  # of the file; in 1 offsets were in units of the mean over all groups
+_SEARCH_VERSION = 2  # version of the file; in version 1 offsets were in units of another mean
 
-_POPULATION = 16
-_CONTESTANTS = 4  # of the population, of whom the best has a child
-_BEST = 0.5  # of the children are the best one's of all, dead or not
-_SPREADS = (0.1, 1.0)  # of a mutation: of a scale's logarithm, and of an offset
-_SHARES = (0.1, 0.2, 0.5)  # of the groups that a mutation changes
+_POPULATION = 16  # number of latest candidates that may be parents
+_CONTESTANTS = 4  # number of random members of the population, of which the best is a parent
+_BEST = 0.5  # share of the candidates whose parent is the best of all candidates
+_SPREADS = (0.1, 1.0)  # least and greatest standard deviation of log(scale) and of an offset
+_SHARES = (0.1, 0.2, 0.5)  # possible shares of the groups that a mutation changes
 
 
 @dataclass(frozen=True)
 class Compensation:
-    """A line through the scores of each group: ``scale * (score + offset * mean)``, positive.
+    """A linear function of the scores of each group: ``scale * (score + offset * mean)``.
 
-    Chin et al. 2018, "Layer-compensated Pruning for Resource-constrained Convolutional Neural
-    Networks", has the offsets; Chin et al. 2020, "Towards Efficient Model Compression via Learned
-    Global Ranking", the scales as well. ``mean`` is that of the group's own scores, so that
-    numbers mean the same for every criterion and group.
+    The offsets are from Chin et al. 2018, "Layer-compensated Pruning for Resource-constrained
+    Convolutional Neural Networks"; the scales are from Chin et al. 2020, "Towards Efficient Model
+    Compression via Learned Global Ranking".
+
+    Attributes:
+        scale: group -> factor, positive.
+        offset: group -> offset, in units of the mean of the group's own scores.
     """
 
     scale: dict[str, float]
     offset: dict[str, float]
 
     def apply(self, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The compensated scores; at least a millionth of what they were, so that order stays.
+        """Compensate the scores; groups that the compensation does not name keep their scores.
 
-        Groups that the search did not know are left as they are.
+        A score falls to a millionth of its value at least, which keeps the order in the group.
         """
         return {name: self._line(name, s).maximum(1e-6 * s) for name, s in scores.items()}
 
@@ -48,8 +51,8 @@ class Compensation:
         return scale * (scores + offset * scores.mean())
 
 
-LossOf: TypeAlias = Callable[[Mapping[str, Tensor]], float]  # of the plan that scores lead to
-Report: TypeAlias = Callable[[int, float, float], None]  # candidates so far, this loss, the best
+LossOf: TypeAlias = Callable[[Mapping[str, Tensor]], float]  # scores -> loss of the pruned network
+Report: TypeAlias = Callable[[int, float, float], None]  # number of candidates, loss, least loss
 
 
 def compensate(
@@ -63,47 +66,48 @@ def compensate(
     budget: float = 0.0,
     report: Report | None = None,
 ) -> Compensation:
-    """The compensation whose plans lose least, by regularised evolution.
+    """Search the compensation with the least loss, by regularised evolution.
 
     After Real et al. 2019, "Regularized Evolution for Image Classifier Architecture Search": the
-    best of a few of the population has a mutated child, and the oldest dies. Every second child is
-    of the best of all, and mutations are of all sizes: a good criterion is a good place to start,
-    and from there large steps alone find nothing. The first candidate changes nothing, so the
-    result is never worse on ``loss_of`` than no compensation.
+    parent of a candidate is the best of a few random members of the population, and the population
+    consists of the latest candidates. Here the parent of every second candidate, on average, is the
+    best candidate of all, and mutations have all sizes, because the search starts at a good
+    criterion, from where large steps find nothing. The first candidate changes no score, so the
+    result is never worse by ``loss_of`` than no compensation.
 
     Args:
         scores: group -> importance of each channel, [width].
-        loss_of: scores -> calibration loss of the network that is pruned by them, within the
-            budget, and not trained.
-        candidates: how many to try.
-        seed: of the mutations.
-        path: a file of one line a candidate; those in it are not tried again.
-        about: what else the losses in it depend on.
-        budget: that ``loss_of`` keeps to; a whole search serves other budgets, one that was broken
-            off goes on at its own only.
-        report: is told of every candidate.
+        loss_of: scores -> loss on calibration images of the network that is pruned by them to the
+            budget and not trained.
+        candidates: number of candidates.
+        seed: random seed of the mutations.
+        path: file with one JSON line for each candidate; the search goes on after the last line.
+        about: further facts that the losses depend on; they are compared with those in the file.
+        budget: budget of ``loss_of``, as a share of the dense latency. The file of a complete
+            search serves all budgets; an incomplete one must be finished at its own budget.
+        report: called after each candidate.
 
     Raises:
-        InputError: ``path`` is the search of another version, network or seed, or about something
-            else.
+        InputError: ``path`` is damaged, or belongs to a search of another version, network, seed,
+            or with other facts.
     """
-    told = {"version": SEARCH_VERSION, "seed": seed, **(about or {})}
-    tried = _read(path, scores, told, budget, candidates)
+    facts = {"version": _SEARCH_VERSION, "seed": seed, **(about or {})}
+    tried = _read(path, scores, facts, budget, candidates)
     while len(tried) < candidates:
         new = _candidate(tried, list(scores), seed)
         loss = loss_of(new.apply(scores))
         tried.append((new, loss))
         if path is not None:
-            _append(path, {**told, "budget": budget, "loss": loss, **asdict(new)})
+            append_line(path, {**facts, "budget": budget, "loss": loss, **asdict(new)})
         if report is not None:
-            report(len(tried), loss, min(known for _, known in tried))
+            report(len(tried), loss, min(each for _, each in tried))
     return min(tried[:candidates], key=lambda each: each[1])[0]
 
 
 def _candidate(
     tried: Sequence[tuple[Compensation, float]], groups: list[str], seed: int
 ) -> Compensation:
-    """The next one; it depends on the seed and on those before alone."""
+    """The next candidate; it depends only on the seed and on the candidates before."""
     draw = random.Random(seed * 1_000_003 + len(tried))
     same = Compensation(dict.fromkeys(groups, 1.0), dict.fromkeys(groups, 0.0))
     if not tried:
@@ -124,41 +128,33 @@ def _mutated(parent: Compensation, groups: list[str], draw: random.Random) -> Co
     return Compensation({**parent.scale, **scale}, {**parent.offset, **offset})
 
 
-def _append(path: Path, entry: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(entry) + "\n")
-
-
 def _read(
     path: Path | None,
     scores: Mapping[str, Tensor],
-    told: Mapping[str, Any],
+    facts: Mapping[str, Any],
     budget: float,
     candidates: int,
 ) -> list[tuple[Compensation, float]]:
-    """The candidates of an earlier search; a torn last line is cut off the file."""
+    """The candidates in the file of an earlier search, with their losses."""
     if path is None or not path.exists():
         return []
-    text = path.read_text(encoding="utf-8")
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:
-        path.write_text(whole, encoding="utf-8")
-    lines = whole.splitlines()
+    try:
+        lines = read_lines(path)
+    except ValueError as error:
+        raise InputError(f"{error}. Delete the file and search again.") from error
     tried = []
-    for number, line in enumerate(lines, 1):
+    for number, entry in enumerate(lines, 1):
         where = f"{path}, line {number},"
         try:
-            entry = json.loads(line)
-            known = Compensation(entry.pop("scale"), entry.pop("offset"))
+            new = Compensation(entry.pop("scale"), entry.pop("offset"))
             loss, searched = float(entry.pop("loss")), float(entry.pop("budget"))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"{where} is no candidate of a search ({error}). Delete the file and search again."
             ) from error
-        if entry != dict(told) or not set(known.scale) == set(known.offset) == set(scores):
+        if entry != dict(facts) or not set(new.scale) == set(new.offset) == set(scores):
             raise InputError(
-                f"{where} belongs to another search: {entry}, not {dict(told)}, or to other "
+                f"{where} belongs to another search: {entry}, not {dict(facts)}, or to other "
                 "groups. Delete the file and search again."
             )
         if searched != budget and len(lines) < candidates:
@@ -167,5 +163,5 @@ def _read(
                 f"search is not done; this one is at {budget:.3f}. Finish it at its own budget, or "
                 "delete the file and search again."
             )
-        tried.append((known, loss))
+        tried.append((new, loss))
     return tried

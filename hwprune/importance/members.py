@@ -1,4 +1,4 @@
-"""The weights and gradients of a group's channels, layer by layer."""
+"""The weights and gradients of a group's channels, in each layer and norm."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ Role: TypeAlias = Literal["layer", "norm", "reader"]
 
 @dataclass(frozen=True)
 class Member:
-    """The numbers of one layer or norm that belong to a group, channel by channel.
+    """The weights and gradients of one layer or norm for each channel of a group.
 
     Attributes:
-        role: ``layer``: weights and bias that produce the channel; ``norm``: its scale and shift;
-            ``reader``: the weights by which a layer behind reads it.
-        weight: [width, n], the rows of the weight or the scale.
-        gradient: [width, n], of the mean cross-entropy.
-        shift: [width, 1], bias or shift; zero where there is none.
-        shift_gradient: [width, 1].
+        role: ``layer`` for weights and bias that produce the channel, ``norm`` for its scale and
+            shift, ``reader`` for the weights of a later layer that reads the channel.
+        weight: [width, n], weights or scale of each channel.
+        gradient: [width, n], gradient of the loss with respect to ``weight``.
+        shift: [width, 1], bias or shift; zero if there is none.
+        shift_gradient: [width, 1], gradient of the loss with respect to ``shift``.
     """
 
     role: Role
@@ -34,13 +34,22 @@ class Member:
 
     @property
     def effect(self) -> Tensor:
-        """``sum (w * g) + b * g_b``, [width]: to first order, the loss won by zeroing these."""
+        """``sum (w * g) + b * g_b``, [width]: first-order decrease of the loss by zeroing these."""
         return (self.weight * self.gradient).sum(1) + (self.shift * self.shift_gradient).sum(1)
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where one member's numbers are: [width, places] indices along a dimension of a parameter."""
+    """Where a member's weights lie in the model.
+
+    Attributes:
+        role: see ``Member``.
+        weight: the parameter.
+        dim: dimension of the parameter along which the channels lie.
+        index: [width, n], indices of each channel along ``dim``.
+        shift: bias or shift; None if there is none.
+        shift_index: [width, 1], indices of each channel in ``shift``; empty without a shift.
+    """
 
     role: Role
     weight: nn.Parameter
@@ -50,7 +59,7 @@ class Place:
     shift_index: Tensor
 
     def read(self) -> Member:
-        """The numbers and gradients as they are now; no gradient is zero."""
+        """The present weights and gradients; a missing gradient counts as zero."""
         weight, gradient = _rows(self.weight, self.dim, self.index)
         shift = shift_gradient = torch.zeros_like(weight[:, :1])
         if self.shift is not None:
@@ -59,7 +68,7 @@ class Place:
 
 
 def places_of(model: nn.Module, graph: ChannelGraph, group: Group) -> list[Place]:
-    """The layers that produce a group's channels, the norms that scale them, and who reads them."""
+    """Find the layers that produce a group's channels, the norms on them, and their readers."""
     producers = {(layer.weight, layer.out_dim): layer for layer in graph.layers}
     readers = {(layer.weight, 1 - layer.out_dim): layer for layer in graph.layers}
     places = {(s.key, s.dim): s.positions for s in group.slices}
@@ -74,7 +83,7 @@ def places_of(model: nn.Module, graph: ChannelGraph, group: Group) -> list[Place
         if layer is not None:
             role = "layer"
         elif reader is not None and parameter.shape[dim] == reader.inputs.count(graph.widths):
-            role = "reader"  # not of a grouped convolution, which hands its channels on
+            role = "reader"  # a grouped convolution is none: its outputs are of the same group
         elif parameter.ndim == 1 and name == "weight" and not isinstance(module, nn.PReLU):
             role = "norm"
         else:

@@ -21,7 +21,8 @@ from hwprune.importance.criteria import (
 from hwprune.importance.criterion_names import DEFAULT_CRITERION
 from hwprune.importance.gradients import backward, gradients, need_batches
 from hwprune.importance.members import places_of
-from hwprune.pruning.reconstruct import Features, features
+from hwprune.pruning.reconstruct import Features
+from hwprune.pruning.reconstruct import features as features_of
 
 
 def score(
@@ -30,45 +31,54 @@ def score(
     batches: Iterable[tuple[Tensor, Tensor]],
     criterion: str = DEFAULT_CRITERION,
     *,
-    known: Features | None = None,
+    features: Features | None = None,
 ) -> dict[str, Tensor]:
-    """The importance of every channel of every group.
+    """Compute the importance of every channel of every group.
 
-    In several processes (see ``distributed``) each gives batches of its own, and all get the scores
-    of all batches together.
+    In several processes (see ``hwprune.distributed``), each process passes its own batches, and all
+    get the scores of all batches together.
 
     Args:
-        model: the trained network; runs in evaluation mode and is left as it was.
+        model: the trained network, which runs in evaluation mode and is not changed.
         graph: its channel graph.
-        batches: ``(images [batch, channels, height, width], labels [batch])``, class-balanced,
-            of equal size.
-        criterion: one of ``CRITERIA``.
-        known: ``features`` of the network, which ``surgeon`` takes anew where they are not given.
+        batches: calibration images ``(images [batch, channels, height, width], labels [batch])``,
+            class-balanced, in batches of equal size.
+        criterion: one of ``hwprune.importance.criteria.CRITERIA``; each has its source there.
+        features: ``hwprune.features`` of the network, used by the criterion ``surgeon``, which
+            computes them from the batches if they are not given.
 
     Returns:
         Group name -> importance of its channels, [width], float32 on the CPU, not negative.
 
     Raises:
-        InputError: an unknown criterion, or no batches.
+        InputError: the criterion is unknown, or there are no batches.
+
+    Example:
+        >>> model, image = hwprune.demo.small_network()
+        >>> graph = hwprune.trace(model, image)
+        >>> batches = [(torch.randn(8, 3, 32, 32), torch.arange(8))]
+        >>> scores = hwprune.score(model, graph, batches, "gate_taylor")
+        >>> scores["stem.0"].shape
+        torch.Size([16])
     """
     if criterion not in CRITERIA:
         raise InputError(
             f"Unknown criterion {criterion!r}; expected one of {', '.join(CRITERIA)}. "
-            "Try --criterion gate_taylor."
+            "Give criterion='gate_taylor', say."
         )
     with gradients(model):
         if criterion != "surgeon":
             return _accumulate(model, graph, batches, criterion)
         kept = list(batches)
-        if known is None:
-            known = features(model, graph, kept)
-        return surgeon(model, graph, kept, known, lambda: _without_refit(model, graph, kept))
+        if features is None:
+            features = features_of(model, graph, kept)
+        return surgeon(model, graph, kept, features, lambda: _without_refit(model, graph, kept))
 
 
 def _without_refit(
     model: nn.Module, graph: ChannelGraph, batches: list[tuple[Tensor, Tensor]]
 ) -> dict[str, Tensor]:
-    """``fisher`` in the unit of ``surgeon``: the second-order loss of one image."""
+    """``fisher`` scores in the unit of ``surgeon``: the second-order loss of one image."""
     (images,) = distributed.summed([sum(len(labels) for _, labels in batches)])
     effects = _accumulate(model, graph, batches, "fisher")
     return {name: effect / (2 * images) for name, effect in effects.items()}
@@ -107,7 +117,7 @@ def _accumulate(
 
 
 def _single(batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
-    """The same images, one in a batch."""
+    """The same images in batches of one."""
     for images, labels in batches:
         for number in range(len(labels)):
             yield images[number : number + 1], labels[number : number + 1]

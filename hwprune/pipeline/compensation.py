@@ -26,7 +26,7 @@ def searched_compensation(job: Job) -> Compensation:
         job.graph,
         lambda scores: predicted_plan(job, importance.with_channels(job.graph, scores), share),
         dense.calibration(),
-        known=dense.features,
+        features=dense.features,
     )
     losses: list[float] = []
     first = not job.files.compensation.exists()

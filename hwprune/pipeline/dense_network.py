@@ -20,7 +20,7 @@ from hwprune.models.build import LoadedModel, load_model
 from hwprune.pipeline.run_facts import TrainedFacts
 from hwprune.pruning.reconstruct import Features, features
 from hwprune.recipe import Recipe
-from hwprune.seeding import chances_of
+from hwprune.seeding import seeded
 from hwprune.targets.base import Form
 from hwprune.tracing.trace import trace
 
@@ -142,10 +142,10 @@ class DenseNetwork:
     def scores(self) -> dict[str, Tensor]:
         """The importance of every channel: group -> [width]."""
         recipe = self.recipe
-        known = self.features if recipe.criterion == "surgeon" else None
+        found = self.features if recipe.criterion == "surgeon" else None
         graph = self.graph(recipe.batch)
-        with chances_of(recipe.seed):
-            return score(self.model, graph, self.calibration(), recipe.criterion, known=known)
+        with seeded(recipe.seed):
+            return score(self.model, graph, self.calibration(), recipe.criterion, features=found)
 
     @cached_property
     def branch_scores(self) -> dict[str, float]:

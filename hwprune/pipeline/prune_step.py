@@ -63,7 +63,12 @@ def student_of(job: Job, plan: Plan, on_stage: OnStage | None = None) -> nn.Modu
     """The dense network cut to a plan, refitted, with its norms' statistics estimated again."""
     dense = job.dense
     return prepare(
-        dense.model, job.graph, plan, dense.calibration(), known=dense.features, on_stage=on_stage
+        dense.model,
+        job.graph,
+        plan,
+        dense.calibration(),
+        features=dense.features,
+        on_stage=on_stage,
     )
 
 

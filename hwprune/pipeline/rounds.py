@@ -55,7 +55,7 @@ def student_of_round(
     if job.recipe.reconstruct:
         found = features(partial.model, partial.graph, images, job.recipe.seed)
     return prepare(
-        partial.model, partial.graph, partial.own(plan), images, known=found, on_stage=on_stage
+        partial.model, partial.graph, partial.own(plan), images, features=found, on_stage=on_stage
     )
 
 

@@ -10,7 +10,7 @@ from hwprune.importance.importance import Importance
 from hwprune.importance.score import score
 from hwprune.pipeline.compensation import searched_compensation
 from hwprune.pipeline.run_context import Job
-from hwprune.seeding import chances_of
+from hwprune.seeding import seeded
 
 
 def importance_of(job: Job, model: nn.Module, graph: ChannelGraph) -> Importance:
@@ -31,7 +31,7 @@ def _by_criterion(job: Job, model: nn.Module, graph: ChannelGraph) -> Importance
     if model is job.dense.model:
         return Importance(job.dense.scores, job.branch_scores)
     images = job.dense.calibration()
-    with chances_of(job.recipe.seed):
+    with seeded(job.recipe.seed):
         scores = score(model, graph, images, job.recipe.criterion)
     branches = score_branches(model, graph, images, scores) if job.recipe.depth else None
     return Importance(scores, branches)

@@ -1,1 +1,1 @@
-"""From a plan to a pruned network on disk."""
+"""Structured pruning: remove the channels of a plan, refit the weights that stay, save and load."""

@@ -1,4 +1,4 @@
-"""Batch-norm statistics that go with a pruned network's weights."""
+"""Re-estimate the running statistics of batch norms after pruning."""
 
 from __future__ import annotations
 
@@ -11,9 +11,13 @@ from hwprune.model_state import evaluating
 
 
 def reestimate_norms(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
-    """Replace the running statistics of all batch norms by their average over ``batches``.
+    """Replace the running statistics of all batch norms by averages over the batches, in place.
 
-    After pruning, the statistics that a norm carries are those of the wider network.
+    After pruning, the running statistics are still those of the dense network.
+
+    Args:
+        model: the pruned network; its modes (training or evaluation) are not changed.
+        batches: ``(images [batch, channels, height, width], labels)``; labels are not used.
     """
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     if not norms:
@@ -23,7 +27,7 @@ def reestimate_norms(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]])
     with evaluating(model), torch.no_grad():
         for norm in norms:
             norm.reset_running_stats()
-            norm.momentum = None  # a cumulative average
+            norm.momentum = None  # None stands for a cumulative average
             norm.train()
         try:
             for images, _ in batches:

@@ -23,15 +23,27 @@ WEIGHTS, PLAN = "model.safetensors", "plan.json"
 
 
 def save(model: nn.Module, plan: Plan, directory: Path | str) -> None:
-    """Write a pruned network; the plan is written last and carries the hash of the weights.
+    """Write a pruned network to a folder, as ``model.safetensors`` and ``plan.json``.
+
+    The plan is written last and contains the SHA-256 of the weights.
 
     Args:
         model: the pruned network.
-        plan: what was kept; its ``source`` says how to build the dense network.
-        directory: made when missing.
+        plan: the plan that it was pruned to; ``plan.source`` may say how to build the dense one.
+        directory: the folder; it is made if it does not exist.
 
     Raises:
         HwpruneError: the files cannot be written.
+
+    Example:
+        >>> model, image = hwprune.demo.small_network()
+        >>> graph = hwprune.trace(model, image)
+        >>> plan = hwprune.Plan.from_kept(graph, {"stem.0": range(8)})
+        >>> hwprune.save(hwprune.prune(model, graph, plan), plan, "pruned")
+        >>> hwprune.Plan.load("pruned/plan.json") == plan  # the file names its weights as well
+        False
+        >>> hwprune.Plan.load("pruned/plan.json").widths == plan.widths
+        True
     """
     folder = Path(directory)
     state = {  # clones, since safetensors refuses parameters that share memory
@@ -47,18 +59,28 @@ def save(model: nn.Module, plan: Plan, directory: Path | str) -> None:
 
 
 def load(directory: Path | str, model: nn.Module | None = None) -> nn.Module:
-    """Read a pruned network.
+    """Read a pruned network from a folder that ``save`` wrote.
 
     Args:
-        directory: written by ``save``.
-        model: the dense network, for architectures that cannot be built from the plan's
-            ``source``; it is left as it was.
+        directory: the folder.
+        model: the dense network, needed if ``source`` of the saved plan does not say how to build
+            it; it is not changed.
 
     Returns:
-        The pruned network in evaluation mode.
+        The pruned network in evaluation mode, on the CPU.
 
     Raises:
-        InputError: files are missing, do not belong together, or do not fit the architecture.
+        InputError: a file is missing, the files are from different runs, or they do not fit the
+            architecture.
+
+    Example:
+        >>> model, image = hwprune.demo.small_network()
+        >>> graph = hwprune.trace(model, image)
+        >>> plan = hwprune.Plan.from_kept(graph, {"stem.0": range(8)})
+        >>> small = hwprune.prune(model, graph, plan)
+        >>> hwprune.save(small, plan, "pruned")
+        >>> torch.equal(hwprune.load("pruned", model)(image), small(image))
+        True
     """
     folder = Path(directory)
     plan = Plan.load(folder / PLAN)
@@ -70,7 +92,7 @@ def load(directory: Path | str, model: nn.Module | None = None) -> nn.Module:
             "with. Copy both from the same run, or make them again with `hwprune run`."
         )
     try:
-        # Copies: in the mapped file tensors are not aligned, and kernels round otherwise.
+        # Copies: tensors are not aligned in the mapped file, and kernels then round otherwise.
         state = {key: tensor.clone() for key, tensor in load_file(folder / WEIGHTS).items()}
     except SafetensorError as error:
         raise InputError(f"{folder / WEIGHTS} cannot be read: {error}.") from error
@@ -82,10 +104,14 @@ def load(directory: Path | str, model: nn.Module | None = None) -> nn.Module:
 
 
 def shaped_like(model: nn.Module, state: dict[str, Tensor]) -> nn.Module:
-    """``model`` with the given tensors, whose shapes it takes on; in evaluation mode.
+    """Give a model the tensors of a smaller one, in place, and put it in evaluation mode.
+
+    Args:
+        model: a network of the same architecture, with tensors at least as large.
+        state: key of the state dict -> tensor.
 
     Raises:
-        InputError: the names differ, or a tensor is larger than the model's.
+        InputError: the keys differ, or a tensor is larger than the model's.
     """
     own = model.state_dict(keep_vars=True)
     if own.keys() != state.keys():
@@ -104,7 +130,7 @@ def shaped_like(model: nn.Module, state: dict[str, Tensor]) -> nn.Module:
                 f"cannot be cut out of {list(old.shape)}. Give the network that was pruned, as "
                 "load(directory, model)."
             )
-    new: dict[int, Tensor] = {}  # one for each old tensor, so that what was tied stays tied
+    new: dict[int, Tensor] = {}  # id of an old tensor -> its successor, so that ties are kept
     for key, tensor in state.items():
         path, _, name = key.rpartition(".")
         old = own[key]
@@ -117,10 +143,14 @@ def shaped_like(model: nn.Module, state: dict[str, Tensor]) -> nn.Module:
 
 
 def build_dense(plan: Plan, where: Path) -> nn.Module:
-    """The dense network that a plan, read from ``where``, was made for; without its weights.
+    """Build the dense network that a plan was made for, without its weights.
+
+    Args:
+        plan: the plan.
+        where: the file of the plan, for error messages.
 
     Raises:
-        InputError: the plan does not say how to build it.
+        InputError: ``plan.source`` does not say how to build the network.
     """
     source: dict[str, Any] = plan.source
     if "model" not in source:

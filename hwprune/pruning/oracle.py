@@ -1,4 +1,4 @@
-"""The oracle of the channel graph: removing channels must equal zeroing them."""
+"""The oracle of a channel graph: removing channels must give the same outputs as zeroing them."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from hwprune.pruning.prune import kept_indices, prune
 
 
 def zeroed(model: nn.Module, graph: ChannelGraph, plan: Plan) -> nn.Module:
-    """A copy of ``model`` of full size in which every removed channel is zero everywhere.
+    """A copy of a model, of full size, in which all removed channels are zero.
 
-    Its outputs must equal those of ``prune(model, graph, plan)``: the oracle of the channel graph.
-    A layer or RMS norm over channels (``graph.norms``) runs on the channels that are kept; the last
-    module of a branch that is left out gives zeros.
+    Its outputs must equal those of ``prune(model, graph, plan)``. A layer norm or RMS norm over
+    channels (``graph.norms``) runs on the kept channels only, and the last module of a left-out
+    branch gives zeros.
     """
     copied = copy.deepcopy(model)
     state = copied.state_dict(keep_vars=True)
@@ -44,7 +44,7 @@ def _zeros(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
 
 
 def _on_kept(norm: nn.Module, kept: Tensor, dim: int) -> Callable[[Tensor], Tensor]:
-    """The norm on the kept channels only; the others come out as zeros."""
+    """A forward that applies the norm to the kept channels and sets the others to zero."""
 
     def forward(x: Tensor) -> Tensor:
         y = norm(x.index_select(dim, kept))
@@ -56,10 +56,15 @@ def _on_kept(norm: nn.Module, kept: Tensor, dim: int) -> Callable[[Tensor], Tens
 def oracle_error(
     model: nn.Module, graph: ChannelGraph, plan: Plan, inputs: tuple[Any, ...]
 ) -> float:
-    """Largest difference between zeroed and removed, relative to the largest output.
+    """Largest difference of the outputs with zeroed and with removed channels.
 
-    Both networks run in evaluation mode on ``inputs``; see :func:`zeroed` for norms. At most 1e-4
-    in float32 if the graph is right.
+    It is relative to the largest output, and at most 1e-4 in float32 if the graph is right.
+
+    Args:
+        model: the dense network.
+        graph: its channel graph.
+        plan: the channels to keep.
+        inputs: positional inputs of the network, which runs in evaluation mode.
     """
     with torch.no_grad():
         expected = output_tensors(zeroed(model, graph, plan).eval()(*inputs))
@@ -68,13 +73,13 @@ def oracle_error(
 
 
 def output_tensors(output: object) -> list[Tensor]:
-    """All tensors in a model's output, whatever it is nested in."""
+    """All tensors in a model's output, which may be nested in tuples, lists and dicts."""
     leaves, _ = torch.utils._pytree.tree_flatten(output)
     return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 
 
 def relative_difference(expected: Sequence[Tensor], got: Sequence[Tensor]) -> float:
-    """Largest difference relative to the largest expected number; infinite if shapes differ."""
+    """Largest difference, relative to the largest expected number; infinite if shapes differ."""
     if [t.shape for t in expected] != [t.shape for t in got]:
         return math.inf
     scale = max((float(t.abs().max()) for t in expected if t.numel()), default=0.0)

@@ -1,4 +1,4 @@
-"""From a plan to a student that is ready to be trained, and what each stage of that is worth."""
+"""From a plan to a student that is ready for training: prune, refit, re-estimate batch norms."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hwprune.pruning.prune import prune
 from hwprune.pruning.reconstruct import Features, reconstruct
 
 Batches: TypeAlias = Sequence[tuple[Tensor, Tensor]]
-OnStage: TypeAlias = Callable[[str, nn.Module], None]  # its name, and the student as it then is
+OnStage: TypeAlias = Callable[[str, nn.Module], None]  # name of the stage, student after it
 
 
 def prepare(
@@ -23,25 +23,44 @@ def prepare(
     plan: Plan,
     batches: Batches,
     *,
-    known: Features | None = None,
+    features: Features | None = None,
     on_stage: OnStage | None = None,
 ) -> nn.Module:
-    """Cut the student out, refit the weights that stay, estimate its norms' statistics again.
+    """Prune a network, refit the weights that stay, and re-estimate the batch norms.
 
     Args:
-        model: the dense network.
+        model: the dense network; it is not changed.
         graph: its channel graph.
-        plan: what to keep.
-        batches: images for the statistics.
-        known: ``reconstruct.features`` of the dense network; None leaves the weights as they are.
-        on_stage: is shown the student after each stage.
+        plan: the channels to keep.
+        batches: calibration images ``(images [batch, channels, height, width], labels)`` for the
+            statistics of the batch norms.
+        features: ``hwprune.features`` of the dense network, by which the weights are refitted; None
+            leaves the weights as they are.
+        on_stage: called after each stage with its name (``cut``, ``refitted`` or ``reestimated``)
+            and the student.
+
+    Returns:
+        The pruned network, in the same mode (training or evaluation) as ``model``.
+
+    Raises:
+        InputError: the plan was made for another graph.
+
+    Example:
+        >>> model, image = hwprune.demo.small_network()
+        >>> graph = hwprune.trace(model, image)
+        >>> batches = [(torch.randn(8, 3, 32, 32), torch.arange(8))]
+        >>> features = hwprune.features(model, graph, batches)
+        >>> plan = hwprune.Plan.from_kept(graph, {"stem.0": range(8)})
+        >>> student = hwprune.prepare(model, graph, plan, batches, features=features)
+        >>> student.stem[0].weight.shape
+        torch.Size([8, 3, 3, 3])
     """
-    tell = on_stage or (lambda stage, student: None)
+    report = on_stage or (lambda stage, student: None)
     student = prune(model, graph, plan)
-    tell("cut", student)
-    if known is not None:
-        reconstruct(student, model, graph, plan, known)
-        tell("refitted", student)
+    report("cut", student)
+    if features is not None:
+        reconstruct(student, model, graph, plan, features)
+        report("refitted", student)
     reestimate_norms(student, batches)
-    tell("reestimated", student)
+    report("reestimated", student)
     return student

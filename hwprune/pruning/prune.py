@@ -1,4 +1,4 @@
-"""Remove channels from a copy of a model."""
+"""Structured pruning: remove channels and residual branches from a copy of a model."""
 
 from __future__ import annotations
 
@@ -15,22 +15,28 @@ from hwprune.plan import Plan
 
 
 def prune(model: nn.Module, graph: ChannelGraph, plan: Plan) -> nn.Module:
-    """A copy of ``model`` without the channels that the plan removes; ``model`` is untouched.
+    """Remove the channels that a plan does not keep, from a copy of the model.
 
-    The copy consists of the same plain modules with smaller parameters and matching attributes
-    (``out_channels``, ``num_features``, ...), those of the model's own modules too where its code
-    counts on them (``graph.attributes``).
+    The copy has the same module classes with smaller parameters. Their attributes that are numbers
+    of channels (``out_channels``, ``num_features``, ..., and ``graph.attributes``) are adapted.
 
     Args:
-        model: the network that ``graph`` was traced from.
+        model: the network that ``graph`` was traced from; it is not changed.
         graph: its channel graph.
         plan: the channels to keep.
 
     Returns:
-        The pruned network, in the same mode (training or not) and on the same device.
+        The pruned network, in the same mode (training or evaluation) and on the same device.
 
     Raises:
         InputError: the plan was made for another graph.
+
+    Example:
+        >>> model, image = hwprune.demo.small_network()
+        >>> graph = hwprune.trace(model, image)
+        >>> plan = hwprune.Plan.from_kept(graph, {"stem.0": range(8)})
+        >>> hwprune.prune(model, graph, plan).stem[0]
+        Conv2d(3, 8, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1), bias=False)
     """
     plan.check(graph)
     state = model.state_dict(keep_vars=True)
@@ -45,22 +51,23 @@ def prune(model: nn.Module, graph: ChannelGraph, plan: Plan) -> nn.Module:
 
 
 def with_indices(model: nn.Module, chosen: Mapping[str, Mapping[int, Tensor]]) -> nn.Module:
-    """A copy of ``model`` whose tensors hold the chosen indices of their dimensions, in that order.
+    """A copy of a model with the chosen indices of its tensors, in the given order.
 
     Args:
-        model: any network; it is untouched.
-        chosen: ``{state_dict key: {dim: indices}}``; all that is not named stays whole.
+        model: any network; it is not changed.
+        chosen: ``{state_dict key: {dim: indices}}``; tensors and dimensions that are not named
+            keep all indices.
     """
     state = model.state_dict(keep_vars=True)
     new = {id(state[key]): _selected(state[key], by_dim) for key, by_dim in chosen.items()}
-    made = copy.deepcopy(model, new)  # which takes these where it would copy a tensor
+    made = copy.deepcopy(model, new)  # the memo makes deepcopy use the new tensors
     for module in made.modules():
         fit_attributes(module)
     return made
 
 
 class Zeros(nn.Module):
-    """In place of the last module of a residual branch that is left out: adds nothing."""
+    """Replaces the last module of a left-out branch, so that the addition adds zeros."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Zeros shaped like ``x``."""
@@ -68,7 +75,12 @@ class Zeros(nn.Module):
 
 
 def leave_out(model: nn.Module, modules: Iterable[tuple[str, bool]]) -> None:
-    """Take modules out: the last of a branch gives zeros, the others hand on what they get."""
+    """Replace modules of left-out branches, in place.
+
+    Args:
+        model: the network.
+        modules: ``(path, gives zeros)``; modules that do not give zeros return their input.
+    """
     for path, gives_zeros in modules:
         parent, _, name = path.rpartition(".")
         new = Zeros() if gives_zeros else nn.Identity()
@@ -76,7 +88,7 @@ def leave_out(model: nn.Module, modules: Iterable[tuple[str, bool]]) -> None:
 
 
 def _selected(tensor: Tensor, by_dim: Mapping[int, Tensor]) -> Tensor:
-    """A copy of a parameter or buffer that holds the given indices of its dimensions."""
+    """A copy of a parameter or buffer with only the given indices of its dimensions."""
     new = tensor.detach()
     for dim, indices in by_dim.items():
         new = new.index_select(dim, indices.to(tensor.device))
@@ -86,14 +98,14 @@ def _selected(tensor: Tensor, by_dim: Mapping[int, Tensor]) -> Tensor:
 
 
 def kept_indices(tensor: Tensor, dim: int, gone: list[int]) -> Tensor:
-    """The indices along ``dim`` that stay, on the tensor's device."""
+    """The indices along ``dim`` that are not in ``gone``, on the tensor's device."""
     stay = torch.ones(tensor.shape[dim], dtype=torch.bool)
     stay[gone] = False
     return stay.nonzero().flatten().to(tensor.device)
 
 
 def set_numbers(model: nn.Module, numbers: Iterable[tuple[str, str, tuple[int, ...]]]) -> None:
-    """Give modules the numbers of channels that they hold: (module, name, values)."""
+    """Set attributes that are numbers of channels: (path of the module, name, values)."""
     for path, name, values in numbers:
         module = model.get_submodule(path)
         kind = type(getattr(module, name))
@@ -101,7 +113,7 @@ def set_numbers(model: nn.Module, numbers: Iterable[tuple[str, str, tuple[int, .
 
 
 def fit_attributes(module: nn.Module) -> None:
-    """Make a module's own account of its size agree with its parameters."""
+    """Set the size attributes of a PyTorch module according to its parameters."""
     weight, shape = getattr(module, "weight", None), getattr(module, "normalized_shape", None)
     if isinstance(module, _ConvNd):
         _fit_convolution(module)
@@ -122,7 +134,7 @@ def fit_attributes(module: nn.Module) -> None:
 
 
 def _fit_convolution(module: _ConvNd) -> None:
-    """Depthwise convolutions have as many groups as channels; others keep their number."""
+    """Set the sizes and the number of groups, which changes for depthwise convolutions only."""
     if module.transposed:
         if module.groups == module.in_channels > 1:
             module.groups = module.weight.shape[0]

@@ -1,4 +1,4 @@
-"""Give the weights that stay the work of those that go, in closed form and before any training."""
+"""Refit the remaining weights of a pruned network by least squares, before any training."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from hwprune.model_state import evaluating
 from hwprune.plan import Plan
 from hwprune.pruning.prune import kept_indices
 
-_PLACES = 32  # of one image and layer that enter the statistics
-_WIDEST = 8192  # numbers that an output is computed from; the square of it must fit in memory
-_RIDGE = 1e-3  # of the mean variance: what keeps nearly equal channels from large weights
+_PLACES = 32  # output positions of one image and layer that enter the statistics
+_WIDEST = 8192  # greatest number of inputs of an output; its square must fit in memory
+_RIDGE = 1e-3  # share of the mean variance; it bounds the weights of nearly equal channels
 
 
 @dataclass
 class Moments:
-    """What a layer reads: sums over the places that its weights were applied to.
+    """First and second moments of a layer's inputs, over the positions of its outputs.
 
     Attributes:
-        count: of places.
-        sums: [n], of each of the n numbers that one output is computed from.
-        products: [n, n], of each pair of them.
+        count: number of positions.
+        sums: [n], sums over the positions of the n inputs of one output.
+        products: [n, n], sums of the products of each pair of inputs.
     """
 
     count: int
@@ -38,28 +38,28 @@ class Moments:
 
     @property
     def mean(self) -> Tensor:
-        """[n]."""
+        """[n], mean of the inputs."""
         return self.sums / self.count
 
     @property
     def covariance(self) -> Tensor:
-        """[n, n]."""
+        """[n, n], covariance of the inputs."""
         return self.products / self.count - torch.outer(self.mean, self.mean)
 
     @property
     def damped(self) -> Tensor:
-        """[n, n], the covariance with a ridge, so that it can be inverted."""
+        """[n, n], the covariance plus a ridge, which makes it invertible."""
         own = self.covariance
         ridge = _RIDGE * own.diagonal().mean().clamp_min(1e-12)
         return own + ridge * torch.eye(len(own), dtype=own.dtype)
 
 
-Features: TypeAlias = Mapping[str, Moments]  # key of a layer's weight -> what it reads
+Features: TypeAlias = Mapping[str, Moments]  # key of a layer's weight -> moments of its inputs
 
 
 @dataclass
 class _Collector:
-    """Adds up moments as a network runs."""
+    """Adds up the moments of all layers with a hook while a network runs."""
 
     seed: int
     moments: dict[str, Moments] = field(default_factory=dict)
@@ -83,18 +83,30 @@ class _Collector:
 def features(
     model: nn.Module, graph: ChannelGraph, batches: Iterable[tuple[Tensor, Tensor]], seed: int = 0
 ) -> dict[str, Moments]:
-    """Mean and covariance of what every layer of the dense network reads.
+    """Collect the mean and covariance of the inputs of every layer, for refitting.
 
-    One pass in evaluation mode serves every plan. Convolutions are seen at up to 32 places of an
-    image, drawn at random. Layers whose inputs cannot be pruned, and depthwise, grouped and
-    transposed convolutions, are left out, and so are layers that compute an output from more than
-    8,192 numbers.
+    One pass in evaluation mode serves all plans. Convolutions are sampled at up to 32 random output
+    positions of an image. These layers are left out: layers whose inputs cannot be pruned;
+    depthwise, grouped and transposed convolutions; and layers with more than 8,192 inputs for one
+    output.
 
     Args:
-        model: the dense network.
+        model: the dense network; it is not changed.
         graph: its channel graph.
-        batches: images and labels; the labels are not used.
-        seed: of the places.
+        batches: calibration images ``(images [batch, channels, height, width], labels)``; the
+            labels are not used.
+        seed: random seed of the sampled positions.
+
+    Returns:
+        Key of a layer's weight -> moments of its inputs, float64 on the CPU.
+
+    Example:
+        >>> model, image = hwprune.demo.small_network()
+        >>> graph = hwprune.trace(model, image)
+        >>> batches = [(torch.randn(8, 3, 32, 32), torch.arange(8))]
+        >>> features = hwprune.features(model, graph, batches)
+        >>> features["stages.0.conv1.weight"].covariance.shape  # 16 channels of 3 x 3 pixels
+        torch.Size([144, 144])
     """
     collector = _Collector(seed)
     device = next(model.parameters()).device
@@ -110,10 +122,11 @@ def features(
 
 
 def factored(covariance: Tensor) -> Tensor:
-    """The lower Cholesky factor; with a larger ridge where rounding has made it indefinite.
+    """The lower Cholesky factor of a covariance [n, n].
 
-    Where features vary little beside their mean, rounding is large beside the variance: the ridge
-    is then 1 %, 10 %, 100 % of it and so on, until that is enough.
+    Rounding errors can make the covariance of features with a small variance and a large mean
+    indefinite. A ridge of 1 % of the mean variance is then added, and ten times as much each time
+    that this is not enough.
     """
     factor: Tensor
     factor, failed = torch.linalg.cholesky_ex(covariance)
@@ -122,7 +135,7 @@ def factored(covariance: Tensor) -> Tensor:
     while int(failed) and torch.isfinite(ridge):
         factor, failed = torch.linalg.cholesky_ex(covariance + ridge * eye)
         ridge = 10 * ridge
-    return factor if not int(failed) else torch.linalg.cholesky(covariance)  # says what is wrong
+    return factor if not int(failed) else torch.linalg.cholesky(covariance)  # raises the error
 
 
 def _over_all_processes(moments: dict[str, Moments]) -> dict[str, Moments]:
@@ -135,32 +148,33 @@ def _over_all_processes(moments: dict[str, Moments]) -> dict[str, Moments]:
 
 
 def reconstruct(
-    student: nn.Module, model: nn.Module, graph: ChannelGraph, plan: Plan, known: Features
+    student: nn.Module, model: nn.Module, graph: ChannelGraph, plan: Plan, features: Features
 ) -> None:
-    """Refit the student's weights, in place, so that each layer computes what it did before.
+    """Refit the student's weights, in place, so that each layer's outputs change least.
 
-    With ``P`` the least-squares prediction of the removed inputs of a layer from those that stay,
-    over the dense network's features: ``W'_kept = W_kept + W_removed P``, and where the layer has a
-    bias, ``b' = b + W_removed (mean_removed - P mean_kept)``: the mean of what is missing. Without
-    a bias that is left to the batch norm behind, whose statistics are to be estimated again; where
-    none follows, it stays missing.
+    Let ``P`` be the least-squares prediction of a layer's removed inputs from its kept inputs, over
+    the dense network's features. The new weights are ``W'_kept = W_kept + W_removed P``. The new
+    bias is ``b' = b + W_removed (mean_removed - P mean_kept)``; in a layer without a bias, this
+    mean is left to the re-estimated batch norm that follows, and is lost if none follows.
 
     After He et al. 2017, "Channel Pruning for Accelerating Very Deep Neural Networks", but for all
-    layers at once and with the dense network's inputs, so that one pass over the images does for
-    every plan. It cannot help where a removed channel resembles no other.
+    layers at once and with the dense network's inputs, so that one pass over the images serves all
+    plans. It does not help where a removed channel resembles no kept one.
 
     Args:
         student: ``prune(model, graph, plan)``.
         model: the dense network.
         graph: its channel graph.
-        plan: what was removed.
-        known: ``features(model, graph, ...)``.
+        plan: the channels that were kept.
+        features: ``features(model, graph, ...)``.
     """
     removed = graph.removed(plan.kept)
     state, small = model.state_dict(), student.state_dict(keep_vars=True)
-    for key, moments in known.items():
+    # Invariant: layers do not depend on each other here, since each is fitted to the dense
+    # network's inputs. Columns are those of the weight flattened to [rows, n], as in ``Moments``.
+    for key, moments in features.items():
         by_dim = removed.get(key, {})
-        if 1 not in by_dim or key not in small:  # a branch that was left out took its layers along
+        if 1 not in by_dim or key not in small:  # the student lacks layers of left-out branches
             continue
         weight = state[key].double().cpu()
         full = weight[kept_indices(weight, 0, by_dim.get(0, []))].flatten(1)  # [rows, n]
@@ -189,7 +203,7 @@ def _can_be_refitted(module: nn.Module) -> bool:
 
 
 def _places(module: nn.Module, x: Tensor, seed: int) -> Tensor:
-    """What single outputs are computed from, [places, n]; columns as in the flattened weight."""
+    """The n inputs of single outputs, [positions, n]; columns as in the flattened weight."""
     if not isinstance(module, nn.Conv2d):
         rows = x.flatten(0, -2)
         wanted = _PLACES * len(x)
@@ -202,5 +216,5 @@ def _places(module: nn.Module, x: Tensor, seed: int) -> Tensor:
 
 
 def _draw(count: int, wanted: int, seed: int) -> Tensor:
-    """The same places of every image, so that they do not depend on what was read before."""
+    """Random positions that depend on the seed only, so that all images have the same ones."""
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:wanted]

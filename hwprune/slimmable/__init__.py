@@ -1,1 +1,1 @@
-"""One set of weights for several budgets."""
+"""Slim networks: one set of weights for several budgets."""

@@ -1,7 +1,8 @@
-"""Channels in another order: the same network, in which sub-networks are beginnings of groups.
+"""Sort the channels of a network, so that each narrower network has the first channels of a group.
 
-Kuratsu and Nakamura 2022, "Slimmable Pruned Neural Networks", sorts channels by importance so that
-one set of weights serves several widths. A channel takes all its positions along, in every tensor.
+Kuratsu and Nakamura 2022, "Slimmable Pruned Neural Networks", sort channels by importance so that
+one set of weights serves several widths. Sorting does not change what the network computes: a
+channel is moved in all tensors at once.
 """
 
 from __future__ import annotations
@@ -21,23 +22,23 @@ from hwprune.pruning.oracle import relative_difference
 from hwprune.pruning.prune import set_numbers, with_indices
 from hwprune.tracing.prove_groups import TOLERANCE, Bench, attempt, full_precision, make_bench
 
-Order: TypeAlias = Mapping[str, Sequence[int]]  # group -> which channel each place gets
+Order: TypeAlias = Mapping[str, Sequence[int]]  # group -> the channel at each place
 
 
 @dataclass(frozen=True)
 class Arrangement:
-    """An order of the channels of every group, and which groups could not be given another.
+    """An order of the channels of every group.
 
     Attributes:
-        order: group -> which of the dense network's channels each place holds; every group.
-        fixed: groups that stay in their own order -> why.
+        order: group -> the dense network's channel at each place; every group.
+        fixed: group whose channels cannot be moved -> reason.
     """
 
     order: dict[str, tuple[int, ...]]
     fixed: dict[str, str]
 
     def places(self, kept: Order) -> dict[str, tuple[int, ...]]:
-        """Where the given channels of the dense network lie now; sorted."""
+        """The places of the given channels of the dense network, sorted."""
         found = {}
         for name, order in self.order.items():
             stay = set(kept[name])
@@ -45,7 +46,7 @@ class Arrangement:
         return found
 
     def channels(self, kept: Order) -> dict[str, tuple[int, ...]]:
-        """The given channels of the dense network in the order in which they lie."""
+        """The given channels of the dense network, in the order of their places."""
         places = self.places(kept)
         return {
             name: tuple(order[place] for place in places[name])
@@ -56,15 +57,17 @@ class Arrangement:
 def importance_order(
     scores: Mapping[str, Tensor], nested: Sequence[Order]
 ) -> dict[str, tuple[int, ...]]:
-    """Channels in the order in which they go last: by the narrowest plan that keeps them, then
-    by falling importance.
+    """Sort the channels of each group for nested plans.
+
+    The channels of the narrowest plan come first, then those of the next one, and so on. Within a
+    plan they are sorted by decreasing importance.
 
     Args:
         scores: group -> importance of each channel, [width].
-        nested: the channels that plans keep, each within the one before.
+        nested: for each plan, group -> channels that it keeps; widest plan first.
 
     Raises:
-        InputError: a plan keeps a channel that the one before lacks.
+        InputError: a plan keeps a channel that the plan before lacks.
     """
     for wider, narrower in itertools.pairwise(nested):
         for name, kept in narrower.items():
@@ -85,14 +88,20 @@ def importance_order(
 def find_arrangement(
     model: nn.Module, graph: ChannelGraph, order: Order, example_inputs: tuple[Any, ...]
 ) -> Arrangement:
-    """The given order, save for groups whose channels cannot change places.
+    """Find out which groups can be sorted.
 
-    Moving channels is proven on a copy with random norms: its outputs must stay. Two channels of a
-    group may differ in how their positions lie, as where channels are shuffled or divided among
-    the groups of a convolution; such a group stays in its own order.
+    Each order is applied to a copy of the model with random norms, whose outputs must not change.
+    A group keeps its own order if they do: its channels then lie in the tensors in different ways,
+    as where channels are shuffled or divided among the groups of a convolution.
+
+    Args:
+        model: the dense network; it is not changed.
+        graph: its channel graph.
+        order: group -> the channel at each place; groups that are not named keep their order.
+        example_inputs: positional inputs of the network.
 
     Raises:
-        InputError: an order that is none of the group's channels.
+        InputError: an order does not name each channel of its group once.
     """
     own = {name: tuple(range(width)) for name, width in graph.widths.items()}
     for name, channels in order.items():
@@ -109,7 +118,7 @@ def find_arrangement(
             return Arrangement(wanted, {})
         moved = [name for name in wanted if wanted[name] != own[name]]
         fixed = [name for name in moved if not _same(bench, graph, {**own, name: wanted[name]})]
-    reason = "its channels lie in different ways, so that they cannot change places"
+    reason = "its channels lie in the tensors in different ways, so that they cannot be moved"
     return Arrangement(wanted | {name: own[name] for name in fixed}, dict.fromkeys(fixed, reason))
 
 
@@ -121,17 +130,16 @@ def arrange(
     places: Order | None = None,
     held: Order | None = None,
 ) -> nn.Module:
-    """A copy of ``model`` with its channels in another order, perhaps only those at some places.
+    """Copy a network with its channels in another order, and with some of the places only.
 
-    With all places it computes the same function; with some it is what ``prune`` makes of that.
+    With all places, the copy computes the same function. With fewer places, it is the pruned copy.
 
     Args:
-        model: the dense network that ``graph`` was traced from, or a pruned one that holds the
-            channels ``held`` of it.
+        model: the dense network that ``graph`` was traced from, or a network pruned from it.
         graph: the dense network's channel graph.
-        order: which channel each place gets; every group.
-        places: which places stay; all if not given.
-        held: channels of the dense network that ``model`` has; all if not given.
+        order: group -> the channel at each place; every group.
+        places: group -> places that are kept; by default all.
+        held: group -> the dense network's channels that ``model`` has; by default all.
     """
     whole = {name: tuple(range(width)) for name, width in graph.widths.items()}
     stay, has = places or whole, held or whole
@@ -141,8 +149,8 @@ def arrange(
     for key, dim, moved in _moves(graph, order, {*gone_places, *gone_channels}):
         lacks = gone_channels.get(key, {}).get(dim, [])
         size = state[key].shape[dim] + len(lacks)
-        rank = {position: i for i, position in enumerate(others(size, lacks))}
-        left = others(size, gone_places.get(key, {}).get(dim, []))
+        rank = {position: i for i, position in enumerate(remaining(size, lacks))}
+        left = remaining(size, gone_places.get(key, {}).get(dim, []))
         chosen.setdefault(key, {})[dim] = torch.tensor([rank[moved.get(p, p)] for p in left])
     made = with_indices(model, chosen)
     set_numbers(made, graph.numbers({name: len(each) for name, each in stay.items()}))
@@ -152,7 +160,10 @@ def arrange(
 def _moves(
     graph: ChannelGraph, order: Order, cut: Collection[str]
 ) -> Iterable[tuple[str, int, dict[int, int]]]:
-    """For each dimension of each tensor that changes: new position -> old position."""
+    """Yield (key, dimension, new position -> old position) of all dimensions that change.
+
+    Dimensions of the tensors in ``cut`` are yielded too, even if their order does not change.
+    """
     found: dict[tuple[str, int], dict[int, int]] = {}
     for group in graph.groups:
         for key, dim, positions in group.slices:
@@ -163,14 +174,14 @@ def _moves(
     return ((key, dim, moved) for (key, dim), moved in found.items() if moved or key in cut)
 
 
-def others(size: int, gone: Sequence[int]) -> list[int]:
-    """The numbers from 0 to ``size`` that are not gone."""
+def remaining(size: int, gone: Sequence[int]) -> list[int]:
+    """The numbers from 0 to ``size - 1`` that are not in ``gone``."""
     absent = set(gone)
     return [position for position in range(size) if position not in absent]
 
 
 def _same(bench: Bench, graph: ChannelGraph, order: Order) -> bool:
-    """Whether the network with its channels in that order gives the same outputs."""
+    """Whether the network gives the same outputs with its channels in this order."""
     wanted = attempt(bench.model, bench.inputs)
     got = attempt(arrange(bench.model, graph, order), bench.inputs)
     if isinstance(wanted, str) or isinstance(got, str):

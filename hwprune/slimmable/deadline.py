@@ -1,4 +1,4 @@
-"""Which of several networks to run now: the widest that is done in time."""
+"""Choose the network to run now: the widest one that meets a deadline."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from hwprune.slimmable.network import SlimNetwork
 
 
 def widest_within(latencies_ms: Mapping[str, float], deadline_ms: float) -> str:
-    """The slowest network that takes no longer than the deadline; the fastest where none does.
+    """Name of the slowest network that meets the deadline, or of the fastest one if none does.
 
     Args:
-        latencies_ms: name -> measured latency.
-        deadline_ms: how long it may take.
+        latencies_ms: name -> latency in milliseconds.
+        deadline_ms: greatest latency in milliseconds.
 
     Raises:
-        InputError: no latencies, or numbers that are none.
+        InputError: there are no latencies, one of them is not positive and finite, or the deadline
+            is not a number.
     """
     if not latencies_ms or not all(0 < ms < math.inf for ms in latencies_ms.values()):
         raise InputError(
@@ -35,15 +36,35 @@ def widest_within(latencies_ms: Mapping[str, float], deadline_ms: float) -> str:
 
 @dataclass
 class Deadline:
-    """Switches a network of several widths to what a deadline leaves time for.
+    """Switches a slim network to the widest network that meets a deadline.
 
-    Measured latencies are those of a quiet machine; ``took`` learns how much slower it is now.
+    The latencies were measured on a quiet machine. ``took`` estimates how much slower it is now.
 
     Attributes:
-        slim: the network.
-        latencies_ms: name -> latency, as measured on the device that it runs on.
-        slowdown: how much longer networks take now; 1 as measured.
-        memory: how much of the slowdown so far stays with each new run, in [0, 1).
+        slim: the slim network.
+        latencies_ms: name of a network -> latency in milliseconds, measured on this device.
+        slowdown: estimated present latency divided by the measured latency.
+        memory: weight of the earlier estimate when ``took`` updates ``slowdown``, in [0, 1).
+
+    Raises:
+        InputError: a network has no latency, a latency belongs to no network, or ``memory`` is out
+            of range.
+
+    Example:
+        >>> from hwprune.slimmable.channel_order import Arrangement
+        >>> model, image = hwprune.demo.small_network()
+        >>> graph = hwprune.trace(model, image)
+        >>> kept = {name: range(width // 2) for name, width in graph.widths.items()}
+        >>> plans = {"wide": hwprune.Plan.from_kept(graph, {})}
+        >>> plans["narrow"] = hwprune.Plan.from_kept(graph, kept)
+        >>> as_it_is = {name: tuple(range(width)) for name, width in graph.widths.items()}
+        >>> slim = hwprune.make_slim(model, graph, plans, Arrangement(as_it_is, {}))
+        >>> deadline = hwprune.Deadline(slim, {"wide": 8.0, "narrow": 5.0})
+        >>> deadline.meet(9.0)
+        'wide'
+        >>> deadline.took(16.0)  # twice as long as measured
+        >>> deadline.meet(9.0)
+        'narrow'
     """
 
     slim: SlimNetwork
@@ -61,13 +82,16 @@ class Deadline:
             raise InputError(f"memory must lie in [0, 1), got {self.memory}. Give 0.8, say.")
 
     def meet(self, deadline_ms: float) -> str:
-        """Switch to the widest network that is done in time, and say which it is."""
+        """Switch to the widest network that meets the deadline, and return its name.
+
+        If no network meets it, the fastest one is chosen.
+        """
         now_ms = {name: self.slowdown * ms for name, ms in self.latencies_ms.items()}
         name = widest_within(now_ms, deadline_ms)
         self.slim.set_budget(name)
         return name
 
     def took(self, ms: float) -> None:
-        """How long the current network just took."""
+        """Update ``slowdown`` with the latency of the last run, in milliseconds."""
         now = ms / self.latencies_ms[self.slim.budget]
         self.slowdown = self.memory * self.slowdown + (1 - self.memory) * now

@@ -1,8 +1,8 @@
-"""A network of several widths on disk: one safetensors file, in which each weight is once.
+"""Save and load a slim network: one safetensors file that contains each weight once.
 
-Its tensors are the widest network's, by their names, and ``statistics/NAME/KEY`` for the buffers of
-the narrower networks. Its metadata hold, under ``hwprune``, the plans and what each network uses of
-the weights; ``docs/slim.md`` has the format.
+The tensors are those of the widest network, under their keys, and the buffers of the narrower
+networks, under ``statistics/NAME/KEY``. The metadata entry ``hwprune`` contains the plans and the
+parts of the weights that each network uses. ``docs/slim.md`` specifies the format.
 """
 
 from __future__ import annotations
@@ -29,26 +29,38 @@ from hwprune.slimmable.slices import Cut, cut_sizes, part_of
 from hwprune.storage.atomic_files import write_atomically
 from hwprune.version import __version__
 
-SLIM_VERSION = 1
+_SLIM_VERSION = 1
 _STATISTICS = "statistics"
 
 
 def save_slim(slim: SlimNetwork, path: Path | str) -> None:
-    """Write all networks to one file, atomically.
+    """Write a slim network to one safetensors file, atomically.
 
     Args:
-        slim: the networks; the ``source`` of the widest one's plan says how to build the dense one.
+        slim: the slim network; ``source`` of the widest plan may say how to build the dense one.
         path: the file, such as ``slim.safetensors``.
 
     Raises:
         HwpruneError: the file cannot be written.
+
+    Example:
+        >>> from hwprune.slimmable.channel_order import Arrangement
+        >>> model, image = hwprune.demo.small_network()
+        >>> graph = hwprune.trace(model, image)
+        >>> as_it_is = {name: tuple(range(width)) for name, width in graph.widths.items()}
+        >>> plans = {"wide": hwprune.Plan.from_kept(graph, {})}
+        >>> plans["narrow"] = hwprune.Plan.from_kept(graph, {"stem.0": range(8)})
+        >>> slim = hwprune.make_slim(model, graph, plans, Arrangement(as_it_is, {}))
+        >>> hwprune.save_slim(slim, "slim.safetensors")
+        >>> hwprune.load_slim("slim.safetensors", model).names
+        ('wide', 'narrow')
     """
-    tensors, tied = _once(slim.widest.state_dict(keep_vars=True))
+    tensors, tied = _without_ties(slim.widest.state_dict(keep_vars=True))
     for name in slim.names[1:]:
         for key, buffer in slim.network(name).state_dict().items():
             tensors[f"{_STATISTICS}/{name}/{key}"] = buffer
     content = {
-        "version": SLIM_VERSION,
+        "version": _SLIM_VERSION,
         "networks": [
             {"name": name, "plan": part.plan.content(), "cuts": part.cuts}
             for name, part in slim.parts.items()
@@ -58,28 +70,46 @@ def save_slim(slim: SlimNetwork, path: Path | str) -> None:
         "tied": tied,
         "written_by": {"hwprune": __version__, "torch": torch.__version__},
     }
-    plain = {
+    copies = {
         key: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for key, tensor in tensors.items()
     }
     metadata = {"hwprune": json.dumps(content)}
-    write_atomically(Path(path), lambda temporary: save_file(plain, temporary, metadata))
+    write_atomically(Path(path), lambda temporary: save_file(copies, temporary, metadata))
 
 
 def load_slim(path: Path | str, model: nn.Module | None = None) -> SlimNetwork:
-    """Read a network of several widths, in evaluation mode.
+    """Read a slim network from a file that ``save_slim`` wrote.
 
     Args:
-        path: written by ``save_slim``.
-        model: the dense network, for architectures that cannot be built from the file; it is left
-            as it was.
+        path: the file.
+        model: the dense network, needed if the file does not say how to build it; it is not
+            changed.
+
+    Returns:
+        The slim network in evaluation mode, on the CPU. Its widest network runs first.
 
     Raises:
-        InputError: no such file, none of hwprune, of another version, or of another architecture.
+        InputError: the file does not exist, is damaged or no slim network, or has another version
+            or architecture.
+
+    Example:
+        >>> from hwprune.slimmable.channel_order import Arrangement
+        >>> model, image = hwprune.demo.small_network()
+        >>> graph = hwprune.trace(model, image)
+        >>> as_it_is = {name: tuple(range(width)) for name, width in graph.widths.items()}
+        >>> plans = {"wide": hwprune.Plan.from_kept(graph, {})}
+        >>> plans["narrow"] = hwprune.Plan.from_kept(graph, {"stem.0": range(8)})
+        >>> slim = hwprune.make_slim(model, graph, plans, Arrangement(as_it_is, {}))
+        >>> hwprune.save_slim(slim, "slim.safetensors")
+        >>> loaded = hwprune.load_slim("slim.safetensors", model)
+        >>> loaded.set_budget("narrow")
+        >>> torch.equal(loaded(image), slim.alone("narrow")(image))
+        True
     """
     file = Path(path)
     content, tensors = _read(file)
-    parts, arrangement = _understood(content, file)
+    parts, arrangement = _parsed(content, file)
     names = list(parts)
     dense = model if model is not None else build_dense(parts[names[0]].plan, file)
     wide = {key: t for key, t in tensors.items() if not key.startswith(f"{_STATISTICS}/")}
@@ -93,12 +123,13 @@ def load_slim(path: Path | str, model: nn.Module | None = None) -> SlimNetwork:
 
 
 def bytes_together(slim: SlimNetwork) -> int:
-    """Bytes of all tensors of all networks, each weight counted once."""
-    return sum(tensor.nbytes for tensor in _once(slim.state_dict(keep_vars=True))[0].values())
+    """Bytes of all tensors of all networks; each weight is counted once."""
+    tensors, _ = _without_ties(slim.state_dict(keep_vars=True))
+    return sum(tensor.nbytes for tensor in tensors.values())
 
 
 def bytes_alone(slim: SlimNetwork, name: str) -> int:
-    """Bytes of the tensors of one network by itself."""
+    """Bytes of the tensors of a single network."""
     part, network = slim.parts[name], slim.network(name)
     named = dict(slim.widest.named_parameters())
     weights = sum(
@@ -108,8 +139,8 @@ def bytes_alone(slim: SlimNetwork, name: str) -> int:
     return weights + sum(buffer.nbytes for buffer in network.buffers())
 
 
-def _once(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors without those that are the same as an earlier one, and which those are."""
+def _without_ties(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors without repeated ones, and key of a repeated one -> key of its first."""
     first: dict[int, str] = {}
     tied: dict[str, str] = {}
     for key, tensor in state.items():
@@ -122,7 +153,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:
             content = json.loads((file.metadata() or {})["hwprune"])
-            tensors = {  # copies: see checkpoint.py
+            tensors = {  # copies, for the reason in checkpoint.py
                 key: file.get_tensor(key).clone()
                 for key in file.keys()  # noqa: SIM118 - no mapping
             }
@@ -133,16 +164,16 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise InputError(
             f"{path} is no network of several widths ({error}). Make it again with `hwprune slim`."
         ) from error
-    if version != SLIM_VERSION:
+    if version != _SLIM_VERSION:
         raise InputError(
-            f"{path} has version {version}; this hwprune reads {SLIM_VERSION}. Make it again with "
+            f"{path} has version {version}; this hwprune reads {_SLIM_VERSION}. Make it again with "
             "`hwprune slim`."
         )
     return content, tensors
 
 
-def _understood(content: Mapping[str, Any], path: Path) -> tuple[dict[str, Part], Arrangement]:
-    """The networks by name, of which there is at least one, and how their channels lie."""
+def _parsed(content: Mapping[str, Any], path: Path) -> tuple[dict[str, Part], Arrangement]:
+    """The networks by name (at least one), and the order of their channels."""
     try:
         parts = {
             each["name"]: Part(
@@ -151,7 +182,7 @@ def _understood(content: Mapping[str, Any], path: Path) -> tuple[dict[str, Part]
             for each in content["networks"]
         }
         order = {name: tuple(map(int, channels)) for name, channels in content["order"].items()}
-        dict(content["tied"]), next(iter(parts.values()))  # are they there
+        dict(content["tied"]), next(iter(parts.values()))  # raise if they are missing
         return parts, Arrangement(order, dict(content["fixed"]))
     except (ValueError, KeyError, TypeError, AttributeError, StopIteration) as error:
         raise InputError(
@@ -172,7 +203,7 @@ def _cuts(content: Mapping[str, Any]) -> dict[str, Cut]:
 def _narrow(
     wide: Mapping[str, Tensor], tensors: Mapping[str, Tensor], name: str, cuts: Mapping[str, Cut]
 ) -> dict[str, Tensor]:
-    """The tensors of a narrower network: parts of the widest one's, and its own statistics."""
+    """The tensors of a narrower network: parts of the widest one's weights, and its own buffers."""
     start = f"{_STATISTICS}/{name}/"
     own = {key[len(start) :]: each for key, each in tensors.items() if key.startswith(start)}
     return {key: part_of(wide[key], cut) for key, cut in cuts.items() if key in wide} | own

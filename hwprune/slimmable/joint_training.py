@@ -1,9 +1,10 @@
-"""Networks of one set of weights trained together, taught by the dense one or by the widest.
+"""Joint training of the networks that share one set of weights.
 
-In-place distillation, where the widest does, and the sandwich rule are from Yu and Huang 2019,
-"Universally Slimmable Networks and Improved Training Techniques"; nine tenths of soft labels and
-one of hard ones from Kuratsu and Nakamura 2022, "Slimmable Pruned Neural Networks". The dense
-network's probabilities are there anyway, since the widest one learns from them.
+The teacher of the narrower networks is the dense network or the widest network (in-place
+distillation). In-place distillation and the sandwich rule are from Yu and Huang 2019, "Universally
+Slimmable Networks and Improved Training Techniques". Kuratsu and Nakamura 2022, "Slimmable Pruned
+Neural Networks", weight the teacher's probabilities by 0.9 and the labels by 0.1. The dense
+network's probabilities cost no extra time if the widest network learns from them too.
 """
 
 from __future__ import annotations
@@ -26,16 +27,23 @@ TEACHERS = ("dense", "widest")
 
 @dataclass(frozen=True)
 class InPlace:
-    """How the narrower networks are trained beside the widest.
+    """How the narrower networks are trained together with the widest one.
 
     Attributes:
-        soft: weight of the teacher's probabilities.
-        hard: weight of the labels.
-        temperature: of these probabilities.
-        at_once: networks in a step at most, 2 or more; of many, the widest, the narrowest and
-            random ones. All in a step are held in memory together.
-        taught_by: whose probabilities: ``dense``, the dense network's where it teaches the widest
-            one, or ``widest``, through which no gradient goes back to that one.
+        soft: weight of the distillation loss, at least 0.
+        hard: weight of the cross-entropy with the labels, at least 0.
+        temperature: temperature of the distillation loss, positive.
+        at_once: greatest number of networks in a training step, 2 or more. With more networks, a
+            step trains the widest, the narrowest and random ones in between. All of them are held
+            in memory together.
+        taught_by: the teacher: ``dense`` (the dense network, if it teaches the widest one too) or
+            ``widest`` (the widest network, which gets no gradient from this loss).
+
+    Example:
+        >>> hwprune.InPlace(soft=0.9, hard=0.1, taught_by="widest").check()
+        >>> hwprune.InPlace(at_once=1).check()
+        Traceback (most recent call last):
+        hwprune.errors.InputError: InPlace.at_once must be 2 or more, got 1: ...
     """
 
     soft: float = 1.0
@@ -45,10 +53,10 @@ class InPlace:
     taught_by: str = "dense"
 
     def check(self) -> None:
-        """Refuse numbers that make no sense.
+        """Check the values.
 
         Raises:
-            InputError: names the number.
+            InputError: a value is out of range; the message names it.
         """
         for name in ("soft", "hard"):
             if not getattr(self, name) >= 0:
@@ -71,12 +79,15 @@ class InPlace:
 
 
 def sandwich(names: Sequence[str], at_once: int, seed: int, step: int) -> tuple[str, ...]:
-    """The networks that a step trains: all, or the widest, the narrowest and random ones between.
+    """Names of the networks of a training step, by the sandwich rule.
+
+    They are all networks, or else the widest, the narrowest and random ones in between.
 
     Args:
-        names: of all, widest first.
-        at_once: how many at most.
-        seed, step: that decide by chance; the same in every process.
+        names: names of all networks, widest first.
+        at_once: greatest number of networks in a step.
+        seed: random seed of the training; the same in all processes.
+        step: number of the training step.
     """
     if len(names) <= at_once:
         return tuple(names)
@@ -90,37 +101,37 @@ def in_place_loss(
     labels: Tensor,
     how: InPlace,
     *,
-    taught: Tensor | None = None,
+    teacher_logits: Tensor | None = None,
     label_smoothing: float = 0.0,
 ) -> Tensor:
     """``sum_i soft * t^2 KL(teacher || i) + hard * CE(i)`` over the narrower networks.
 
     Args:
-        outputs: logits [n, classes] of the widest network, of which no gradient is taken, and of
-            each narrower one.
+        outputs: logits [n, classes] of the widest network, which gets no gradient, and of each
+            narrower network.
         labels: classes [n], or probabilities [n, classes].
-        how: the weights.
-        taught: logits [n, classes] of the teacher; None: the widest network is it.
-        label_smoothing: of the labels.
+        how: weights and temperature.
+        teacher_logits: logits [n, classes] of the teacher; by default those of the widest network.
+        label_smoothing: label smoothing of the cross-entropy, in [0, 1).
     """
     widest, *narrower = outputs
     total = torch.zeros((), device=widest.device)
-    wanted = widest.detach() if taught is None else taught
+    teacher = widest.detach() if teacher_logits is None else teacher_logits
     for logits in narrower:
-        soft = soft_loss(logits, wanted, how.temperature)
+        soft = soft_loss(logits, teacher, how.temperature)
         hard = F.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing)
         total = total + how.soft * soft + how.hard * hard
     return total
 
 
 class SharedWeights(Protocol):
-    """A network of several widths; ``SlimNetwork`` is one."""
+    """The interface of ``SlimNetwork`` that joint training uses."""
 
     together: tuple[str, ...]
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The budgets' names, widest first."""
+        """The names of all networks, widest first."""
 
     @property
     def widest(self) -> nn.Module:
@@ -129,7 +140,14 @@ class SharedWeights(Protocol):
 
 @dataclass(frozen=True)
 class Together:
-    """The networks of one set of weights, in training."""
+    """The joint training of a slim network.
+
+    Attributes:
+        slim: the slim network.
+        how: weights and temperature of the loss.
+        seed: random seed of the training.
+        label_smoothing: label smoothing of the cross-entropy.
+    """
 
     slim: SharedWeights
     how: InPlace
@@ -138,34 +156,45 @@ class Together:
 
     @property
     def widest(self) -> nn.Module:
-        """The network whose loss is the training's."""
+        """The widest network, whose loss is computed as in an ordinary training."""
         return self.slim.widest
 
     def begin(self, step: int) -> None:
-        """Choose the networks that a step trains."""
+        """Choose the networks of a training step."""
         self.slim.together = sandwich(self.slim.names, self.how.at_once, self.seed, step)
 
     def end(self) -> None:
-        """Let the network's forward run one of them again."""
+        """Let the slim network run a single network again."""
         self.slim.together = ()
 
     def added(self, outputs: Sequence[Tensor], labels: Tensor, dense: Tensor | None) -> Tensor:
-        """What the narrower networks add to the loss of the widest.
+        """The loss of the narrower networks, which is added to that of the widest one.
 
         Args:
-            outputs, labels: as in ``in_place_loss``.
-            dense: logits [n, classes] of the dense network; None where it does not teach.
+            outputs: logits [n, classes] of the step's networks, widest first.
+            labels: classes [n], or probabilities [n, classes].
+            dense: logits [n, classes] of the dense network; None if it is not the teacher.
         """
-        taught = dense if self.how.taught_by == "dense" else None
-        smoothing = self.label_smoothing
-        return in_place_loss(outputs, labels, self.how, taught=taught, label_smoothing=smoothing)
+        return in_place_loss(
+            outputs,
+            labels,
+            self.how,
+            teacher_logits=dense if self.how.taught_by == "dense" else None,
+            label_smoothing=self.label_smoothing,
+        )
 
 
 def train_together(slim: SharedWeights, how: InPlace | None, training: Training) -> Together:
-    """How the networks of one set of weights are trained together.
+    """Set up the joint training of a slim network.
+
+    Args:
+        slim: the slim network.
+        how: weights and temperature; by default ``InPlace()``.
+        training: the training, whose ``seed`` and ``label_smoothing`` are used.
 
     Raises:
-        InputError: numbers that make no sense, or a training that several widths cannot have.
+        InputError: a value is out of range, or the training has an option that slim networks do
+            not support.
     """
     for name in ("sync_norms", "compile"):
         if getattr(training, name):

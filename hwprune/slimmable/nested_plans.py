@@ -1,11 +1,11 @@
-"""Plans within plans: one for each budget, each measured to meet it, each part of the next wider.
+"""Nested plans: one plan for each budget, each of them a part of the next wider plan.
 
 Kuratsu and Nakamura 2022, "Slimmable Pruned Neural Networks", serve several sizes with one set of
-weights; here a size is what meets a latency budget on a device.
+weights. Here each size meets a latency budget on a device, as measured.
 
-The widest is chosen first, and each next among the channels that the one before has left. The best
-k channels by one importance are part of the best k + 1, so nesting binds the widths alone, and it
-binds the narrow plans: each says what that costs it.
+The widest plan is chosen first, and each further plan from the channels that the plan before keeps.
+Since the k most important channels are part of the k + 1 most important ones, nesting restricts
+only the widths of the narrower plans. ``NestedPlan.share`` says how much importance that costs.
 """
 
 from __future__ import annotations
@@ -38,10 +38,11 @@ Rescore: TypeAlias = Callable[[Plan], Scores]  # of the pruned network, for the 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What one of the networks must meet.
+    """The requirements of one of the networks.
 
     Attributes:
-        budget: latency, on the target; a budget that the dense network meets leaves it whole.
+        budget: latency budget on the target; the plan keeps all channels if the dense network
+            meets it.
         table: latency table of the target, with this network in it.
         target: where to measure; None where that is not here, and the table must do.
         networks: the dense network, and any planned one, in the form that the target takes.
@@ -59,20 +60,20 @@ class Wanted:
     effort: Effort = field(default_factory=Effort)
 
     def share(self, graph: ChannelGraph) -> float:
-        """The budget as a share of the dense network's latency, by the table."""
+        """The budget as a share of the dense network's latency, according to the table."""
         return self.budget.share_of(self.table.predict_ms(graph, graph.widths))
 
 
 @dataclass(frozen=True)
 class NestedPlan:
-    """One of several plans that are parts of each other.
+    """One of several nested plans.
 
     Attributes:
-        name: of its budget.
-        fitted: the plan, and how it was measured to meet its budget.
-        importance_kept: share of all importance, by the dense network's scores.
-        separate_importance_kept: the same of a plan of the same predicted latency that need not be
-            part of another.
+        name: name of its budget.
+        fitted: the plan with its measurements.
+        importance_kept: share of the dense network's summed importance that the plan keeps.
+        separate_importance_kept: this share for the best plan of the same predicted latency that
+            is not restricted by a wider plan.
     """
 
     name: str
@@ -87,7 +88,7 @@ class NestedPlan:
 
     @property
     def share(self) -> float:
-        """Importance kept, of what a separate plan would keep: 1 where nesting costs nothing."""
+        """Kept importance divided by that of the separate plan: 1 if nesting costs nothing."""
         return self.importance_kept / self.separate_importance_kept
 
 
@@ -99,19 +100,36 @@ def nested(
     rescore: Rescore | None = None,
     report: Callable[[str, Round], None] | None = None,
 ) -> tuple[NestedPlan, ...]:
-    """A plan for each budget, each within the one before; the greatest share of the latency first.
+    """Choose a plan for each budget, each within the next wider plan.
 
     Args:
-        graph: the channel graph.
+        graph: the channel graph of the dense network.
         scores: group -> importance of each channel, [width], not negative.
-        wanted: name -> what a network must meet.
-        rescore: importance as the network pruned to a plan has it, by which the next narrower plan
-            is chosen (multi-base pruning); the dense network's throughout if not given.
-        report: is told of every network that was measured, and for which budget.
+        wanted: name of a budget -> its requirements.
+        rescore: computes scores for the dense network's channels from the network pruned to a
+            plan; the next narrower plan is chosen by them (multi-base pruning). By default
+            ``scores`` serve all plans.
+        report: called after each measurement with the name of the budget and the measured round.
+
+    Returns:
+        The plans in the order of decreasing budgets, as shares of the dense latency.
 
     Raises:
-        BudgetError: a budget that cannot be met, or not within a wider plan; the message names it.
-        InputError: no budgets, or ones that leave out whole branches.
+        BudgetError: a budget cannot be met, or not within the wider plan; the message names it.
+        InputError: there are no budgets, or one of them may leave out branches.
+
+    Example:
+        >>> model, image = hwprune.demo.small_network()
+        >>> graph = hwprune.trace(model, image)
+        >>> table = hwprune.profile(model, image, "fake:step=8", graph=graph)
+        >>> scores = hwprune.score(model, graph, [(image, torch.tensor([0]))], "magnitude")
+        >>> budgets = {name: hwprune.Budget.parse(name) for name in ("0.5x", "0.8x")}
+        >>> wanted = {name: hwprune.Wanted(each, table) for name, each in budgets.items()}
+        >>> wide, narrow = hwprune.nested(graph, scores, wanted)
+        >>> wide.name, narrow.name
+        ('0.8x', '0.5x')
+        >>> all(narrow.plan.widths[name] <= width for name, width in wide.plan.widths.items())
+        True
     """
     _check(wanted)
     order = sorted(wanted, key=lambda name: wanted[name].share(graph), reverse=True)
@@ -200,7 +218,7 @@ def _whole(graph: ChannelGraph, wanted: Wanted) -> FittedPlan:
 def _beside_separate(
     name: str, fitted: FittedPlan, graph: ChannelGraph, scores: Scores, wanted: Wanted
 ) -> NestedPlan:
-    """The plan with what it keeps, and what one of the same predicted latency alone would keep."""
+    """The plan with its kept importance, and with that of a separate plan of the same latency."""
     everything = sum(float(each.double().sum()) for each in scores.values())
     kept = _importance(fitted.plan, scores) / everything
     if fitted.plan.widths == graph.widths:

@@ -1,4 +1,4 @@
-"""One network of several widths: narrower networks that use parts of the widest one's weights."""
+"""The slim network: narrower networks use parts of the widest network's weights."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ from hwprune.training.settings import Training
 
 @dataclass(frozen=True)
 class Part:
-    """One width of a network.
+    """One network of a slim network.
 
     Attributes:
-        plan: the channels of the dense network that it has, and its measured latency.
-        cuts: parameter -> what it uses of the widest network's; all that it uses, by every name.
+        plan: its plan for the dense network, with its measured latency.
+        cuts: key of a parameter -> the part of the widest network's parameter that it uses; every
+            parameter, and tied ones under each of their keys.
     """
 
     plan: Plan
@@ -37,7 +38,15 @@ class Part:
 
 @dataclass
 class _Place:
-    """A parameter of a narrow network: where it goes, and what of the widest one's it is."""
+    """A parameter of a narrower network, which is a part of the widest network's parameter.
+
+    Attributes:
+        path: path of the module that the parameter belongs to.
+        name: name of the parameter in the module.
+        cut: the part of the widest network's parameter.
+        module: the module in the narrower network.
+        owner: the module in the widest network.
+    """
 
     path: str
     name: str
@@ -50,27 +59,33 @@ class _Place:
         return self.owner.get_parameter(self.name)
 
     def bind(self, *, tracked: bool = False, copied: bool = False) -> None:
-        """Give the module its part: one through which gradients go, or perhaps a copy."""
+        """Set the module's parameter to its part.
+
+        Args:
+            tracked: let gradients flow to the widest network's parameter.
+            copied: use a contiguous copy in place of a view.
+        """
         shared: Any = self.owner._parameters[self.name]
         part = part_of(shared if tracked else shared.detach(), self.cut)
         vars(self.module)[self.name] = part.contiguous() if copied else part
 
 
 class SlimNetwork(nn.Module):
-    """Several networks with one set of weights; runs the one that ``set_budget`` names.
+    """Several networks with one set of weights; ``forward`` runs the one set by ``set_budget``.
 
-    The widest is a plain network with plain parameters. The others have modules and buffers (so the
-    norms' statistics) of their own, and for parameters views of the widest one's: its first
-    channels. Where the channels of several groups lie in one dimension, as behind a concatenation,
-    the part is no view; such parts are copies, taken again whenever the weights may have changed
-    (``refresh``). Gradients reach the shared parameters wherever gradients are enabled.
+    The widest network is an ordinary module. Each narrower network has its own modules and buffers
+    (so its own batch-norm statistics), and its parameters are views of the widest network's
+    parameters: their first channels. Where the channels of several groups lie in one dimension, as
+    after a concatenation, the part is no view. Such parts are copies, and ``refresh`` renews them
+    whenever the weights may have changed. Gradients flow to the shared parameters.
 
     Attributes:
-        parts: name -> what each is, widest first.
-        arrangement: which of the dense network's channels lie where.
+        parts: name of a network -> its plan and its parts of the weights; widest first.
+        arrangement: the order of the dense network's channels.
         widest: the widest network.
-        together: in training mode, the networks that ``forward`` runs one after the other, giving
-            a tuple of outputs; empty for the current one alone.
+        narrower: the other networks, in the order of ``parts``.
+        together: names of the networks that ``forward`` runs in training mode, with a tuple of
+            their outputs as the result; empty for the current network alone.
     """
 
     def __init__(
@@ -95,37 +110,37 @@ class SlimNetwork(nn.Module):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The budgets' names, widest first."""
+        """The names of the networks, widest first."""
         return tuple(self.parts)
 
     def joint_objective(self, how: InPlace | None, training: Training) -> Together:
-        """How all widths are trained together; ``how`` None for the usual way.
+        """Set up joint training; see ``joint_training.train_together``.
 
         Raises:
-            InputError: as ``joint_training.train_together``.
+            InputError: a value is out of range, or the training has an unsupported option.
         """
         return train_together(self, how, training)
 
     @property
     def budget(self) -> str:
-        """The name of the one that runs."""
+        """The name of the network that runs."""
         return self._current
 
     def set_budget(self, name: str) -> None:
-        """Let the network of this name run from now on; nothing is copied.
+        """Let the network of this name run from now on; no tensor is copied.
 
         Raises:
-            InputError: there is none.
+            InputError: there is no network of this name.
         """
         self._index(name)
         self._current = name
 
     @contextmanager
     def at(self, name: str) -> Iterator[SlimNetwork]:
-        """The network of this name runs inside, the one that ran before afterwards.
+        """Let the network of this name run in the body of the ``with``, then the earlier one again.
 
         Raises:
-            InputError: there is none.
+            InputError: there is no network of this name.
         """
         before = self._current
         self.set_budget(name)
@@ -135,31 +150,31 @@ class SlimNetwork(nn.Module):
             self._current = before
 
     def forward(self, *inputs: Any) -> Any:
-        """What the current network gives; in training mode perhaps those ``together``."""
+        """Output of the current network; in training mode, outputs of all in ``together``."""
         if self.training and self.together:
             return tuple(self._run(name, inputs) for name in self.together)
         return self._run(self._current, inputs)
 
     def network(self, name: str) -> nn.Module:
-        """The network of this name as it runs here; its parameters are parts of the widest one's.
+        """The network of this name; its parameters are parts of the widest network's.
 
         Raises:
-            InputError: there is none.
+            InputError: there is no network of this name.
         """
         index = self._index(name)
         return self.narrower[index - 1] if index else self.widest
 
     def alone(self, name: str) -> nn.Module:
-        """A copy of one network with plain parameters of its own: to export, to score, to save.
+        """A copy of one network with parameters of its own, for export, scoring or saving.
 
         Raises:
-            InputError: there is none.
+            InputError: there is no network of this name.
         """
         index, network = self._index(name), self.network(name)
         if not index:
             return copy.deepcopy(network)
-        own: dict[int, nn.Parameter] = {}  # what is tied stays tied
-        instead: dict[int, Any] = {}  # which the copy takes where it would copy a part
+        own: dict[int, nn.Parameter] = {}  # id of a shared parameter -> its copy, to keep ties
+        instead: dict[int, Any] = {}  # memo of deepcopy: id of a part -> the parameter to use
         for place in self._places[index - 1]:
             if id(place.shared) not in own:
                 part = part_of(place.shared.detach(), place.cut)
@@ -173,21 +188,24 @@ class SlimNetwork(nn.Module):
         return made
 
     def refresh(self) -> None:
-        """Let all networks use the widest one's parameters as they now are."""
+        """Update all parts to the present parameters of the widest network."""
         for place in (place for places in self._places for place in places):
             place.bind(copied=self._copies)
 
     def hold_copies(self, hold: bool = True) -> None:
-        """Let the narrower networks run on contiguous copies of their parts, or on views again.
+        """Let the narrower networks use contiguous copies of their parts, or views again.
 
-        PyTorch's convolutions copy weights that are not contiguous at every run. Copies take the
-        memory of separate networks, and follow the weights as ``refresh`` says.
+        PyTorch's convolutions copy weights that are not contiguous at every run. Copies avoid that
+        and take as much memory as separate networks. ``refresh`` updates them.
+
+        Args:
+            hold: True for copies, False for views.
         """
         self._copies = hold
         self.refresh()
 
     def copied(self, name: str) -> list[str]:
-        """Parameters of which this network uses a copy, since its part is no view.
+        """Keys of the parameters of which this network uses a copy, since the part is no view.
 
         Raises:
             InputError: there is no network of this name.
@@ -196,13 +214,13 @@ class SlimNetwork(nn.Module):
         return [key for key, cut in self.parts[name].cuts.items() if not is_view(cut)]
 
     def train(self, mode: bool = True) -> SlimNetwork:
-        """As of any module; weights may have changed since the last time."""
+        """Set the mode as for any module, and refresh the parts."""
         super().train(mode)
         self.refresh()
         return self
 
     def load_state_dict(self, *given: Any, **options: Any) -> Any:
-        """As of any module."""
+        """Load the tensors as for any module, and refresh the parts."""
         found = super().load_state_dict(*given, **options)
         self.refresh()
         return found
@@ -213,7 +231,7 @@ class SlimNetwork(nn.Module):
         return self
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Of a copy, whose parts are not yet parts of its own weights."""
+        """Restore a copy or an unpickled network, and make its parts views of its own weights."""
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self.refresh()
 
@@ -246,18 +264,38 @@ def make_slim(
     *,
     widest: nn.Module | None = None,
 ) -> SlimNetwork:
-    """The networks of nested plans as one; ``model`` is untouched.
+    """Make a slim network of nested plans.
 
     Args:
-        model: the dense network that ``graph`` was traced from.
+        model: the dense network that ``graph`` was traced from; it is not changed.
         graph: its channel graph.
-        plans: name -> channels to keep; widest first, each within the one before.
-        arrangement: the order of the channels, from ``find_arrangement``.
-        widest: the network pruned to the widest plan whose weights to take, such as ``prepare``
-            makes; what ``prune`` makes of ``model`` if not given.
+        plans: name -> plan; widest first, each within the one before.
+        arrangement: the order of the channels, from ``channel_order.find_arrangement``.
+        widest: the network pruned to the widest plan, with the weights to use, such as ``prepare``
+            makes it; by default ``prune`` makes it.
+
+    Returns:
+        The slim network; its widest network runs first.
 
     Raises:
-        InputError: no plans, plans of another network, or ones that are not nested.
+        InputError: there are no plans, or they belong to another network, leave out branches, or
+            are not nested.
+
+    Example:
+        >>> from hwprune.slimmable.channel_order import find_arrangement, importance_order
+        >>> model, image = hwprune.demo.small_network()
+        >>> graph = hwprune.trace(model, image)
+        >>> batches = [(torch.randn(8, 3, 32, 32), torch.arange(8))]
+        >>> scores = hwprune.score(model, graph, batches, "magnitude")
+        >>> best = {name: each.topk(len(each) // 2).indices for name, each in scores.items()}
+        >>> plans = {"wide": hwprune.Plan.from_kept(graph, {})}
+        >>> plans["narrow"] = hwprune.Plan.from_kept(graph, best)
+        >>> order = importance_order(scores, [plan.kept for plan in plans.values()])
+        >>> arrangement = find_arrangement(model, graph, order, (image,))
+        >>> slim = hwprune.make_slim(model, graph, plans, arrangement)
+        >>> slim.set_budget("narrow")
+        >>> slim(image).shape
+        torch.Size([1, 10])
     """
     _check(graph, plans)
     first, *others = plans
@@ -276,7 +314,7 @@ def make_slim(
 
 
 def estimate_norms(slim: SlimNetwork, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
-    """Give the narrower networks' batch norms the statistics that they have over ``batches``."""
+    """Re-estimate the batch-norm statistics of the narrower networks over the batches."""
     images = list(batches)
     for name in slim.names[1:]:
         alone = slim.alone(name)
@@ -307,14 +345,14 @@ def _check(graph: ChannelGraph, plans: Mapping[str, Plan]) -> None:
 
 
 def _of_all(widest: nn.Module, cuts: Mapping[str, Cut]) -> dict[str, Cut]:
-    """The cut of every parameter, of tied ones under each of their names."""
+    """The cut of every parameter, and of tied ones under each of their keys."""
     named = dict(widest.named_parameters(remove_duplicate=False))
     cut_of = {id(named[key]): cut for key, cut in cuts.items() if key in named}
     return {key: cut_of.get(id(parameter), {}) for key, parameter in named.items()}
 
 
 def _places(network: nn.Module, widest: nn.Module, cuts: Mapping[str, Cut]) -> list[_Place]:
-    """The network's parameters, which are taken out of it."""
+    """Find the parameters of a narrower network, and remove them from its modules."""
     found = []
     for path, module in network.named_modules():
         owner = widest.get_submodule(path)

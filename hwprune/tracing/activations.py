@@ -1,12 +1,17 @@
-"""When activations are held in memory, and how much of it: what the peak is counted from.
+"""The memory that activations take, and when; peak activation bytes are counted from it.
 
-The definition, of one run in evaluation mode, operators in the order of ``torch.export``'s graph:
-memory is held from the operator that makes it to the last that reads it, both included. Views
-share the memory of what they view, as in PyTorch. An elementwise operator (activation, batch norm,
-sum, product) writes over an operand of the same size that nothing reads later, as runtimes do by
-fusing it. Inputs are held from the beginning and never written over, outputs to the end. Every
-number takes four bytes. What is computed from weights alone is a weight; scratch memory of kernels
-is not counted.
+The count is that of one run in evaluation mode, with the operators in the order of
+``torch.export``'s graph. Its rules are:
+
+- A block of memory is held from the operator that writes it first to the operator that reads it
+  last, both included.
+- A view shares the memory of the tensor that it views, as in PyTorch.
+- An elementwise operator (activation function, batch norm, sum, product) writes its result over an
+  operand of the same size that no later operator reads. Runtimes do the same by fusing it.
+- The inputs are held from the beginning and never overwritten; the outputs are held to the end.
+- Every number takes four bytes.
+- A tensor that is computed from weights alone counts as a weight.
+- The scratch memory of kernels is not counted.
 """
 
 from __future__ import annotations
@@ -35,16 +40,19 @@ _ELEMENTWISE = {
 
 
 def with_activations(graph: ChannelGraph, walk: LabelWalk, repeats: int) -> ChannelGraph:
-    """The graph, its branches found, with its operators and the memory of its activations.
+    """Add the operators and the activation memory to a channel graph.
 
-    ``repeats`` is how many times the walk's inputs hold the example.
+    Args:
+        graph: the channel graph, with its final branches.
+        walk: the finished walk over the network.
+        repeats: how many times the walk's inputs repeat the example input: 1 or 2.
     """
     return _Memory(graph, walk, repeats).graph()
 
 
 @dataclass
 class _Block:
-    """Memory that is being followed: its size, and when it is held."""
+    """A block of memory in progress; see ``Activation`` for its fields."""
 
     channels: Channels
     elements: int
@@ -55,7 +63,10 @@ class _Block:
 
 
 class _Memory:
-    """The blocks that a network's storages lie in; storages written over each other share one."""
+    """Assigns the storages of the traced tensors to blocks of memory.
+
+    A storage that is written over another one shares its block.
+    """
 
     def __init__(self, graph: ChannelGraph, walk: LabelWalk, repeats: int) -> None:
         self._graph, self._walk, self._repeats = graph, walk, repeats
@@ -88,7 +99,7 @@ class _Memory:
         )
 
     def _make(self, node: Node, time: int, *, is_input: bool = False) -> None:
-        """New memory for what is no view of something that is there."""
+        """Make a block for each output of an operator that is no view of an earlier tensor."""
         for tensor, labels in zip(_tensors(node), each(self._walk.values[node]), strict=True):
             storage = _storage(tensor)
             if storage not in self._blocks:
@@ -99,7 +110,7 @@ class _Memory:
                 self._blocks[storage] = block
 
     def _overwrite(self, node: Node, time: int) -> None:
-        """Let an elementwise operator write over one of its operands, if one is free."""
+        """Let an elementwise operator write its result over an operand, if one is free."""
         made = node.meta["val"]
         if rule_name(node.target) not in _ELEMENTWISE or not isinstance(made, Tensor):
             return
@@ -111,19 +122,20 @@ class _Memory:
             and self._is_free(operand.meta["val"], size, time)
         ]
         if free and _storage(made) not in self._blocks:
-            block = min(free, key=lambda b: b.branch != "")  # a branch's may go with the branch
+            # A block of a branch disappears with the branch, so others are preferred.
+            block = min(free, key=lambda b: b.branch != "")
             block.last = max(time, self._last.get(_storage(made), time))
             self._blocks[_storage(made)] = block
 
     def _is_free(self, tensor: Tensor, size: tuple[Channels, int], time: int) -> bool:
-        """Whether an operand's memory is just as large, and nothing reads it later."""
+        """Whether an operand's block has this size and is not read after ``time``."""
         block = self._blocks.get(_storage(tensor))
         if block is None or block.is_input:
             return False
         return block.last <= time and size == (block.channels, block.elements)
 
     def _close(self, node: Node, time: int) -> None:
-        """Behind the addition that ends a branch, its memory belongs to it no longer."""
+        """After the addition that ends a branch, its block no longer belongs to the branch."""
         block = self._blocks[_storage(_tensors(node)[0])]
         name = self._joins.get(node.name)
         if name is not None and block.branch == name and block.last > time:
@@ -133,7 +145,7 @@ class _Memory:
             block.last = time
 
     def _size(self, labels: Labels, tensor: Tensor) -> tuple[Channels, int]:
-        """How many channels an activation has, and numbers for each; never less than there are."""
+        """The number of channels of an activation, and of elements per channel, rounded up."""
         roots, counts = np.unique(
             small := compress(self._walk.labels.roots(labels)), return_counts=True
         )
@@ -153,7 +165,7 @@ def _inputs(walk: LabelWalk) -> list[Node]:
 
 
 def _operators(walk: LabelWalk) -> list[Node]:
-    """What a runtime runs: operators that lead to an output, and from an input."""
+    """The operators that a runtime runs: those between an input and an output."""
     live, depends = live_nodes(walk.program), set(_inputs(walk))
     found = []
     for node in walk.program.graph.nodes:
@@ -165,7 +177,7 @@ def _operators(walk: LabelWalk) -> list[Node]:
 
 
 def _last_reads(walk: LabelWalk, operators: Sequence[Node]) -> dict[int, int]:
-    """Storage -> the number of the last operator that reads it; outputs are read at the end."""
+    """Storage -> index of the last operator that reads it; outputs are read by the last one."""
     last: dict[int, int] = {}
     for time, node in enumerate(operators):
         last |= dict.fromkeys(map(_storage, _read(node)), time)
@@ -176,7 +188,7 @@ def _last_reads(walk: LabelWalk, operators: Sequence[Node]) -> dict[int, int]:
 
 
 def _alike(operand: Any, made: Tensor) -> bool:
-    """Whether the one could be written where the other lies."""
+    """Whether an operand has the shape, strides and dtype of the result."""
     return isinstance(operand, Tensor) and (
         (operand.shape, operand.stride(), operand.dtype) == (made.shape, made.stride(), made.dtype)
     )
@@ -194,7 +206,7 @@ def _tensors(node: Node) -> list[Tensor]:
 
 
 def _storage(tensor: Tensor) -> int:
-    """Which memory a tensor of the traced graph lies in; views have that of what they view."""
+    """An identifier of a traced tensor's storage, which views share with their base."""
     return int(tensor.untyped_storage()._cdata)
 
 

@@ -1,4 +1,4 @@
-"""Residual branches that can be left out whole: what one adds to its shortcut is left out."""
+"""Find the residual branches that can be left out, so that only their shortcut remains."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from torch.fx import Node
 from hwprune.graph import Branch, Group
 from hwprune.tracing.rules.rule import rule_name, tensors
 
-_LARGEST = 2000  # operators in a branch
+_LARGEST = 2000  # greatest number of operators in a branch
 _WEIGHTED = ("conv1d", "conv2d", "conv3d", "conv_transpose2d", "linear", "matmul", "convolution")
 
 
 def find_branches(program: ExportedProgram, groups: Iterable[Group]) -> tuple[Branch, ...]:
-    """The branches of identity shortcuts, in order of execution; those within others only.
+    """Find the branches beside identity shortcuts, in order of execution.
 
-    A branch lies between an activation and its addition to what it has become: every operator on
-    the way is used nowhere else, its weights lie in modules that do nothing else, and it has
-    channel groups of its own.
+    A branch is the set of operators between an activation (the shortcut) and the addition of the
+    branch's output to that activation. Their outputs must be used nowhere else, their weights must
+    belong to modules that run only inside the branch, and at least one channel group must lie in
+    the branch alone. Of branches that contain each other, the innermost are returned.
     """
     owners = _modules(program)
     found: list[tuple[set[Node], Branch]] = []
@@ -43,7 +44,11 @@ def find_branches(program: ExportedProgram, groups: Iterable[Group]) -> tuple[Br
 
 
 def _between(program: ExportedProgram, shortcut: Node, last: Node, join: Node) -> set[Node]:
-    """The operators that lead from the shortcut to ``last`` and nowhere else; empty if none do."""
+    """The operators on the way from the shortcut to ``last``.
+
+    The set is empty if ``last`` also depends on something else, or if an operator's output is used
+    outside the branch.
+    """
     weights = {
         spec.arg.name
         for spec in program.graph_signature.input_specs
@@ -57,28 +62,29 @@ def _between(program: ExportedProgram, shortcut: Node, last: Node, join: Node) -
             continue
         if node.op == "placeholder":
             if node.name not in weights:
-                return set()  # reaches the input without passing the shortcut
+                return set()  # depends on an input of the network beside the shortcut
             continue
         inside.add(node)
         waiting += node.all_input_nodes
         if len(inside) > _LARGEST:
             return set()
     reads_shortcut = any(shortcut in node.all_input_nodes for node in inside)
-    apart = all(user in inside or user is join for node in inside for user in node.users)
-    return inside if reads_shortcut and apart else set()
+    used_inside = all(user in inside or user is join for node in inside for user in node.users)
+    return inside if reads_shortcut and used_inside else set()
 
 
 def _branch(
     inside: set[Node], last: Node, owners: dict[str, set[Node]], groups: Iterable[Group]
 ) -> Branch | None:
-    """The branch of these operators, if taking out modules leaves it out."""
+    """The branch that consists of these operators; None if removing modules does not remove it."""
     whole = {path for path, nodes in owners.items() if nodes <= inside}
     outermost = {path for path in whole if not any(_under(path, other) for other in whole - {path})}
     home = {node: path for path in outermost for node in owners[path]}
     if any(rule_name(node.target) in _WEIGHTED and node not in home for node in inside):
         return None
     node = last
-    while node not in home:  # what scales or rearranges the last module's zeros leaves them zeros
+    # Operators after the last module must turn its zeros into zeros.
+    while node not in home:
         before = [each for each in tensors(node) if each in inside]
         if len(before) != 1 or rule_name(node.target) not in _KEEPS_ZEROS:
             return None
@@ -99,7 +105,7 @@ _KEEPS_ZEROS = (
 
 
 def _modules(program: ExportedProgram) -> dict[str, set[Node]]:
-    """Path of a module -> the operators that run in it or in its parts."""
+    """Path of a module -> the operators that run in it or in its submodules."""
     owners: dict[str, set[Node]] = defaultdict(set)
     for node in program.graph.nodes:
         for path, _ in dict(node.meta.get("nn_module_stack", {})).values():

@@ -1,4 +1,4 @@
-"""Gather merged labels into the channel graph: labels that lie alike in all tensors are a group."""
+"""Build the channel graph: labels that occur in the same tensors equally often form a group."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ Place: TypeAlias = tuple[str, int]  # a dimension of a tensor of the state dict
 
 
 def gather(walk: LabelWalk, model: nn.Module) -> ChannelGraph:
-    """The channel graph of what the walk has seen."""
+    """Build the channel graph from a finished walk over the model."""
     return _Gathering(walk, model).graph()
 
 
 def doubtful_groups(walk: LabelWalk, graph: ChannelGraph) -> list[str]:
-    """Groups whose number of channels the model's code may hold as a literal."""
+    """The groups whose number of channels may be a literal in the model's code."""
     if not walk.doubtful:
         return []
     doubtful = np.unique(walk.labels.roots(np.concatenate(walk.doubtful)))
@@ -38,13 +38,13 @@ def doubtful_groups(walk: LabelWalk, graph: ChannelGraph) -> list[str]:
 
 
 def pin_group(walk: LabelWalk, group: Group, reason: str) -> None:
-    """Forbid pruning of a group after the walk."""
+    """Forbid pruning of a group after the walk, with the reason that users read."""
     for labels in labels_of(walk, group):
         walk.labels.pin(labels, reason)
 
 
 def labels_of(walk: LabelWalk, group: Group) -> Iterable[Labels]:
-    """The roots of a group's channels, wherever they lie in weights."""
+    """The roots of a group's labels in each dimension of a weight that carries its channels."""
     for key, dim, positions in group.slices:
         if (key, dim) in walk.dims:
             indices = [index for channel in positions for index in channel]
@@ -52,7 +52,15 @@ def labels_of(walk: LabelWalk, group: Group) -> Iterable[Labels]:
 
 
 class _Gathering:
-    """The walk's notes, with the group that each label belongs to."""
+    """Turns the results of a walk into a channel graph.
+
+    Attributes:
+        lines: ``((key, dim), roots [size])`` of every tensor dimension that carries labels.
+        reasons: root -> why it cannot be pruned.
+        groups: the channel groups.
+        owner: root -> name of its group.
+        width: name of a group -> its number of channels.
+    """
 
     def __init__(self, walk: LabelWalk, model: nn.Module) -> None:
         self.walk, self.model = walk, model
@@ -85,7 +93,7 @@ class _Gathering:
         )  # fmt: skip
 
     def _lines(self) -> Iterable[tuple[Place, Labels]]:
-        """Every dimension of a tensor that carries labels, with their roots [size]."""
+        """Yield ``lines``, and pin the labels of parameters whose use cannot be followed."""
         labels_of, walk = self.walk.labels, self.walk
         for (key, _), labels in walk.dims.items():
             if key in walk.elements:
@@ -103,14 +111,18 @@ class _Gathering:
             yield place, labels_of.roots(labels)
 
     def _groups(self) -> tuple[Group, ...]:
-        """Roots that lie equally often in the same places, in order of execution."""
+        """The groups in order of execution, and as a side effect ``owner``.
+
+        A class of roots becomes a group if it has at least two roots (the last channel of a group
+        cannot be removed) and one of its places is the output dimension of a layer.
+        """
         order: dict[Place, int] = {}  # where a layer's outputs lie -> when it runs
         for rank, layer in enumerate(self.walk.layers):
             order.setdefault((layer.key, int(layer.kind == "conv_transpose")), rank)
         found = []
         for places, roots, positions in _alike(self.lines, self.reasons):
             producers = [place for place in places if place in order]
-            if len(roots) == 1 or not producers:  # one could not go; no layer makes the others
+            if len(roots) == 1 or not producers:
                 continue
             first = min(producers, key=order.__getitem__)
             at = places.index(first)
@@ -142,7 +154,10 @@ class _Gathering:
         return Channels(fixed, tuple(times))
 
     def _whole(self, labels: Labels) -> Channels | None:
-        """The size of a part; None where it holds some of a group's channels, or some twice."""
+        """The size of a part as a function of the widths.
+
+        None if the part holds only some of a group's channels, or some more often than others.
+        """
         roots, often = np.unique(self.walk.labels.roots(labels), return_counts=True)
         times: dict[str, list[int]] = defaultdict(list)
         for root, count in zip(roots.tolist(), often.tolist(), strict=True):
@@ -153,13 +168,13 @@ class _Gathering:
         return self._channels(labels)
 
     def _groups_of(self, node: Node) -> tuple[str, ...]:
-        """The groups of an activation's channels, in order."""
+        """The names of the groups that an activation's channels belong to, in their order."""
         labels = np.concatenate([part.ravel() for part in each(self.walk.values[node])])
         roots = self.walk.labels.roots(labels).tolist()
         return tuple(dict.fromkeys(self.owner[root] for root in roots if root in self.owner))
 
     def _single_group(self, node: Node) -> str | None:
-        """The group that an activation's channels are, one for one; None if they are not."""
+        """The group whose channels are exactly those of an activation [n, c, h, w]; else None."""
         labels = self.walk.values[node]
         if isinstance(labels, list) or labels.ndim != 4:
             return None
@@ -204,10 +219,17 @@ def _place(entry: tuple[Place, Labels]) -> Place:
 def _alike(
     lines: list[tuple[Place, Labels]], reasons: dict[int, str]
 ) -> Iterable[tuple[list[Place], list[int], list[Labels]]]:
-    """Classes of roots that lie equally often in the same places.
+    """Divide the prunable roots into classes that occur in the same places equally often.
 
-    Yields the places, the roots, and for each place the indices [roots, times] at which they lie.
+    Args:
+        lines: places with their roots [size].
+        reasons: roots that cannot be pruned.
+
+    Yields:
+        The places, the roots, and for each place the indices [roots, times] of the roots.
     """
+    # One entry for each occurrence of a root: sorted by root, then place, then index, so that all
+    # occurrences of a root in one place are a run, and all runs of a root are neighbours.
     root = np.concatenate([np.empty(0, np.int64), *(roots for _, roots in lines)])
     place = np.repeat(np.arange(len(lines)), [len(roots) for _, roots in lines])
     index = np.concatenate([np.empty(0, np.int64), *(np.arange(len(r)) for _, r in lines)])
@@ -217,12 +239,13 @@ def _alike(
     root, place, index = root[free], place[free], index[free]
     order = np.lexsort((index, place, root))
     root, place, index = root[order], place[order], index[order]
-    new = np.ones(len(root), dtype=bool)  # where a run of indices in one place begins
+    new = np.ones(len(root), dtype=bool)  # whether a run begins at an entry
     new[1:] = (root[1:] != root[:-1]) | (place[1:] != place[:-1])
     begin = np.flatnonzero(new)
     length = np.diff(np.append(begin, len(root)))
     roots, first_run = np.unique(root[begin], return_index=True)
     runs = np.stack([place[begin], length], axis=1)
+    # Two roots are of one class if their runs have the same places and lengths.
     classes: dict[bytes, list[int]] = defaultdict(list)
     ends = np.append(first_run[1:], len(begin))
     for at, (start, end) in enumerate(zip(first_run.tolist(), ends.tolist(), strict=True)):

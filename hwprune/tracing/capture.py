@@ -1,4 +1,4 @@
-"""Capture a model as ``torch.export``'s ATen graph, or name the line that stands in the way."""
+"""Capture a model as ``torch.export``'s ATen graph; errors name the line of the model's code."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LIBRARIES = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
 
 
 def batch_of_two(example_inputs: Tensor | tuple[Any, ...]) -> tuple[Any, ...]:
-    """The example inputs as a tuple, tensors with a batch of one repeated to two."""
+    """The example inputs as a tuple; tensors with a batch of one are repeated to a batch of two."""
     given = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
     return tuple(
         torch.cat([x, x]) if isinstance(x, Tensor) and x.ndim > 1 and x.shape[0] == 1 else x
@@ -26,14 +26,14 @@ def batch_of_two(example_inputs: Tensor | tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def repeats(example_inputs: Tensor | tuple[Any, ...], inputs: tuple[Any, ...]) -> int:
-    """How many times ``batch_of_two`` holds what it was given: once or twice."""
+    """How many times ``batch_of_two`` has repeated the example inputs: 1 or 2."""
     given = (example_inputs,) if isinstance(example_inputs, Tensor) else example_inputs
     pairs = (pair for pair in zip(given, inputs, strict=True) if isinstance(pair[0], Tensor))
     return 2 if any(one.shape != other.shape for one, other in pairs) else 1
 
 
 def capture(model: nn.Module, inputs: tuple[Any, ...]) -> ExportedProgram:
-    """The model in evaluation mode as an ATen graph; the model is left as it was.
+    """Export the model in evaluation mode as an ATen graph; the model is not changed.
 
     Raises:
         TraceError: ``torch.export`` failed; the message names the line of the model.
@@ -55,7 +55,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _place(error: BaseException) -> str:
-    """The deepest line outside torch and hwprune that the error, or its cause, went through."""
+    """The innermost line of code outside torch and hwprune in the traceback of the error."""
     seen: BaseException | None = error
     while seen is not None:
         for frame in reversed(traceback.extract_tb(seen.__traceback__)):

@@ -1,8 +1,8 @@
-"""Channel labels: one integer for each position of an activation that holds a channel.
+"""Channel labels: integers that say which channel each element of an activation belongs to.
 
-An activation's labels are an integer array of as many dimensions as the activation, each of the
-full size or of size 1; broadcast to the activation's shape it gives every element its label.
-Positions whose labels are merged must be pruned together.
+The labels of an activation are an integer array with as many dimensions as the activation. Each
+dimension has the activation's size or size 1; broadcast to the activation's shape, the array gives
+every element its label. Elements whose labels are merged must be pruned together.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from numpy.typing import NDArray
 Labels: TypeAlias = NDArray[np.int64]
 Shape: TypeAlias = tuple[int, ...]
 
-CONSTANT = -1  # a position that holds the same number whatever is pruned
+CONSTANT = -1  # label of an element whose value does not depend on what is pruned
 MODEL_INPUT = "model input"
-_MANY = 4096  # labels that are worth a look at which of them are already merged
+_MANY = 4096  # from this number of labels on, compressing them before a merge saves time
 
 
 class LabelSet:
-    """A union-find over labels; a pinned label, and all merged with it, cannot be pruned."""
+    """A union-find over labels. A pinned label and all merged with it cannot be pruned."""
 
     def __init__(self) -> None:
         self._count = 0
-        self._parent = np.full(1, CONSTANT)  # its last place is that of the label CONSTANT
+        self._parent = np.full(1, CONSTANT)  # its last element is the parent of CONSTANT (-1)
         self._pins: list[tuple[Labels, str]] = []
 
     def fresh(self, *shape: int) -> Labels:
-        """New labels, all different, in an array of the given shape."""
+        """New, distinct labels in an array of the given shape."""
         start = self._count
         self._count += int(np.prod(shape))
         if self._count >= len(self._parent):
@@ -41,7 +41,7 @@ class LabelSet:
         return new.reshape(shape)
 
     def roots(self, labels: Labels) -> Labels:
-        """One label for all that are merged with each other; constants stay constants."""
+        """The representative of each label's merged set; constants stay constants."""
         roots = self._parent[labels]
         while not np.array_equal(roots, above := self._parent[roots]):
             roots = above
@@ -49,32 +49,35 @@ class LabelSet:
         return roots
 
     def merge(self, first: Labels, second: Labels) -> Labels:
-        """Merge label by label, with broadcasting; a constant gives way to a label."""
+        """Merge two arrays element by element, with broadcasting; the labels of the result.
+
+        Where one element is a constant, the result is the other one.
+        """
         if max(first.size, second.size) > _MANY:
             first, second = compress(self.roots(first)), compress(self.roots(second))
         first, second = np.broadcast_arrays(first, second)
         both = (first != CONSTANT) & (second != CONSTANT)
         one, other = self.roots(first[both]), self.roots(second[both])
-        while (differ := one != other).any():  # a root that meets several takes one at a time
+        while (differ := one != other).any():  # one step links a root to only one other root
             one, other = one[differ], other[differ]
             self._parent[np.maximum(one, other)] = np.minimum(one, other)
             one, other = self.roots(one), self.roots(other)
         return np.where(first == CONSTANT, second, first)
 
     def pinned(self, reason: str, dims: int) -> Labels:
-        """A label that cannot be pruned, for a whole activation of ``dims`` dimensions."""
+        """One new pinned label for all elements of an activation of ``dims`` dimensions."""
         label = self.fresh(1)
         self.pin(label, reason)
         return label.reshape((1,) * dims)
 
     def pin(self, labels: Labels, reason: str) -> None:
-        """Forbid pruning of the given labels, for a reason that users will read."""
+        """Forbid pruning of the given labels, with the reason that users read."""
         self._pins.append((np.unique(labels), reason))
 
     def reasons(self) -> dict[int, str]:
-        """Root -> why it, and all that is merged with it, cannot be pruned: what came first.
+        """Root -> the first reason why its labels cannot be pruned.
 
-        That something meets the model's input says least, and is given where nothing else is known.
+        The reason ``MODEL_INPUT`` says least, so it is used only where there is no other.
         """
         reasons: dict[int, str] = {}
         for labels, reason in sorted(self._pins, key=lambda pin: pin[1] == MODEL_INPUT):
@@ -85,7 +88,7 @@ class LabelSet:
 
 
 def full(labels: Labels, shape: Shape) -> Labels:
-    """The labels broadcast to the activation's shape, as a view that must not be written to."""
+    """The labels broadcast to the activation's shape, as a read-only view."""
     return np.broadcast_to(labels, shape)
 
 
@@ -99,11 +102,11 @@ def compress(labels: Labels) -> Labels:
 
 
 def line(labels: Labels, dim: int, shape: Shape) -> Labels:
-    """The labels [size] along ``dim`` at the first position of all others."""
+    """The labels [size] along ``dim``, at index 0 of all other dimensions."""
     first = np.moveaxis(full(labels, shape), dim, 0)
     return first.reshape(shape[dim], -1)[:, 0]
 
 
 def only_along(labels: Labels, dim: int) -> bool:
-    """Whether labels change along ``dim`` and along no other dimension."""
+    """Whether the labels change along no dimension but ``dim``."""
     return all(size == 1 for d, size in enumerate(labels.shape) if d != dim % labels.ndim)

@@ -1,7 +1,8 @@
 """The walk over ``torch.export``'s ATen graph that gives every activation its channel labels.
 
-What it sees is noted: layers, norms over channels, sizes that the model's code may hold, and how
-layers follow each other. ``gather.py`` makes the channel graph of it.
+The walk records the layers, the norms over channels, the sizes that may be literals in the model's
+code, and the order in which layers follow each other. ``build_graph.py`` builds the channel graph
+from these records.
 """
 
 from __future__ import annotations
@@ -35,12 +36,14 @@ from hwprune.tracing.labels import (
 from hwprune.tracing.rules.registry import RULES
 from hwprune.tracing.rules.rule import Refused, as_node, module_of, rule_name, tensors
 
-_GENERIC_LIMIT = 1 << 20  # elements of a parameter that is labelled element by element
-_WEIGHT_LIMIT = 1 << 12  # the same where it is shaped as a convolution's weight
+# Greatest number of elements of a parameter that is labelled element by element, in general and
+# for parameters with the shape of a convolution's weight.
+_GENERIC_LIMIT = 1 << 20
+_WEIGHT_LIMIT = 1 << 12
 
 
-class LayerNote(NamedTuple):
-    """A layer as the walk saw it: labels of its inputs and outputs, MACs of each pair."""
+class _LayerRecord(NamedTuple):
+    """A layer as the walk saw it; ``inputs`` [in] and ``outputs`` [out] are labels."""
 
     name: str
     key: str
@@ -51,32 +54,34 @@ class LayerNote(NamedTuple):
 
 
 class LabelWalk:
-    """The labels of every node and parameter, and what was noted on the way.
+    """Gives labels to all nodes and parameters of an exported network, and keeps the records.
 
     Attributes:
         program: the exported network.
-        state: its tensors by key.
-        labels: which labels go together, and which stay.
-        values: node -> labels of its output, a list of them where it has several.
-        dims: dimensions of weights -> labels [size].
-        elements: parameters used like activations -> labels of their elements.
+        state: the network's tensors by key of the state dict.
+        kept: names of the layers whose outputs stay because the caller asked for it.
+        labels: the union-find over all labels.
+        values: node -> labels of its output; a list of them for several outputs.
+        dims: (key, dimension) of a weight -> labels [size].
+        elements: key of a parameter that is used like an activation -> labels of its elements.
         layers: convolutions and linear layers, in order of execution.
-        refused_layers: those that no rule could follow -> why.
-        norms: module -> a norm over channels.
-        sizes: modules whose code may hold sizes, with labels whose number that may be, in parts.
-        doubtful: all labels whose number the code may hold.
+        refused_layers: name of a layer that no rule could follow -> reason.
+        norms: path of a module -> its norm over channels.
+        sizes: (path of a module, parts) for each operator with a size that may be a literal in the
+            module's code; the sizes are the numbers of labels of the parts.
+        doubtful: all labels whose number may be a literal in the model's code.
         flow: inputs, layers and joins in order of execution, each with its node.
     """
 
     def __init__(self, program: ExportedProgram, model: nn.Module) -> None:
         self.program = program
         self.state: dict[str, Any] = model.state_dict(keep_vars=True)
-        self.kept: set[str] = set()  # layers, as asked
+        self.kept: set[str] = set()
         self.labels = LabelSet()
         self.values: dict[Node, Labels | list[Labels]] = {}
         self.dims: dict[tuple[str, int], Labels] = {}
         self.elements: dict[str, Labels] = {}
-        self.layers: list[LayerNote] = []
+        self.layers: list[_LayerRecord] = []
         self.refused_layers: dict[str, str] = {}
         self.norms: dict[str, Norm] = {}
         self.sizes: list[tuple[str, Sequence[Labels]]] = []
@@ -86,10 +91,12 @@ class LabelWalk:
         self._tied = _tied_keys(self.state)
         self._entered: dict[str, Node] = {}  # module -> the first activation that it reads
         self._sources: dict[Node, tuple[str, ...]] = {}  # nearest layers and joins before a node
-        self._runs: Counter[str] = Counter()
+        self._runs: Counter[str] = Counter()  # name of a layer -> how often it was called
 
     def run(self) -> None:
         """Give every node its labels, in order of execution."""
+        # Invariant: when a node is reached, all nodes that it reads have labels in ``values``, or
+        # are parameters, whose labels are made at their first use.
         for spec, node in zip(
             self.program.graph_signature.input_specs,
             (n for n in self.program.graph.nodes if n.op == "placeholder"),
@@ -108,32 +115,40 @@ class LabelWalk:
                 self._step(node)
                 if node in live:
                     self._follow(node, next((layer.name for layer in self.layers[before:]), None))
-                else:  # nothing that it computes is ever used: no runtime will run it
-                    del self.layers[before:]
+                else:
+                    del self.layers[before:]  # its result is not used, so that no runtime runs it
             elif node.op == "output":
                 for result in node.all_input_nodes:
                     for labels in each(self.values.get(result, [])):
                         self.labels.pin(labels, "model output")
 
     def keep(self, patterns: Sequence[str]) -> None:
-        """Forbid pruning of the outputs of layers that a pattern names."""
+        """Forbid pruning of the outputs of all layers that a pattern matches.
+
+        Args:
+            patterns: patterns of ``fnmatch``. A layer matches if its name or the path of a module
+                that contains it does: ``stem`` matches the layers ``stem.0`` and ``stem.1``.
+
+        Raises:
+            InputError: a pattern matches no layer.
+        """
         names = [layer.name for layer in self.layers]
         for pattern in patterns:
-            if not fnmatch.filter(names, pattern):
+            matched = [layer for layer in self.layers if _matches(layer.name, pattern)]
+            if not matched:
                 near = difflib.get_close_matches(pattern.rstrip(".*"), names, n=3, cutoff=0.3)
                 raise InputError(
-                    f"No layer is called {pattern!r}, which was to be kept. Layers are called "
-                    f"{', '.join(near or names[:3])}, ...; list them with `hwprune trace`."
+                    f"No layer or module is called {pattern!r}, which was to be kept. Layers are "
+                    f"called {', '.join(near or names[:3])}, ...; list them with `hwprune trace`."
                 )
-            for layer in self.layers:
-                if fnmatch.fnmatchcase(layer.name, pattern):
-                    self.labels.pin(layer.outputs, f"kept as asked: {pattern}")
-                    self.kept.add(layer.name)
+            for layer in matched:
+                self.labels.pin(layer.outputs, f"kept as asked: {pattern}")
+                self.kept.add(layer.name)
 
-    # What rules ask and note: see rule.Walk.
+    # The methods that rules call; ``rule.Walk`` declares them.
 
     def of(self, node: object) -> Labels:
-        """Labels of an activation, or of a parameter used like one."""
+        """Labels of an activation, or of a parameter that is used like one."""
         assert isinstance(node, Node)
         if node not in self._keys:
             return cast(Labels, self.values[node])
@@ -159,19 +174,23 @@ class LabelWalk:
         return self.dims[key, dim]
 
     def layer(self, weight: Node, kind: str, inputs: Labels, outputs: Labels, macs: int) -> None:
-        """Note a layer; its MACs are those of one sample."""
+        """Record a layer."""
         key = self._keys[weight]
         macs_per_pair = macs / (len(inputs) * len(outputs))
         name = key.rpartition(".")[0] or key
-        self.layers.append(LayerNote(name, key, kind, inputs, outputs, macs_per_pair))
+        self.layers.append(_LayerRecord(name, key, kind, inputs, outputs, macs_per_pair))
 
     def sized(self, node: Node, labels: Labels, parts: Sequence[Labels] = ()) -> None:
-        """Note labels whose number the code may hold, and in which parts."""
+        """Record labels whose number may be a literal in the code, and the parts they are in."""
         self.doubtful.append(labels.ravel())
         self.sizes.append((module_of(node), parts))
 
     def norm(self, node: Node) -> bool:
-        """Note a norm over channels: a module that holds one number a channel, and no more."""
+        """Record a norm over channels, if the operator's module is one.
+
+        Its tensors must be vectors of one number per channel, and its input must be normalised at
+        each position separately.
+        """
         path = module_of(node)
         x, read = self._entered[path], as_node(node.args[0])
         labels = compress(self.labels.roots(self.of(x)))
@@ -204,7 +223,7 @@ class LabelWalk:
             return
         name = rule_name(node.target)
         if name.startswith("_assert") and node.meta.get("val") is None:
-            return  # checks types or sizes, returns nothing
+            return  # it checks types or sizes and returns nothing
         for argument in tensors(node):
             if argument not in self._keys:
                 self._entered.setdefault(module_of(node), argument)
@@ -218,7 +237,7 @@ class LabelWalk:
             self._refuse(node, f"{name}: used in a form without a rule ({error})")
 
     def _refuse(self, node: Node, reason: str) -> None:
-        """Pin all that the operator reads, and what it returns."""
+        """Pin all labels of an operator's inputs and outputs."""
         for argument in tensors(node):
             if argument in self._keys:
                 for dim in range(len(self.shape(argument))):
@@ -234,7 +253,7 @@ class LabelWalk:
         self.values[node] = pinned if isinstance(value, list | tuple) else pinned[0]
 
     def _follow(self, node: Node, layer: str | None) -> None:
-        """Note layers and joins; other operators pass on where their input came from."""
+        """Record a layer or a join in ``flow``; other operators keep the source of their input."""
         reads = {source for n in node.all_input_nodes for source in self._sources.get(n, ())}
         if layer is not None:
             self._runs[layer] += 1
@@ -255,13 +274,20 @@ class LabelWalk:
         self._sources[node] = (name,)
 
 
+def _matches(name: str, pattern: str) -> bool:
+    """Whether a layer's name, or the path of a module that contains the layer, matches."""
+    steps = name.split(".")
+    paths = (".".join(steps[:depth]) for depth in range(1, len(steps) + 1))
+    return any(fnmatch.fnmatchcase(path, pattern) for path in paths)
+
+
 def each(value: Labels | list[Labels]) -> list[Labels]:
-    """The labels of each output of a node."""
+    """The labels of each output of a node, as a list."""
     return value if isinstance(value, list) else [value]
 
 
 def live_nodes(program: ExportedProgram) -> set[Node]:
-    """The nodes that an output depends on, and those that write in place."""
+    """The nodes that an output depends on, and the nodes that write in place."""
     writes = re.compile(r"aten\.[a-z]\w*_\.")  # aten.add_.Tensor
     live = {n for n in program.graph.nodes if n.op == "output" or writes.match(str(n.target))}
     for node in reversed(program.graph.nodes):
@@ -271,7 +297,7 @@ def live_nodes(program: ExportedProgram) -> set[Node]:
 
 
 def _tied_keys(state: dict[str, Any]) -> dict[str, str]:
-    """Keys of the state dict that share storage with another key: key -> the other."""
+    """Key of the state dict -> another key of the same storage; keys without one are left out."""
     by_storage: dict[int, list[str]] = defaultdict(list)
     for key, tensor in state.items():
         if tensor.numel() > 1:

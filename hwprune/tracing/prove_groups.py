@@ -1,7 +1,7 @@
 """Prove a channel graph on a copy of the model: removing channels must equal zeroing them.
 
-The walk sees operators, not the model's Python code, which may hold a number of channels as a
-literal, divide by one, or decide by one. Only running the pruned code shows that.
+The walk sees operators and not the model's Python code. The code may contain a number of channels
+as a literal, divide by it, or branch on it. Only a run of the pruned network shows that.
 """
 
 from __future__ import annotations
@@ -24,12 +24,18 @@ from hwprune.plan import Plan
 from hwprune.pruning.oracle import output_tensors, relative_difference, zeroed
 from hwprune.pruning.prune import prune
 
-TOLERANCE = 1e-4  # of the largest output
+TOLERANCE = 1e-4  # greatest difference of two outputs, relative to the largest output
 
 
 @dataclass(frozen=True)
 class Bench:
-    """A copy of a model to prune on, inputs for it, and whether it runs in training mode too."""
+    """A copy of a model that is pruned for the proof.
+
+    Attributes:
+        model: the copy, in evaluation mode.
+        inputs: its inputs.
+        trains: whether the copy runs on these inputs in training mode too.
+    """
 
     model: nn.Module
     inputs: tuple[Any, ...]
@@ -39,23 +45,34 @@ class Bench:
 def prove(
     graph: ChannelGraph, doubtful: Iterable[str], bench: Bench
 ) -> tuple[ChannelGraph, dict[str, str]]:
-    """The graph, and groups whose pruning the model's code does not survive: name -> why.
+    """Prove the groups of a graph by pruning them.
 
-    All groups are pruned at once. Where that goes wrong, an attribute of a module may have been
-    taken for a number of channels that it only happens to equal: it is tried without. Else doubtful
-    groups are pruned one by one and all that is left at once; where that goes wrong, the other
-    groups one by one, and at last one more at a time.
+    Args:
+        graph: the channel graph.
+        doubtful: names of the groups whose number of channels may be a literal in the code.
+        bench: the copy of the model to prune.
+
+    Returns:
+        The graph, perhaps without some of its ``attributes``; and the groups that cannot be
+        pruned, name -> reason. All other groups have been pruned together, with the right outputs.
     """
     with full_precision():
+        # Each stage tries fewer groups or fewer attributes, and is reached only where the stage
+        # before failed. The invariant: whatever is returned was proven by ``_together`` on all
+        # groups that are not in ``found``.
+        # 1. All groups; then without attributes that may equal a number of channels by accident.
         for candidate in (graph, *_without_doubles(graph)):
             if _together(bench, candidate, graph.widths) is None:
                 return candidate, {}
+        # 2. Doubtful groups one by one, then all groups that are left together.
         found = _alone(bench, graph, doubtful)
         if _together(bench, graph, _others(graph, found)) is None:
             return graph, found
+        # 3. The other groups one by one, then all groups that are left together.
         found |= _alone(bench, graph, _others(graph, {*found, *doubtful}))
         if _together(bench, graph, _others(graph, found)) is None:
             return graph, found
+        # 4. Groups are added one at a time to those that are proven together.
         sound: list[str] = []
         for name in _others(graph, found):
             refusal = _together(bench, graph, [*sound, name])
@@ -67,7 +84,7 @@ def prove(
 
 
 def prove_branches(graph: ChannelGraph, bench: Bench) -> ChannelGraph:
-    """The graph with those branches only without which the model's code runs, and runs right."""
+    """Keep the branches of a graph that can be left out: the rest then gives the right outputs."""
     if not graph.branches:
         return graph
     with full_precision():
@@ -85,7 +102,7 @@ def prove_branches(graph: ChannelGraph, bench: Bench) -> ChannelGraph:
 
 
 def _without_doubles(graph: ChannelGraph) -> Iterator[ChannelGraph]:
-    """The graph without each name of an attribute that means the same as another of its module."""
+    """Yield the graph without each attribute that is the same number as another of its module."""
     meanings: dict[tuple[str, tuple[Channels, ...]], list[str]] = defaultdict(list)
     for each in graph.attributes:
         meanings[each.module, each.sizes].append(each.name)
@@ -95,9 +112,10 @@ def _without_doubles(graph: ChannelGraph) -> Iterator[ChannelGraph]:
 
 
 def make_bench(model: nn.Module, inputs: tuple[Any, ...]) -> Bench:
-    """A copy with random norms and biases, and random inputs: zeros would prove nothing.
+    """Make a copy of a model, and inputs, on which a proof is conclusive.
 
-    Where those give no finite outputs, the model or the inputs as they are.
+    Norms, biases and inputs are random, since with zeros in them wrong channels could go unnoticed.
+    If the outputs are then not finite, the model's own values or the given inputs are used.
 
     Raises:
         TraceError: the model gives no finite outputs, so that nothing can be proven.
@@ -106,7 +124,7 @@ def make_bench(model: nn.Module, inputs: tuple[Any, ...]) -> Bench:
     inputs = tree_map(_float, inputs) if half else inputs
     draw = torch.Generator().manual_seed(0)
     noise = tree_map(lambda x: _noise(x, draw), inputs)
-    for prepare in (_shake, _leave):
+    for prepare in (_randomise, _keep):
         candidate = copy.deepcopy(model).eval()
         prepare(candidate.float() if half else candidate, draw)
         for given in (noise, inputs):
@@ -121,7 +139,7 @@ def make_bench(model: nn.Module, inputs: tuple[Any, ...]) -> Bench:
 
 
 def refusal(bench: Bench, graph: ChannelGraph, kept: dict[str, list[int]]) -> str | None:
-    """Prune the bench and run it: None if removing equals zeroing, else what went wrong."""
+    """Prune the bench and run it: None if removing equals zeroing, else the reason why not."""
     plan = Plan.from_kept(graph, kept)
     pruned = prune(bench.model, graph, plan)
     with torch.no_grad():
@@ -129,16 +147,16 @@ def refusal(bench: Bench, graph: ChannelGraph, kept: dict[str, list[int]]) -> st
         if isinstance(got, str):
             return got
         wanted = attempt(zeroed(bench.model, graph, plan), bench.inputs)
-        if isinstance(wanted, str):  # a norm that is called in another way than with its input
+        if isinstance(wanted, str):  # a norm that takes more than its input
             return wanted
-        if not relative_difference(wanted, got) <= TOLERANCE:  # NaN is wrong as well
+        if not relative_difference(wanted, got) <= TOLERANCE:  # NaN fails too
             return "outputs are wrong after pruning"
         trained = attempt(pruned.train(), bench.inputs) if bench.trains else []
     return f"in training mode, {trained}" if isinstance(trained, str) else None
 
 
 def _alone(bench: Bench, graph: ChannelGraph, names: Iterable[str]) -> dict[str, str]:
-    """Prune each group by itself, by one channel and by half."""
+    """Prune each group by itself, by one channel and by half: group -> reason of a failure."""
     found: dict[str, str] = {}
     draw = random.Random(0)
     for name in names:
@@ -152,7 +170,10 @@ def _alone(bench: Bench, graph: ChannelGraph, names: Iterable[str]) -> dict[str,
 
 
 def _together(bench: Bench, graph: ChannelGraph, names: Iterable[str]) -> str | None:
-    """Prune the groups at once, by one channel each, which nothing divides, and at random."""
+    """Prune the groups together, by one channel each and by random numbers of channels.
+
+    Removing one channel leaves a width that shares no factor with the width before.
+    """
     draw = random.Random(1)
     widths = {name: graph.widths[name] for name in names}
     by_one = {name: width - 1 for name, width in widths.items()}
@@ -170,7 +191,7 @@ def _others(graph: ChannelGraph, names: Iterable[str]) -> list[str]:
 
 
 def attempt(model: nn.Module, inputs: tuple[Any, ...]) -> list[Tensor] | str:
-    """The model's outputs, or the first line of what its own code raises."""
+    """The output tensors of a model, or the first line of the error that it raises."""
     try:
         with torch.no_grad():
             return output_tensors(model(*inputs))
@@ -179,7 +200,7 @@ def attempt(model: nn.Module, inputs: tuple[Any, ...]) -> list[Tensor] | str:
 
 
 def _attempt_to_train(model: nn.Module, inputs: tuple[Any, ...]) -> list[Tensor] | str:
-    """The same in training mode; the model is left as it was, in evaluation mode."""
+    """As ``attempt`` in training mode; the model's buffers and evaluation mode are restored."""
     before = {key: buffer.clone() for key, buffer in model.named_buffers()}
     result = attempt(model.train(), inputs)
     model.eval()
@@ -188,12 +209,12 @@ def _attempt_to_train(model: nn.Module, inputs: tuple[Any, ...]) -> list[Tensor]
     return result
 
 
-def _leave(model: nn.Module, draw: torch.Generator) -> None:
-    """The model as it is, where shaken it gives no numbers."""
+def _keep(model: nn.Module, draw: torch.Generator) -> None:
+    """Leave the model as it is; for models whose outputs are not finite with random values."""
 
 
-def _shake(model: nn.Module, draw: torch.Generator) -> None:
-    """Let no channel be hidden by a zero scale, or be equal to another by its bias."""
+def _randomise(model: nn.Module, draw: torch.Generator) -> None:
+    """Change vectors at random, so that no channel has a zero scale or equals another one."""
     for key, tensor in model.state_dict(keep_vars=True).items():
         name = key.rpartition(".")[2]
         vector = tensor.numel() == max(tensor.shape, default=1)
@@ -225,6 +246,6 @@ def _float(value: Any) -> Any:
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Without cuDNN, whose TF32 convolutions round more coarsely than the tolerance."""
+    """Turn cuDNN off: its TF32 convolutions round more coarsely than the tolerance."""
     with torch.backends.cudnn.flags(enabled=False):
         yield

@@ -1,4 +1,4 @@
-"""Where inner distillation looks: the modules that end a run of residual blocks."""
+"""The modules whose outputs inner distillation compares: ends of stages of residual blocks."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from hwprune.tracing.rules.rule import module_of, rule_name, tensors
 
 
 def find_taps(program: ExportedProgram) -> dict[str, Node]:
-    """Paths of the modules to compare, in order of execution, each with the node it ends in.
+    """Find the modules to compare: path -> the node that computes the module's output.
 
-    The module that contains the last residual addition at each activation shape; in a network
-    without additions, the module of the last batch norm (or else convolution) at each resolution.
-    Outputs of one pixel are left to the logits.
+    They are the modules that contain the last residual addition at each activation shape. In a
+    network without additions, they are the modules of the last batch norm (or else of the last
+    convolution) at each resolution. Outputs of one pixel are left out, since the logits cover them.
     """
     joins: dict[tuple[int, ...], Node] = {}
-    plain: dict[tuple[int, ...], tuple[int, Node]] = {}
+    last: dict[tuple[int, ...], tuple[int, Node]] = {}  # resolution -> rank of the kind, node
     for node in program.graph.nodes:
         shape = _activation_shape(node)
         if shape is None or not module_of(node):
@@ -27,9 +27,9 @@ def find_taps(program: ExportedProgram) -> dict[str, Node]:
         if name == "add" and all(_activation_shape(n) == shape for n in tensors(node)):
             joins[shape] = node
         rank = {"conv2d": 1, "batch_norm": 2}.get(name, 0)
-        if rank and rank >= plain.get(shape[1:], (0, node))[0]:
-            plain[shape[1:]] = (rank, node)
-    chosen = set(joins.values()) or {node for _, node in plain.values()}
+        if rank and rank >= last.get(shape[1:], (0, node))[0]:
+            last[shape[1:]] = (rank, node)
+    chosen = set(joins.values()) or {node for _, node in last.values()}
     return {module_of(node): node for node in program.graph.nodes if node in chosen}
 
 

@@ -1,9 +1,12 @@
 """Find the channel groups of a model, and prove them.
 
-Every activation carries one label per position that holds a channel (``labels.py``). One walk over
-``torch.export``'s ATen graph (``walk.py``) lets operators move and merge labels (``rules.py``);
-merged labels of the same pattern are a group (``gather.py``); and each group is proven by pruning
-a copy (``prove.py``). Nothing here knows a model family.
+1. Every element of an activation has a label that says which channel it belongs to (``labels.py``).
+2. One walk over ``torch.export``'s ATen graph (``propagate.py``) applies a rule for each operator
+   (``rules/``), which moves and merges labels.
+3. Labels that occur in the same tensors equally often form a group (``build_graph.py``).
+4. Each group is proven by pruning a copy of the model (``prove_groups.py``).
+
+None of these steps depends on the model's architecture family.
 """
 
 from __future__ import annotations
@@ -26,22 +29,32 @@ from hwprune.tracing.prove_groups import make_bench, prove, prove_branches
 def trace(
     model: nn.Module, example_inputs: Tensor | tuple[Any, ...], *, keep: Sequence[str] = ()
 ) -> ChannelGraph:
-    """Find the groups of channels of ``model`` that must be pruned together.
+    """Find the channel groups of a model: channels that must be pruned together.
 
     Args:
-        model: any network that ``torch.export`` can export; it is left as it was.
-        example_inputs: a tensor [batch, channels, ...] or a tuple of them. A batch of one is
-            repeated to two, because sizes of one cannot be told from broadcasts.
-        keep: patterns such as ``layer4.*``; layers whose name matches one keep all their outputs,
-            and are in no branch that can be left out.
+        model: any network that ``torch.export`` can export; it is not changed.
+        example_inputs: a tensor [batch, channels, ...] or a tuple of tensors. A batch of one is
+            repeated to two, because a size of one looks like a broadcast dimension.
+        keep: names or ``fnmatch`` patterns of layers or modules, such as ``stem`` or ``layer4.*``.
+            All layers that match, or lie in a module that matches, keep all output channels, and
+            no branch that contains one of them can be left out.
 
     Returns:
-        The channel graph: groups, layers, and for all that stays the reason.
+        The channel graph, with the groups, the layers, and the reason for each layer that cannot
+        be pruned.
 
     Raises:
-        TraceError: ``torch.export`` failed, and the message names the line of the model; or the
-            model gives no finite outputs.
-        InputError: a pattern of ``keep`` matches no layer.
+        TraceError: ``torch.export`` failed, and the message names the line of the model's code; or
+            the model's outputs are not finite.
+        InputError: a pattern of ``keep`` matches no layer and no module.
+
+    Example:
+        >>> model, image = hwprune.demo.small_network()
+        >>> graph = hwprune.trace(model, image, keep=["stem"])
+        >>> graph.widths
+        {'stages.0.conv1': 16, 'stages.1.conv1': 32, 'stages.1.conv2': 32, 'stages.2.conv1': 32}
+        >>> graph.unprunable["stem.0"]
+        'kept as asked: stem'
     """
     inputs = batch_of_two(example_inputs)
     walk = LabelWalk(capture(model, inputs), model)

@@ -6,7 +6,7 @@ from timm.data.mixup import Mixup
 from torch import Tensor
 
 from hwprune.errors import InputError
-from hwprune.seeding import chances_of
+from hwprune.seeding import seeded
 
 
 class Mix:
@@ -42,6 +42,6 @@ class Mix:
         """
         if self._mixup is None:
             return images, labels
-        with chances_of(*numbers):
+        with seeded(*numbers):
             mixed: tuple[Tensor, Tensor] = self._mixup(images, labels)
         return mixed

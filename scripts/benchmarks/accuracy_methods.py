@@ -156,9 +156,9 @@ def _sizes_of_plans(
             plan = plan_at(job, share)
 
             def make() -> Pruned:
-                images, known = job.dense.calibration(), job.dense.features if refit else None
+                images, found = job.dense.calibration(), job.dense.features if refit else None
                 return Pruned(
-                    prepare(job.dense.model, job.graph, plan, images, known=known), how, plan
+                    prepare(job.dense.model, job.graph, plan, images, features=found), how, plan
                 )
 
             return Size(job.networks.at(plan.widths), make)

@@ -65,7 +65,7 @@ def main() -> None:
 def _search(job: Job, criterion: str, candidates: int, seed: int) -> dict[str, Any]:
     share = BUDGETS.get(job.folder.name, 0.5)
     scores = score(job.dense.model, job.graph, job.dense.calibration(), criterion)
-    images, known = job.dense.calibration(), job.dense.features
+    images, found = job.dense.calibration(), job.dense.features
     losses: list[float] = []
     begun = time.monotonic()
     found = compensate(
@@ -75,7 +75,7 @@ def _search(job: Job, criterion: str, candidates: int, seed: int) -> dict[str, A
             job.graph,
             lambda some: predicted_plan(job, Importance(dict(some)), share),
             images,
-            known=known,
+            features=found,
         ),
         candidates=candidates,
         seed=seed,
@@ -88,7 +88,7 @@ def _search(job: Job, criterion: str, candidates: int, seed: int) -> dict[str, A
     }
     for name, some in (("before", scores), ("after", found.apply(scores))):
         plan = predicted_plan(job, Importance(some), share)
-        student = prepare(job.dense.model, job.graph, plan, images, known=known)
+        student = prepare(job.dense.model, job.graph, plan, images, features=found)
         tested = evaluate(student, job.dense.test())
         facts[name] = {"test_loss": tested.loss, "top1": tested.top1}
     return facts

@@ -245,7 +245,7 @@ def test_trace_takes_the_model_alone_and_draws_it(
     assert picture.read_text(encoding="utf-8").startswith("digraph")
     status = status_of("trace", "hwprune.demo:digits_resnet", "--data", "digits", "--keep", "no")
     assert status == 2
-    assert "No layer is called 'no'" in capsys.readouterr().err
+    assert "No layer or module is called 'no'" in capsys.readouterr().err
 
 
 def test_help_explains_every_option() -> None:

@@ -1,4 +1,4 @@
-"""Importance after a refit, against least squares done one by one."""
+"""The criterion ``surgeon`` equals least squares, solved for each channel separately."""
 
 from __future__ import annotations
 
@@ -86,11 +86,11 @@ def test_a_copy_is_worth_nothing_until_the_other_is_gone() -> None:
     graph = hwprune.trace(model, batches()[0][0][:1])
     scores = score(model, graph, batches(), "surgeon")["first"]
     low, high = sorted([float(scores[1]), float(scores[4])])
-    assert low < 1e-2 * high  # not nothing: the ridge
+    assert low < 1e-2 * high  # positive because of the ridge
 
 
 class Wide(nn.Module):
-    """96 channels: two leave at a time."""
+    """A group of 96 channels, of which two are removed at each step."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ def test_two_copies_that_leave_at_once_share_what_they_cost() -> None:
     with torch.no_grad():
         model.first.weight *= 3.0
         model.first.bias.zero_()  # type: ignore[union-attr]
-        model.first.weight[2:] = 0.0  # 94 channels of nothing
+        model.first.weight[2:] = 0.0  # 94 channels of zeros
         model.first.weight[1] = model.first.weight[0]
     graph = hwprune.trace(model, batches()[0][0][:1])
     images, labels = batches()[0]

@@ -1,4 +1,4 @@
-"""Pruning in rounds ends where one cut would, and never brings a channel or a branch back."""
+"""Pruning in rounds meets the budget, and never restores a channel or a branch."""
 
 from __future__ import annotations
 
@@ -250,14 +250,14 @@ def test_a_branch_of_single_channels_stays_and_the_budget_holds() -> None:
 
 
 class Running(nn.Module):
-    """Sums that run over channels, which no rule knows how to cut."""
+    """Cumulative sums over channels, for which there is no rule."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.cumsum(1)
 
 
 class Coupled(nn.Module):
-    """The trunk is free of two by two channels, or of what cannot be cut, without its branch."""
+    """Without its branch, the trunk has other groups."""
 
     def __init__(self, grouped: bool) -> None:
         super().__init__()

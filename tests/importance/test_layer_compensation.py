@@ -1,4 +1,4 @@
-"""The search for compensations: what it finds, what it keeps, how it goes on."""
+"""The search for layer compensations: its result, its file, and how it resumes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_a_compensation_by_hand() -> None:
 
 
 def off(scores: Mapping[str, Tensor]) -> float:
-    """How far the groups' sums are from 10, 1 and 4."""
+    """A loss: the distance of the groups' sums from 10, 1 and 4."""
     sums = torch.stack([scores[name].sum() for name in "abc"])
     return float((sums - torch.tensor([10.0, 1.0, 4.0])).abs().sum())
 
@@ -55,14 +55,14 @@ def test_a_broken_search_goes_on_as_the_unbroken_one(tmp_path) -> None:
         compensate(SCORES, failing, candidates=60, path=broken)
     with broken.open("a") as file:
         file.write('{"seed": 0, "lo')  # killed while it wrote
-    told: list[int] = []
+    counts: list[int] = []
     got = compensate(
-        SCORES, off, candidates=60, path=broken, report=lambda n, loss, best: told.append(n)
+        SCORES, off, candidates=60, path=broken, report=lambda n, loss, best: counts.append(n)
     )
     assert got == wanted
-    assert told[0] == 26
+    assert counts[0] == 26
     assert broken.read_text() == whole.read_text()
-    more = compensate(SCORES, off, candidates=10, path=broken)  # fewer: the first ten decide
+    more = compensate(SCORES, off, candidates=10, path=broken)  # the first ten of the file
     assert more == compensate(SCORES, off, candidates=10)
 
 
@@ -75,7 +75,7 @@ def test_the_file_of_another_search_is_refused(tmp_path) -> None:
         compensate(SCORES, off, candidates=3, path=path, seed=1)
     with pytest.raises(InputError, match="belongs to another search"):
         compensate(SCORES, off, candidates=3, path=path, about={"criterion": "taylor"})
-    compensate(SCORES, off, candidates=3, path=path, budget=0.5)  # it is whole
+    compensate(SCORES, off, candidates=3, path=path, budget=0.5)  # the search is complete
     with pytest.raises(InputError, match=r"at a budget of 0\.000 .* this one is at 0\.500"):
         compensate(SCORES, off, candidates=4, path=path, budget=0.5)
     lines = path.read_text().splitlines()

@@ -1,4 +1,4 @@
-"""Importance by hand on two layers."""
+"""Importance, computed by hand for two layers."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ class Stages(nn.Module):
         return self.gated(x, one, one)
 
     def gated(self, x: Tensor, stage: Tensor, inner: Tensor) -> Tensor:
-        """With a factor on the stage's stream at each reading, and one on the inner channels."""
+        """The forward with gates on the trunk at each reader, and on the inner channels."""
         x = self.stem(x).relu() * stage
         y = self.depthwise(self.norm(self.expand(x)).relu()).relu()
         y = F.interpolate(self.project(y * inner), scale_factor=2.0)
@@ -154,7 +154,7 @@ def test_bad_input() -> None:
 
 
 class Gate(nn.Module):
-    """Multiplies what each image's branch adds by a number of its own."""
+    """Multiplies the branch's output by one number for each image."""
 
     def __init__(self, open_: Tensor) -> None:
         super().__init__()
@@ -182,7 +182,7 @@ class Residual(nn.Module):
 
 
 def test_branches_are_worth_what_closing_their_gates_would_change() -> None:
-    """Each image's gate is a parameter here, whose gradient is that change."""
+    """Each image's gate is a parameter here, whose gradient is the change of the loss."""
     torch.manual_seed(0)
     model = Residual()
     images, labels = batch()
@@ -222,7 +222,7 @@ def test_branches_that_gates_cannot_tell_apart() -> None:
 
 
 class InPlace(Residual):
-    """The same sums, written into the branches' outputs."""
+    """The same network with in-place additions."""
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x).relu()

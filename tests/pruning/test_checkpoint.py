@@ -1,4 +1,4 @@
-"""A pruned network on disk."""
+"""Saving and loading a pruned network."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_a_failing_write_leaves_the_network_that_was_there(
     pruned: tuple,  # type: ignore[type-arg]
     tmp_path: Path,
 ) -> None:
-    """A folder in the place of the weights: nothing is written, nothing is left beside it."""
+    """If the path of the weights is a folder, no file is written and none is left beside it."""
     model, plan, images = pruned
     hwprune.save(model, plan, tmp_path / "net")
     wanted = model(images)

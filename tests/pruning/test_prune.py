@@ -1,4 +1,4 @@
-"""A pruned network is a plain network: it trains, is pruned again, and exports."""
+"""A pruned network is an ordinary network: it can be trained, pruned again and exported."""
 
 from __future__ import annotations
 

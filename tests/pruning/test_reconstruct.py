@@ -1,4 +1,4 @@
-"""Refitted weights: exact where a removed channel is made of others, else nearer than before."""
+"""Refitted weights are exact if a removed channel depends linearly on others, else closer."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def batches() -> list[tuple[Tensor, Tensor]]:
 
 
 def pruned(model: nn.Module, removed: dict[str, list[int]]) -> tuple[nn.Module, nn.Module]:
-    """Pruned as it is, and refitted."""
+    """The pruned network without and with refitted weights."""
     graph = hwprune.trace(model, batches()[0][0][:2])
     kept = {
         g.name: [c for c in range(g.width) if c not in removed.get(g.name, [])]
@@ -55,7 +55,7 @@ def test_a_copy_of_another_channel_is_given_to_that_one() -> None:
     torch.manual_seed(0)
     model = Chain()
     with torch.no_grad():
-        model.first.weight[4] = model.first.weight[1] * 2  # twice, also behind the ReLU
+        model.first.weight[4] = model.first.weight[1] * 2  # a multiple, also after the ReLU
         model.first.bias[4] = model.first.bias[1] * 2  # type: ignore[index]
         model.third.weight[2] = model.third.weight[0]
         model.third.bias[[0, 2]] = 1.0  # type: ignore[index]

@@ -1,4 +1,4 @@
-"""Channels in another order: the same function, and sub-networks that are beginnings."""
+"""Sorted channels: the same function, and narrower networks as first channels."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def difference(one: nn.Module, other: nn.Module, inputs: tuple[torch.Tensor, ...
 
 
 def holds(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-    """All channels move; and a beginning of every group is the network pruned to those."""
+    """All channels move, and the first channels of every group form the pruned network."""
     graph = hwprune.trace(model, inputs)
     found = find_arrangement(model, graph, shuffled(graph), inputs)
     assert found.fixed == {}
@@ -73,7 +73,7 @@ def holds(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
 
 
 def small_first(kept: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-    """As ``prune`` lays them."""
+    """The channels in the order in which ``prune`` keeps them."""
     return {name: tuple(sorted(channels)) for name, channels in kept.items()}
 
 
@@ -101,7 +101,7 @@ def test_a_channel_takes_all_its_places_along_by_hand() -> None:
 
 
 def test_channels_that_lie_in_different_ways_stay_and_are_named() -> None:
-    """Channel 1's two positions are told the other way round in the second layer."""
+    """The two positions of channel 1 are swapped in the second layer."""
     first, second = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1)
     model = nn.Sequential(first, second)
     group = Group(
@@ -112,7 +112,7 @@ def test_channels_that_lie_in_different_ways_stay_and_are_named() -> None:
     graph = ChannelGraph((group,), {}, ())
     found = find_arrangement(model, graph, {"0": [1, 0]}, (torch.randn(2, 3, 4, 4),))
     assert found.order == {"0": (0, 1)}
-    assert "cannot change places" in found.fixed["0"]
+    assert "cannot be moved" in found.fixed["0"]
     assert found.places({"0": [1]}) == {"0": (1,)}
 
 

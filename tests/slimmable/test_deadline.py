@@ -1,4 +1,4 @@
-"""The widest network in time, by hand."""
+"""The widest network that meets a deadline, by hand."""
 
 from __future__ import annotations
 

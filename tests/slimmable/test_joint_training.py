@@ -1,4 +1,4 @@
-"""Networks of one set of weights trained together: losses, sampling, resume, processes."""
+"""Joint training of slim networks: losses, sampling, resuming, several processes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def data():
 
 
 class Sure(nn.Module):
-    """A teacher that is sure of class 0."""
+    """A teacher that always predicts class 0."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return images.new_tensor([20.0, 0.0, 0.0, 0.0]).expand(len(images), 4)
@@ -67,7 +67,7 @@ def test_mixed_precision_trains_all_widths_and_leaves_them_as_they_were(data) ->
 
 
 def test_the_loss_of_a_step_by_hand(data) -> None:
-    """Nothing of it goes back to the widest network through its probabilities."""
+    """The widest network gets no gradient through its probabilities."""
     slim, _ = slim_net()
     slim.eval()
     (images, labels), how = images_of(data)[0], InPlace(soft=0.7, hard=0.2, temperature=2.0)
@@ -84,13 +84,13 @@ def test_the_loss_of_a_step_by_hand(data) -> None:
     in_place_loss([wide, half, narrow], labels, how).backward()
     assert wide.grad is None and half.grad is not None
     with torch.no_grad():
-        taught = in_place_loss([wide, half, narrow], labels, how, taught=wide.flip(0))
+        taught = in_place_loss([wide, half, narrow], labels, how, teacher_logits=wide.flip(0))
         flipped = in_place_loss([wide.flip(0), half, narrow], labels, how)
     assert float(taught) == float(flipped) != float(found.detach())
 
 
-def test_the_narrower_networks_learn_from_whom_they_are_told_to(data) -> None:
-    """A teacher that is sure of class 0 makes them say so; the widest one alone does not."""
+def test_the_narrower_networks_learn_from_the_given_teacher(data) -> None:
+    """If the teacher predicts class 0, so do the narrower networks; the widest one does not."""
     says = {}
     for taught_by in TEACHERS:
         slim, teaching = slim_net()

@@ -1,4 +1,4 @@
-"""Plans within plans, on a fake device: each within the wider one, each meets its own budget."""
+"""Nested plans on a fake device: each is within the wider one and meets its own budget."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_each_plan_is_part_of_the_wider_and_meets_its_own_budget(bench: Bench) -
 
 
 def test_two_devices_share_one_network(bench: Bench) -> None:
-    """The second device is slow where the first is not; it has a table of its own."""
+    """The second device has a table of its own, and other layers are slow on it."""
     other = FakeTarget(16, factor=2.0)
     model = Chain().eval()
     table = profile(model, EXAMPLE, other, graph=bench.graph)
@@ -87,7 +87,7 @@ def test_the_whole_latency_is_the_dense_network(bench: Bench) -> None:
 
 
 def test_the_next_plan_is_chosen_by_the_importance_that_is_taken_again(bench: Bench) -> None:
-    """Turned round, importance keeps other channels, but none that are gone, though some are 0."""
+    """With reversed importance, other channels are kept, but none that were removed before."""
     asked: list[float] = []
 
     def rescore(plan):

@@ -1,4 +1,4 @@
-"""All widths in one file: a round trip, in which nothing is there twice."""
+"""Saving and loading a slim network; the file contains each weight once."""
 
 from __future__ import annotations
 

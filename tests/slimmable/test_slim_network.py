@@ -1,4 +1,4 @@
-"""One network of several widths: views, exactness, gradients, copies."""
+"""Slim networks: views, exact outputs, gradients, copies."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ EXACT = {
 
 @pytest.mark.parametrize("name", EXACT)
 def test_each_width_is_the_network_pruned_to_it(name: str) -> None:
-    """Switched to, alone, and pruned separately; and the dense network is as it was."""
+    """A width gives the same outputs set as budget, alone, and pruned separately."""
     torch.manual_seed(0)
     model = shaken(EXACT[name]())
     shapes = CASES[name].shapes if name in CASES else ((2, 3, 32, 32),)
@@ -67,7 +67,7 @@ def test_switching_shares_the_widest_networks_memory() -> None:
             mine = getattr(narrow.get_submodule(index), key)
             shared = wide.get_submodule(index).get_parameter(key)
             assert mine.untyped_storage().data_ptr() == shared.untyped_storage().data_ptr()
-            assert mine.data_ptr() == shared.data_ptr()  # its beginning
+            assert mine.data_ptr() == shared.data_ptr()  # the view begins at its first channel
     assert slim.copied("slim") == slim.copied("half") == []
     assert narrow[3].groups == narrow[0].out_channels == 3
     assert sum(p.numel() for p in slim.parameters()) == slim.parts["wide"].plan.params

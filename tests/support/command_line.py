@@ -1,4 +1,4 @@
-"""Run a command of hwprune in this process."""
+"""Run a command of hwprune in the test process."""
 
 from __future__ import annotations
 

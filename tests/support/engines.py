@@ -1,4 +1,4 @@
-"""Whether engines can be built or run here."""
+"""Whether this machine can build or run TensorRT engines."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ MOST_IMAGES = 32  # that an engine with an open batch takes
 
 
 class FakeGpu:
-    """Memory is arrays by address; the clock says a millisecond for every run that was queued."""
+    """A GPU whose memory is a dict of arrays by address, and whose clock adds 1 ms for each run."""
 
     def __init__(self, *, graphs: bool = True) -> None:
         self.stream, self.capability = 7, "sm89"

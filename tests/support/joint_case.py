@@ -1,4 +1,4 @@
-"""Several widths trained together, as one process and as several do it."""
+"""Joint training of a slim network, in one process and in several."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ALONE = Training(epochs=2, batch_size=8, lr=1e-2, freeze_norms=True)
 
 
 def slim_net() -> tuple[SlimNetwork, Teaching]:
-    """Three widths of the small network, and the teacher that they come from."""
+    """A slim network of three widths, and the dense network as its teacher."""
     torch.manual_seed(0)
     net, x = Net().eval(), torch.zeros(1, 1, 6, 6)
     net.drop.p = 0.0
@@ -28,8 +28,8 @@ def slim_net() -> tuple[SlimNetwork, Teaching]:
     plans = nested_plans(graph, scores)
     order = importance_order(scores, [plan.kept for plan in plans.values()])
     arrangement = find_arrangement(net, graph, order, (torch.randn(2, 1, 6, 6),))
-    lying = replace(plans["wide"], kept=arrangement.channels(plans["wide"].kept))
-    return make_slim(net, graph, plans, arrangement), Teaching(net, graph, lying)
+    teacher_plan = replace(plans["wide"], kept=arrangement.channels(plans["wide"].kept))
+    return make_slim(net, graph, plans, arrangement), Teaching(net, graph, teacher_plan)
 
 
 def trained(batch_size: int) -> dict[str, Any]:

@@ -26,7 +26,7 @@ sys.meta_path[:] = map(Other, sys.meta_path)
 
 
 def start(count: int, *arguments: str) -> list[subprocess.Popen[str]]:
-    """``python *arguments``, ``count`` times, with what a launcher tells the processes."""
+    """Start ``python *arguments`` ``count`` times, with the environment that a launcher sets."""
     with ExitStack() as stack:
         free = [stack.enter_context(socket.socket()) for _ in range(3)]
         for each in free:
@@ -55,14 +55,14 @@ def start(count: int, *arguments: str) -> list[subprocess.Popen[str]]:
 
 
 def meet_elsewhere() -> None:
-    """The processes, which have parted, will meet at another port; they can do so twice."""
+    """Let processes that have disconnected connect again at another port, at most twice."""
     os.environ["MASTER_PORT"], _, os.environ["OTHER_PORTS"] = os.environ["OTHER_PORTS"].partition(
         " "
     )
 
 
 def finish(processes: list[subprocess.Popen[str]], seconds: float = 600) -> list[tuple[str, str]]:
-    """What each wrote, stdout and stderr; a process that hangs is killed and fails the test."""
+    """The stdout and stderr of each process; a process that hangs is killed and fails the test."""
     try:
         return [process.communicate(timeout=seconds) for process in processes]
     finally:

@@ -1,4 +1,4 @@
-"""Marks for some of the values of a parameter."""
+"""Mark some of the values of a test's parameter."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ import pytest
 
 
 def slow(*values: Any) -> list[Any]:
-    """Values that are tried with ``--slow`` alone."""
+    """Values that run with ``--slow`` only."""
     return [pytest.param(value, marks=pytest.mark.slow) for value in values]

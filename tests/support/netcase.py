@@ -1,4 +1,4 @@
-"""How a small network is written down with the channel groups that it must have."""
+"""The form in which small networks and their expected channel groups are written."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ torch.set_num_threads(1)  # more are slower for networks as small as these
 
 
 class Net(nn.Module):
-    """A network of the given parts (modules, parameters, buffers, numbers) and a forward."""
+    """A network with the given parts (modules, parameters, buffers, numbers) and forward."""
 
     def __init__(self, forward: Callable[..., Any], **parts: Any) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class Net(nn.Module):
 
 @dataclass(frozen=True)
 class Case:
-    """A network, its inputs' shapes, its groups ``{name: width}`` and what stays, with why."""
+    """A network, its inputs' shapes, its groups ``{name: width}``, and its unprunable layers."""
 
     build: Callable[[], nn.Module]
     groups: dict[str, int]

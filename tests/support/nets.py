@@ -1,4 +1,4 @@
-"""Small networks, each with the channel groups that it must have, written down by hand."""
+"""Small networks, each with the channel groups that it must have, written by hand."""
 
 import nets_held as nets_held
 import nets_layers as nets_layers

@@ -1,4 +1,4 @@
-"""Small networks of the kinds that the exported file must be cut like."""
+"""Small networks for the test that cutting the ONNX file equals exporting the pruned network."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Inverted(nn.Module):
 
 
 def concatenating() -> nn.Module:
-    """As in DenseNet: each layer reads the norm of all that came before."""
+    """As in DenseNet: each layer reads a norm of all earlier outputs."""
 
     def forward(m: Any, x: Tensor) -> Any:
         x = m.a(x)

@@ -1,4 +1,4 @@
-"""Modules that hold numbers of channels, norms over channels, and attention in heads."""
+"""Networks whose modules contain numbers of channels, norms over channels, or attention heads."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 @case({"a": 4, "a#2": 8, "b": 4, "c": 6}, OUTPUT)
 def split_by_a_list_that_the_module_holds() -> nn.Module:
-    """As in InceptionNeXt: parts of the channels go different ways."""
+    """As in InceptionNeXt: different layers read different parts of the channels."""
 
     def forward(m: Any, x: Tensor) -> Any:
         first, second = m.a(x).split(m.sizes, 1)
@@ -25,7 +25,7 @@ def split_by_a_list_that_the_module_holds() -> nn.Module:
 
 @case({"a": 3, "a#2": 5}, OUTPUT)
 def sliced_by_a_number_that_the_module_holds() -> nn.Module:
-    """As in DPN: some channels are added to, the others laid beside."""
+    """As in DPN: some channels are added, the others are concatenated."""
 
     def forward(m: Any, x: Tensor) -> Any:
         x = m.a(x)
@@ -36,7 +36,7 @@ def sliced_by_a_number_that_the_module_holds() -> nn.Module:
 
 @case({"a": 4, "b": 4}, OUTPUT)
 def parts_of_one_size() -> nn.Module:
-    """As in Res2Net: every part is as wide as the module says, so they are pruned alike."""
+    """As in Res2Net: all parts have the width that the module contains, so they form one group."""
 
     def forward(m: Any, x: Tensor) -> Any:
         first, second, third = m.a(x).split(m.width, 1)
@@ -47,7 +47,7 @@ def parts_of_one_size() -> nn.Module:
 
 @case({"a": 4, "b": 4}, OUTPUT)
 def parts_as_wide_as_their_number() -> nn.Module:
-    """The module holds both, and only the width goes with the channels."""
+    """The module contains two equal numbers, of which only the width is a number of channels."""
 
     def forward(m: Any, x: Tensor) -> Any:
         parts = m.a(x).split(m.width, 1)
@@ -58,7 +58,7 @@ def parts_as_wide_as_their_number() -> nn.Module:
 
 @case({"a": 4, "b": 2}, OUTPUT)
 def padded_by_a_number_that_the_module_holds() -> nn.Module:
-    """The zeros' own channels can go too, with the number of them."""
+    """The channels of zeros can be pruned too, and their number changes with them."""
 
     def forward(m: Any, x: Tensor) -> Any:
         x = m.a(x)
@@ -69,7 +69,7 @@ def padded_by_a_number_that_the_module_holds() -> nn.Module:
 
 @case({"a": 8, "qkv": 4, "p": 8}, OUTPUT)
 def heads_of_attention() -> nn.Module:
-    """Heads go whole, with the number of them that the module holds."""
+    """Whole heads are pruned, and the module's number of heads changes with them."""
 
     def forward(m: Any, x: Tensor) -> Any:
         x = m.a(x).flatten(2).transpose(1, 2)
@@ -104,7 +104,7 @@ def heads_with_a_bias_for_each_offset() -> nn.Module:
 
 @case({"a": 8, "qkv": 2}, OUTPUT)
 def heads_that_compare_channels() -> nn.Module:
-    """Cross-covariance: within a head each channel meets each, so heads go whole."""
+    """Cross-covariance: it compares all channels of a head, so only whole heads are pruned."""
 
     def forward(m: Any, x: Tensor) -> Any:
         x = m.a(x)
@@ -121,7 +121,7 @@ def heads_that_compare_channels() -> nn.Module:
 
 @case({"m.out_proj": 8}, OUTPUT | {"a": "embed_dim", "m": "holds sizes"})
 def heads_of_torch() -> nn.Module:
-    """PyTorch's own attention wants as many channels inside as outside: they stay."""
+    """PyTorch's attention requires as many channels inside as outside, so they cannot be pruned."""
 
     def forward(m: Any, x: Tensor) -> Any:
         return m.fc(m.m(*[m.a(x).flatten(2).transpose(1, 2)] * 3, need_weights=False)[0].mean(1))
@@ -168,7 +168,7 @@ def layer_norm_written_out() -> nn.Module:
 
 @case({"b": 6}, OUTPUT | {"a": "unexpected keyword"})
 def layer_norm_called_in_another_way() -> nn.Module:
-    """The oracle cannot leave channels out of it, so that nothing is proven and they stay."""
+    """The oracle cannot leave channels out of this norm, so they are not proven and stay."""
 
     def forward(m: Any, x: Tensor) -> Any:
         return m.fc(m.b(m.n(input=m.a(x).flatten(2).transpose(1, 2))).mean(1))
@@ -197,7 +197,7 @@ def layer_norm_without_a_module() -> nn.Module:
 
 @case({"b": 6}, OUTPUT | {"a": "reduced over the channels"})
 def response_norm() -> nn.Module:
-    """As in ConvNeXt V2: each channel's share of all; not a norm of each position."""
+    """As in ConvNeXt V2: each channel is divided by the mean over all; no norm of each position."""
 
     def norm(m: Any, x: Tensor) -> Any:
         size = torch.linalg.vector_norm(x, dim=(2, 3), keepdim=True)
@@ -212,7 +212,7 @@ def response_norm() -> nn.Module:
 
 @case({"a": 8, "b": 6}, OUTPUT)
 def normalised_to_length_one() -> nn.Module:
-    """Channels of zeros add nothing to a length."""
+    """Channels of zeros do not change the length of a vector."""
     return Net(
         lambda m, x: m.fc(pooled(m.b(F.normalize(m.a(x), dim=1)))),
         a=conv(3, 8), b=conv(8, 6), fc=nn.Linear(6, 4),
@@ -267,7 +267,7 @@ def pixels_chosen_by_indices() -> nn.Module:
 
 @case({"a": 8, "b": 6}, OUTPUT)
 def laid_end_to_end_in_space() -> nn.Module:
-    """One convolution reads both parts: their channels go together."""
+    """One convolution reads both parts, so their channels form one group."""
     return Net(
         lambda m, x: m.fc(pooled(m.b(torch.cat([m.a(x), F.relu(m.c(x))], 2)))),
         a=conv(3, 8), c=conv(3, 8), b=conv(8, 6), fc=nn.Linear(6, 4),

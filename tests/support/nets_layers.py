@@ -1,4 +1,4 @@
-"""Layers and norms: plain, grouped, transposed, used twice, computed."""
+"""Layers and norms: ordinary, grouped, transposed, used twice, with computed weights."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def a_convolution_used_twice() -> nn.Module:
 
 @case({"a": 8, "b": 6}, OUTPUT)
 def a_norm_used_twice() -> nn.Module:
-    """The norm ties what it normalises: a and c."""
+    """The norm's parameters merge the channels of a and c, which it normalises."""
     return Net(
         lambda m, x: m.fc(pooled(m.n(m.c(m.b(m.n(m.a(x))))))),
         a=conv(3, 8), n=bn(8), b=conv(8, 6), c=conv(6, 8), fc=nn.Linear(8, 4),
@@ -96,7 +96,7 @@ def depthwise_with_two_outputs_a_channel() -> nn.Module:
 
 @case({"a": 4, "g": 3}, OUTPUT)
 def grouped_after_depthwise() -> nn.Module:
-    """Two groups: channel c of the first half goes with channel c of the second."""
+    """Two convolution groups: channels c of both halves are pruned together."""
     return Net(
         lambda m, x: m.fc(pooled(m.g(m.d(m.a(x))))),
         a=conv(3, 8), d=conv(8, 8, groups=8), g=conv(8, 6, groups=2), fc=nn.Linear(6, 4),
@@ -126,7 +126,7 @@ def norm_without_affine_and_norm_without_statistics() -> nn.Module:
 
 @case({"a": 8, "b": 6}, OUTPUT)
 def convolution_of_a_buffer() -> nn.Module:
-    """Every element of the buffer has its own label; those of a channel go together."""
+    """Every element of the buffer has its own label; the labels of a channel are merged."""
     return Net(
         lambda m, x: m.fc(pooled(m.b(m.a(x)) + m.b(m.k))),
         a=conv(3, 8), k=torch.rand(1, 8, 8, 8), b=conv(8, 6), fc=nn.Linear(6, 4),
@@ -161,7 +161,7 @@ def transposed_convolution() -> nn.Module:
 
 @case({"a": 4, "t": 3, "b": 6}, OUTPUT)
 def grouped_transposed_convolution() -> nn.Module:
-    """Two groups, both with the same columns of the weight: they go in pairs on both sides."""
+    """Two convolution groups share the weight's columns, so channels are pruned in pairs."""
     return Net(
         lambda m, x: m.fc(pooled(m.b(m.t(m.a(x))))),
         a=conv(3, 8), t=nn.ConvTranspose2d(8, 6, 2, 2, groups=2), b=conv(6, 6),
@@ -181,7 +181,7 @@ def depthwise_transposed_convolution() -> nn.Module:
 
 @case({"a": 2, "b": 6}, OUTPUT)
 def group_norm() -> nn.Module:
-    """Four channels share statistics and go together."""
+    """Four channels share statistics and are pruned together."""
     return Net(
         lambda m, x: m.fc(pooled(m.b(m.n(m.a(x))))),
         a=conv(3, 8), n=nn.GroupNorm(2, 8), b=conv(8, 6), fc=nn.Linear(6, 4),

@@ -1,4 +1,4 @@
-"""Operators that lay channels elsewhere, pick some of them or add them up."""
+"""Networks with operators that move channels, select some of them or add them up."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def cat_of_one_thing_twice() -> nn.Module:
 
 @case({"a": 4}, OUTPUT | {"b": "holds sizes"})
 def shortcut_padded_with_zeros() -> nn.Module:
-    """Option A: a's 4 channels lie in b's 2 to 5; zeros of a literal number beside them."""
+    """Option A: a's 4 channels are b's 2 to 5, padded by literal numbers of zeros."""
 
     def forward(m: Any, x: Tensor) -> Any:
         x = m.a(x)
@@ -48,7 +48,7 @@ def shortcut_padded_with_zeros() -> nn.Module:
 
 @case({"a": 4, "b": 6}, OUTPUT)
 def chunks_that_meet_again() -> nn.Module:
-    """A gated unit: channel c of the first half goes with channel c of the second."""
+    """A gated unit: channel c of the first half is pruned with channel c of the second."""
 
     def forward(m: Any, x: Tensor) -> Any:
         one, other = m.a(x).chunk(2, dim=1)
@@ -152,7 +152,7 @@ def mean_over_channels() -> nn.Module:
 
 @case({"a": 8, "b": 6}, OUTPUT)
 def sum_over_channels() -> nn.Module:
-    """A sum does not see what is zero."""
+    """Channels of zeros do not change a sum."""
 
     def forward(m: Any, x: Tensor) -> Any:
         x = m.a(x)
@@ -182,7 +182,7 @@ def a_size_in_the_arithmetic() -> nn.Module:
 
 @case({"a": 8, "b": 6}, OUTPUT | {"c": "holds sizes"})
 def a_size_in_a_condition() -> nn.Module:
-    """A shortcut that is taken where the sizes happen to agree."""
+    """A shortcut that is added only if the sizes agree."""
 
     def forward(m: Any, x: Tensor) -> Any:
         x = m.a(x)
@@ -225,7 +225,7 @@ def written_in_place() -> nn.Module:
 
 @case({"a": 4, "b": 6}, OUTPUT | {"a": "copy", "c": "copy"})
 def written_into_part_in_place() -> nn.Module:
-    """The first 4 of 8 channels get something added, so they stay; the last 4 are free."""
+    """The first 4 of 8 channels are added to something fixed and stay; the last 4 can be pruned."""
 
     def forward(m: Any, x: Tensor) -> Any:
         x = F.relu(m.a(x))

@@ -1,4 +1,4 @@
-"""Networks as people draw them: residual, squeeze-excite, attention, pyramids, several outputs."""
+"""Usual architectures: residual, squeeze-excite, attention, pyramids, several outputs."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def super_resolution() -> nn.Module:
 
 @case({"a": 8, "s": 4, "b": 6}, OUTPUT)
 def paths_chosen_by_attention() -> nn.Module:
-    """Selective kernels: paths are stacked, weighed and added, so their channels are one."""
+    """Selective kernels: paths are stacked, weighted and added, so they form one group."""
 
     def forward(m: Any, x: Tensor) -> Any:
         paths = torch.stack([m.a(x), m.c(x)], dim=1)
@@ -137,7 +137,7 @@ def paths_chosen_by_attention() -> nn.Module:
 
 @case({"s": 4, "b": 6}, OUTPUT | dict.fromkeys("ae", "reduced over the channels") | {"k": ""})
 def attention_to_channels_and_to_pixels() -> nn.Module:
-    """CBAM: its map of pixels is made of the mean and maximum of all channels, so they stay."""
+    """CBAM: its spatial map is the mean and maximum over all channels, so they cannot be pruned."""
 
     def forward(m: Any, x: Tensor) -> Any:
         x = m.a(x)
@@ -154,7 +154,7 @@ def attention_to_channels_and_to_pixels() -> nn.Module:
 
 @case({"b": 6}, OUTPUT | dict.fromkeys("ak", "more than one dimension"))
 def convolution_along_channels() -> nn.Module:
-    """Efficient channel attention: neighbours matter, which removing changes."""
+    """Efficient channel attention: it convolves over channels, which must all stay."""
 
     def forward(m: Any, x: Tensor) -> Any:
         x = m.a(x)
@@ -169,7 +169,7 @@ def convolution_along_channels() -> nn.Module:
 
 @case({"a": 8, "q": 4, "v": 5}, OUTPUT)
 def attention_over_pixels() -> nn.Module:
-    """Non-local means: queries meet keys channel by channel; values go their own way."""
+    """Non-local means: queries and keys form one group; values form another."""
 
     def forward(m: Any, x: Tensor) -> Any:
         x = m.a(x)
@@ -197,7 +197,7 @@ def attention_over_channels() -> nn.Module:
 
 @case({"a": 8, "b": 6, "c": 8, "d": 6}, OUTPUT)
 def two_resolutions_that_meet() -> nn.Module:
-    """As in HRNet: each resolution gets the sum of both, so each is one group through time."""
+    """As in HRNet: each resolution gets the sum of both, so each resolution is one group."""
 
     def forward(m: Any, x: Tensor) -> Any:
         high, low = m.a(x), m.b(F.avg_pool2d(x, 2))
@@ -269,7 +269,7 @@ def attention() -> nn.Module:
     dict.fromkeys(("p.layer_blocks.0.0", "p.layer_blocks.1.0"), "model output"),
 )
 def feature_pyramid() -> nn.Module:
-    """The backbone of a detector: the lateral convolutions meet top-down, the outputs stay."""
+    """A feature pyramid: the lateral convolutions form one group, and the outputs stay."""
     from torchvision.ops import FeaturePyramidNetwork
 
     def forward(m: Any, x: Tensor) -> Any:

@@ -1,4 +1,4 @@
-"""Random plans, and networks whose norms do not hide a wrong cut."""
+"""Random plans, and networks with random norms, which reveal wrongly removed channels."""
 
 from __future__ import annotations
 

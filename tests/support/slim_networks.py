@@ -1,4 +1,4 @@
-"""Networks of several widths, from random importance."""
+"""Slim networks made with random importance."""
 
 from __future__ import annotations
 

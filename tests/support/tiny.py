@@ -18,7 +18,7 @@ QUICK = ["--target", "fake:step=8", "--dense-epochs", "1", "--epochs", "1", "--b
 
 
 class Network(nn.Module):
-    """A stem and three residual blocks; the second may be left out whole."""
+    """A stem and three residual blocks; the branch of the second can be left out."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ def network(num_classes: int = 10) -> Network:
 
 
 def images(seed: int = 0) -> Data:
-    """160 training images of 8 x 8 pixels, 64 to validate and 64 to test on."""
+    """Digits of 8 x 8 pixels: 160 training, 64 validation and 64 test images."""
     digits = load_digits()
     pixels = ArrayPixels(
         torch.from_numpy(digits.images[:288]).float().div(16).unsqueeze(1),

@@ -1,4 +1,4 @@
-"""A network, data and settings with which training takes a second."""
+"""A network, data and settings for a training of one second."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def add_noise(image: torch.Tensor) -> torch.Tensor:
 
 
 def tiny_data(seed: int = 0):
-    """Four classes of brightness and orientation; 43 training images: five batches and a rest."""
+    """Four classes of brightness and orientation; 43 training images: five batches and a part."""
     draw = torch.Generator().manual_seed(1)
     labels = tuple(i % 4 for i in range(63))
     images = 0.3 * torch.rand(63, 1, 6, 6, generator=draw)

@@ -1,4 +1,4 @@
-"""Peak activation bytes: by hand, and against the tensors that a run really holds."""
+"""Peak activation bytes equal those counted by hand and those of the tensors in a real run."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_small_networks_hold_what_their_runs_hold(name) -> None:
     "name", ["resnet18", *slow("mobilenet_v3_small", "shufflenet_v2_x0_5", "googlenet")]
 )
 def test_the_peak_is_that_of_the_tensors_that_a_run_holds(name) -> None:
-    """Ten networks of torchvision were tried; these have every kind of join among them."""
+    """These torchvision networks contain all kinds of joins."""
     torch.manual_seed(0)
     net = build_model(f"torchvision:{name}").eval()
     x = torch.randn(2, 3, 64, 64)
@@ -137,10 +137,10 @@ def test_a_residual_block_by_hand() -> None:
 
     parts = {"a": conv(3, 8), "b": conv(8, 6), "c": conv(6, 8), "fc": nn.Linear(8, 4)}
     graph, now = held(forward, **parts)
-    assert now["a (conv2d)"] == (3 + 8) * PIXELS  # the input and what is made of it
-    assert now["b (conv2d)"] == (8 + 6) * PIXELS  # ReLU writes over what it reads
-    assert now["c (conv2d)"] == (8 + 6 + 8) * PIXELS  # the shortcut waits
-    assert now["add"] == (8 + 8) * PIXELS  # writes over one of them
+    assert now["a (conv2d)"] == (3 + 8) * PIXELS  # the input and the output
+    assert now["b (conv2d)"] == (8 + 6) * PIXELS  # ReLU overwrites its operand
+    assert now["c (conv2d)"] == (8 + 6 + 8) * PIXELS  # the shortcut is held
+    assert now["add"] == (8 + 8) * PIXELS  # overwrites one operand
     assert now["mean"] == 8 * PIXELS + 4 * 8
     assert now["fc (linear)"] == 4 * (8 + 4)
     assert graph.peak(graph.widths) == "c (conv2d)"
@@ -158,7 +158,7 @@ def test_a_concatenation_by_hand() -> None:
     graph, now = held(forward, a=conv(3, 8), b=conv(3, 6), c=conv(14, 4), fc=nn.Linear(4, 2))
     assert now["a (conv2d)"] == (3 + 8) * PIXELS
     assert now["b (conv2d)"] == (3 + 8 + 6) * PIXELS
-    assert now["cat"] == (8 + 6 + 14) * PIXELS  # copies
+    assert now["cat"] == (8 + 6 + 14) * PIXELS  # a concatenation copies
     assert now["c (conv2d)"] == (14 + 4) * PIXELS
     assert graph.activation_bytes({"a": 1, "b": 2, "c": 4}) == (3 + 4) * PIXELS
 
@@ -171,7 +171,7 @@ def test_squeeze_and_excitation_by_hand() -> None:
 
     parts = {"a": conv(3, 8), "s": conv(8, 2, 1), "e": conv(2, 8, 1), "fc": nn.Linear(8, 4)}
     _, now = held(forward, **parts)
-    assert now["mean"] == 8 * PIXELS + 4 * 8  # while the gate is computed, what it scales waits
+    assert now["mean"] == 8 * PIXELS + 4 * 8  # the gate's other operand is held
     assert now["s (conv2d)"] == 8 * PIXELS + 4 * (8 + 2)
     assert now["e (conv2d)"] == 8 * PIXELS + 4 * (2 + 8)
     assert now["mul"] == 8 * PIXELS + 4 * 8
@@ -184,7 +184,7 @@ def test_views_hold_what_they_view_and_copies_are_copies() -> None:
 
     _, now = held(forward, a=conv(3, 8), b=conv(4, 4), fc=nn.Linear(4, 2))
     assert now["chunk"] == 8 * PIXELS
-    assert now["b (conv2d)"] == (8 + 4) * PIXELS  # the first half waits, and holds the second
+    assert now["b (conv2d)"] == (8 + 4) * PIXELS  # the first half is held, and the second with it
 
 
 class Block(nn.Module):

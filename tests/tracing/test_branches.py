@@ -1,4 +1,4 @@
-"""Residual branches that are left out whole: found, proven, cut, kept on disk, gone from ONNX."""
+"""Residual branches that can be left out: tracing, pruning, saving and ONNX export."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Block(nn.Module):
 
 
 class Scaled(nn.Module):
-    """As in ConvNeXt: a sequence, times a scale of the block's own, added to what it was given."""
+    """As in ConvNeXt: a sequence, times a parameter of the block, is added to the block's input."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ class Gated(nn.Module):
 
 
 class Projected(nn.Module):
-    """Its shortcut has weights: without the branch nothing would be left out right."""
+    """A block whose shortcut has weights, so that it has no branch that can be left out."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -177,7 +177,7 @@ def test_left_out_branches_are_gone_from_onnx_and_the_numbers_stay() -> None:
 
 
 def test_the_code_that_adds_other_zeros_keeps_them() -> None:
-    """Zeros that broadcast what they are added to are needed."""
+    """The branch broadcasts the shortcut, so that its zeros are needed."""
 
     class Wide(nn.Module):
         def forward(self, x):
@@ -219,7 +219,7 @@ def test_the_solver_leaves_branches_out_and_the_planned_network_is_as_fast() -> 
     target = FakeTarget(4)
     table = profile(net, IMAGE, target, graph=graph)
     scores = {g.name: torch.rand(g.width) + 0.1 for g in graph.groups}
-    scores["blocks.4.conv1"] *= 1e-3  # of no importance, and the most expensive
+    scores["blocks.4.conv1"] *= 1e-3  # of little importance, and the most expensive
     budget_ms = 0.6 * table.network(graph).dense_ms
     plan = hwprune.solve(graph, scores, table, budget_ms=budget_ms, depth=True)
     assert "blocks.4.bn2" in [path for path, gives_zeros in plan.left_out if gives_zeros]

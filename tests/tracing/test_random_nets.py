@@ -34,7 +34,7 @@ Step: TypeAlias = tuple[nn.Module | None, Callable[..., Any]]
 
 
 class Drawn(nn.Module):
-    """Runs a program of steps; what depends on sizes is decided once, when it is built."""
+    """A network that runs a list of steps, which are fixed when it is built."""
 
     def __init__(self, program: Program) -> None:
         super().__init__()
@@ -207,7 +207,7 @@ def layer_norm(x: Tensor, y: Tensor, number: int) -> Step:
 
 
 class Halves(nn.Module):
-    """Sends the first channels through a convolution; it holds how many."""
+    """Applies a convolution to the first channels, whose number is an attribute."""
 
     def __init__(self, channels: int, first: int) -> None:
         super().__init__()
@@ -224,7 +224,7 @@ def held_sizes(x: Tensor, y: Tensor, number: int) -> Step:
 
 
 class Heads(nn.Module):
-    """Attention between pixels, whose heads it counts."""
+    """Attention between pixels; the number of heads is an attribute."""
 
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
@@ -278,7 +278,7 @@ def shaken(model: nn.Module) -> nn.Module:
 
 
 def examples(count: int) -> settings:
-    """The same ones every time."""
+    """The same networks in every run."""
     return settings(
         max_examples=count,
         deadline=None,

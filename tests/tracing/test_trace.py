@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import hwprune
-from hwprune.demo import digits_resnet
+from hwprune.demo import digits_resnet, small_network
 from hwprune.errors import HwpruneError, InputError, TraceError
 from hwprune.graph import ChannelGraph, Group, Norm, Slice
 from hwprune.models.build import build_model
@@ -74,7 +74,7 @@ def test_torchvision_networks_pass_the_oracle(name: str) -> None:
 
 
 def test_resnet20_with_parameter_free_shortcuts() -> None:
-    """The first stage's channels go through all stages; the zeros' own channels stay."""
+    """The first stage's channels are a group in all stages; the channels of zeros stay."""
     torch.manual_seed(0)
     model = shaken(cifar_resnet.resnet20())
     x = torch.randn(2, 3, 32, 32)
@@ -115,7 +115,7 @@ def test_the_model_is_left_as_it_was() -> None:
 
 
 def test_a_batch_of_one_and_inputs_of_zeros_give_the_same_graph() -> None:
-    """Zeros would make every pruned output right, were they used for the proof."""
+    """With its zeros, every pruned output would equal the expected one."""
     model = CASES["split_of_literal_sizes"].build()
     graph = hwprune.trace(model, torch.zeros(1, 3, 8, 8))
     assert graph.widths == CASES["split_of_literal_sizes"].groups
@@ -186,8 +186,27 @@ def test_layers_that_were_asked_for_keep_their_outputs() -> None:
     assert graph.widths == {"b": 6}
     assert graph.unprunable["a"] == graph.unprunable["c"] == "kept as asked: c"
     assert hwprune.trace(model, x, keep=["[ab]"]).widths == {}
-    with pytest.raises(InputError, match=r"No layer is called 'layer4\.\*'.*Layers are called a"):
+    with pytest.raises(InputError, match=r"No layer or module is called 'layer4\.\*'.*called a,"):
         hwprune.trace(model, x, keep=["a", "layer4.*"])
+
+
+@pytest.mark.parametrize("pattern", ["stages.1", "stages.1.*", "st*s.1", "*.1"])
+def test_a_module_that_is_to_be_kept_keeps_all_its_layers(pattern: str) -> None:
+    model, image = small_network()
+    graph = hwprune.trace(model, image, keep=[pattern])
+    reason = f"kept as asked: {pattern}"
+    assert {name: graph.unprunable.get(name) for name in ("stages.1.conv1", "stages.1.conv2")} == {
+        "stages.1.conv1": reason,
+        "stages.1.conv2": reason,
+    }
+    assert graph.widths == {"stem.0": 16, "stages.0.conv1": 16, "stages.2.conv1": 32}
+
+
+@pytest.mark.parametrize("pattern", ["stage", "stages.9", "stem.", ""])
+def test_a_pattern_without_a_layer_or_module_is_refused(pattern: str) -> None:
+    model, image = small_network()
+    with pytest.raises(InputError, match=f"No layer or module is called '{pattern}'"):
+        hwprune.trace(model, image, keep=[pattern])
 
 
 def test_taps_of_the_demo_end_the_stages() -> None:
@@ -206,7 +225,7 @@ def test_an_unknown_group_is_refused_with_those_there_are() -> None:
 
 
 def test_a_norm_over_channels_is_checked_on_the_channels_that_are_kept() -> None:
-    """By hand: zeros left in the statistics would give other numbers than removing does."""
+    """Computed by hand: zeros in the statistics would give other numbers than removing channels."""
     torch.manual_seed(0)
     model = shaken(CASES["layer_norm_of_images"].build())
     x = torch.randn(2, 3, 8, 8)
@@ -225,7 +244,7 @@ def test_a_norm_over_channels_is_checked_on_the_channels_that_are_kept() -> None
 
 
 def test_a_number_with_two_meanings_is_left_alone() -> None:
-    """Both halves of the code take ``n`` channels, of different groups: no width gives both."""
+    """Both halves take ``n`` channels of different groups, so no widths fit both."""
 
     def forward(m: Any, x: Tensor) -> Any:
         x, y = m.a(x), m.b(x)

@@ -19,7 +19,7 @@ from hwprune.data.augment import Augmentation, crop_and_flip, photographs
 from hwprune.data.datasets import ArrayPixels, Augmented, load_data, make_data
 from hwprune.errors import InputError
 from hwprune.plan import Plan
-from hwprune.seeding import chances_of
+from hwprune.seeding import seeded
 from hwprune.tracing.trace import trace
 from hwprune.training.distillation_loss import Distillation
 from hwprune.training.finetune import Interrupted, Teaching, Training, finetune
@@ -173,12 +173,12 @@ def test_chances_follow_from_their_numbers_and_leave_the_rest_alone() -> None:
     def draw() -> tuple[float, float, float]:
         return float(torch.rand(1)), float(np.random.rand()), random.random()
 
-    with chances_of(1, 2):
+    with seeded(1, 2):
         first = draw()
     state = random.getstate()
-    with chances_of(1, 2):
+    with seeded(1, 2):
         assert draw() == first
-    with chances_of(12):
+    with seeded(12):
         assert draw() != first
     assert random.getstate() == state
 
@@ -213,7 +213,7 @@ def test_images_without_colours_have_no_policy() -> None:
     with pytest.raises(InputError, match="images in colour"):
         crop_and_flip(28, 28, (0.5,), (0.5,), Augmentation("timm:rand-m9"))
     augment, _ = crop_and_flip(28, 28, (0.5,), (0.5,), Augmentation(erase=1.0))
-    with chances_of(0):  # of which the erased part's size depends
+    with seeded(0):  # of which the erased part's size depends
         erased = augment(torch.zeros(1, 28, 28, dtype=torch.uint8))
     assert erased.unique().numel() > 10
     with pytest.raises(InputError, match="an augmentation of their own"):

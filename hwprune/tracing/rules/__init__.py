@@ -1,1 +1,1 @@
-"""What each operator does to channels: one rule an operator."""
+"""One rule for each operator: how the labels of its output follow from those of its inputs."""

@@ -1,4 +1,4 @@
-"""Rules of arithmetic: elements that meet go together, and so do elements that become one."""
+"""Rules of arithmetic operators: elements that are combined have their labels merged."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from hwprune.tracing.rules.rule import (
     tensors,
 )
 
-_STATISTICS = ("mean", "var", "std")  # which norms take, of the channels that are there
-_SUMS = ("sum", "linalg_vector_norm")  # to which a channel of zeros adds nothing
+_STATISTICS = ("mean", "var", "std")  # statistics that norms compute
+_SUMS = ("sum", "linalg_vector_norm")  # reductions that a channel of zeros does not change
 
 
 def pointwise(walk: Walk, node: Node) -> Labels:
-    """Elements that meet are merged; what is broadcast over channels cannot be pruned."""
+    """Elements that are combined are merged; labels that are broadcast over channels are pinned."""
     inputs = tensors(node)
     dims = len(walk.shape(node))
     aligned = [
         walk.of(n).reshape((1,) * (dims - walk.of(n).ndim) + walk.of(n).shape) for n in inputs
     ]
     sizes = [(1,) * (dims - len(walk.shape(n))) + walk.shape(n) for n in inputs]
-    return _met(walk, aligned, sizes)
+    return _combined(walk, aligned, sizes)
 
 
 def reduce(walk: Walk, node: Node) -> Labels | list[Labels]:
-    """Mean, sum or maximum: what becomes one number goes together.
+    """Mean, sum or maximum: elements that become one number are merged.
 
-    Nothing is left to follow where all channels become one number: only a sum survives that, and
-    the statistics of a norm.
+    A reduction over all channels is allowed for sums and for the statistics of a norm. Its result
+    has no labels.
     """
     labels = walk.of(node.args[0])
     name = rule_name(node.target)
@@ -56,7 +56,7 @@ def reduce(walk: Walk, node: Node) -> Labels | list[Labels]:
 
 
 def softmax(walk: Walk, node: Node) -> Labels:
-    """What is normalised together goes together; all channels would be too much."""
+    """Elements that are normalised together are merged; a softmax over channels is refused."""
     labels, dim = walk.of(node.args[0]), int(argument(node, 1, "dim"))
     if labels.shape[dim] > 1:
         if only_along(labels, dim):
@@ -66,7 +66,7 @@ def softmax(walk: Walk, node: Node) -> Labels:
 
 
 def matmul(walk: Walk, node: Node) -> Labels:
-    """``[..., i, k] @ [..., k, j]``, the dimensions before them broadcast."""
+    """``[..., i, k] @ [..., k, j]``, with broadcast leading dimensions."""
     first, second = as_node(node.args[0]), as_node(node.args[1])
     if min(len(walk.shape(first)), len(walk.shape(second))) < 2:
         raise Refused("a vector as a factor")
@@ -78,11 +78,11 @@ def matmul(walk: Walk, node: Node) -> Labels:
 
 
 def einsum(walk: Walk, node: Node) -> Labels:
-    """Any sum of products, from its equation."""
+    """A sum of products, according to its equation."""
     equation, operands = str(node.args[0]).replace(" ", ""), list(as_any(node.args[1]))
     left, arrow, right = equation.partition("->")
     if "." in equation or not arrow:
-        raise Refused(f"the equation {equation} without its letters or its result")
+        raise Refused(f"the equation {equation} has an ellipsis or no result")
     terms = [list(term) for term in left.split(",")]
     if any(len(set(term)) < len(term) for term in terms):
         raise Refused(f"the equation {equation} takes a diagonal")
@@ -106,21 +106,26 @@ def attention(walk: Walk, node: Node) -> Labels:
     if isinstance(mask, Node):
         labels = walk.of(mask).reshape((1,) * (dims - walk.of(mask).ndim) + walk.of(mask).shape)
         sizes = (1,) * (dims - len(walk.shape(mask))) + walk.shape(mask)
-        weights = _met(walk, [weights, labels], [weights.shape, sizes])
+        weights = _combined(walk, [weights, labels], [weights.shape, sizes])
     if weights.shape[-1] > 1:
         raise Refused("normalised over the channels")
     values = walk.of(v)
     if values.shape[-2] > 1:
         raise Refused("channels lie in more than one dimension")
-    return _met(walk, [weights, values], [(*walk.shape(v)[:-1], 1), walk.shape(v)])
+    return _combined(walk, [weights, values], [(*walk.shape(v)[:-1], 1), walk.shape(v)])
 
 
-def _met(walk: Walk, operands: Sequence[Labels], sizes: Sequence[Shape]) -> Labels:
-    """The labels of an elementwise result; all operands have its number of dimensions.
+def _combined(walk: Walk, operands: Sequence[Labels], sizes: Sequence[Shape]) -> Labels:
+    """The labels of an elementwise result.
 
-    An operand of size 1 where others hold channels is broadcast: it stays; but where it holds
-    channels in another dimension, whole rows of the others go with each of them. Where each has
-    channels in a dimension of its own (channels compared with channels), they go by what all share.
+    If no operand carries channels in all the dimensions in which channels occur, labels are first
+    merged along the dimensions that the operands do not share. Operands of size 1 in all channel
+    dimensions are broadcast over channels, and are pinned.
+
+    Args:
+        walk: the walk over the graph.
+        operands: labels, each with as many dimensions as the result.
+        sizes: shapes of the operands, with as many dimensions as the result.
     """
     channels = [labels for labels in operands if labels.size > 1]
     varying = set().union(*map(_varies, channels))
@@ -140,7 +145,7 @@ def _met(walk: Walk, operands: Sequence[Labels], sizes: Sequence[Shape]) -> Labe
 
 
 def _summed(walk: Walk, labels: Labels, dims: Iterable[int]) -> Labels:
-    """Labels after a sum over ``dims``, which keep size 1: no labels where all channels go."""
+    """Labels after a sum over ``dims``, which keep size 1; constants if all channels are summed."""
     if _lies_within(labels, dims):
         return np.full((1,) * labels.ndim, CONSTANT)
     for d in _varies(labels) & set(dims):
@@ -152,10 +157,15 @@ def _summed(walk: Walk, labels: Labels, dims: Iterable[int]) -> Labels:
 def _contracted(
     walk: Walk, operands: Sequence[tuple[Node, list[str]]], result: list[str]
 ) -> Labels:
-    """A sum of products; every operand names its dimensions, and unnamed ones are summed over.
+    """The labels of a sum of products.
 
-    Where channels are summed beside others that are not (heads of attention), the others go
-    whole; but only where those lie in every operand.
+    A sum over channels beside channels in other dimensions (the heads of attention) is allowed only
+    where every operand has those other dimensions.
+
+    Args:
+        walk: the walk over the graph.
+        operands: tensors with the names of their dimensions.
+        result: names of the result's dimensions; all others are summed over.
     """
     letters = [*result, *dict.fromkeys(x for _, t in operands for x in t if x not in result)]
     aligned, sizes = [], []
@@ -171,14 +181,15 @@ def _contracted(
         beside = set.union(*map(_varies, channels)) - set(summed)
         if any(size[d] == 1 for size in sizes for d in beside):
             raise Refused("channels lie in more than one dimension")
-    labels = _summed(walk, _met(walk, aligned, sizes), summed)
+    labels = _summed(walk, _combined(walk, aligned, sizes), summed)
     return labels.reshape(labels.shape[: len(result)])
 
 
 def _varies(labels: Labels) -> set[int]:
+    """The dimensions along which labels change."""
     return {d for d, size in enumerate(labels.shape) if size > 1}
 
 
 def _lies_within(labels: Labels, dims: Iterable[int]) -> bool:
-    """Whether all channels lie in ``dims``, and there are any."""
+    """Whether labels change along some of ``dims`` and along no other dimension."""
     return bool(_varies(labels)) and _varies(labels) <= set(dims)

@@ -1,4 +1,4 @@
-"""Rules of layers: operators with weights, and norms."""
+"""Rules of operators with weights: convolutions, linear layers, norms."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from hwprune.tracing.rules.rule import (
 
 
 def convolution(walk: Walk, node: Node) -> Labels:
-    """Output channels are new; input channels of grouped convolutions are tied across groups."""
+    """The output channels are new; a grouped convolution merges the channels of its groups."""
     x, weight = node.args[0], node.args[1]
     bias = argument(node, 2, "bias")
     assert isinstance(x, Node) and isinstance(weight, Node)
@@ -47,7 +47,7 @@ def convolution(walk: Walk, node: Node) -> Labels:
 
 
 def transposed_convolution(walk: Walk, node: Node) -> Labels:
-    """As a convolution, but the weight is laid out [in, out / groups, ...]."""
+    """As a convolution, but the weight has the shape [in, out / groups, ...]."""
     x, weight = as_node(node.args[0]), as_node(node.args[1])
     bias = argument(node, 2, "bias")
     dims = len(walk.shape(weight))
@@ -88,20 +88,20 @@ def linear(walk: Walk, node: Node) -> Labels:
 
 
 def batch_norm(walk: Walk, node: Node) -> Labels:
-    """Scale, shift and statistics belong to the channel that they normalise."""
+    """Scale, shift and statistics have the labels of the channels that they normalise."""
     x = node.args[0]
     assert isinstance(x, Node)
     inputs = channels_of(walk, x, 1)
     parameters = [parameter for parameter in node.args[1:5] if parameter is not None]
     if not parameters and rule_name(node.target) == "instance_norm":
-        raise Refused("the module warns of another number of channels, and has none to adapt")
+        raise Refused("the module warns of another number of channels, and has no parameters")
     for parameter in parameters:
         inputs = walk.labels.merge(inputs, walk.parameter(parameter, 0))
     return along(inputs, 1, len(walk.shape(x)))
 
 
 def group_norm(walk: Walk, node: Node) -> Labels:
-    """The channels that share statistics go together: then the rest keeps its own."""
+    """Channels that share statistics are merged, so that the statistics of the others stay."""
     x, groups = as_node(node.args[0]), int(as_any(node.args[1]))
     if groups == 1:
         raise Refused("the norm's statistics run over the channels")
@@ -116,9 +116,10 @@ def group_norm(walk: Walk, node: Node) -> Labels:
 
 
 def layer_norm(walk: Walk, node: Node) -> Labels:
-    """Statistics over the channels are, after pruning, those of the channels that are left.
+    """A norm over channels computes its statistics from the remaining channels after pruning.
 
-    Such channels are not merely zeroed by removing them; the walk notes the norm.
+    Removing its channels therefore does not equal zeroing them; the walk records the norm, and the
+    proof treats it accordingly.
     """
     x = as_node(node.args[0])
     labels = walk.of(x)
@@ -139,7 +140,7 @@ def layer_norm(walk: Walk, node: Node) -> Labels:
 
 
 def prelu(walk: Walk, node: Node) -> Labels:
-    """A slope for each channel, or one for all."""
+    """A slope for each channel, or one slope for all channels."""
     x, slope = as_node(node.args[0]), as_node(node.args[1])
     if walk.shape(slope) == (1,):
         return walk.of(x)

@@ -1,4 +1,4 @@
-"""The table of all rules by operator, and the rules of those that leave channels alone."""
+"""The table of all rules by operator, and the rules of operators that do not change channels."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from hwprune.tracing.rules import shapes as shapes
 from hwprune.tracing.rules.rule import Refused, Rule, Walk, along, as_node, channels_of
 
 
-def constant(walk: Walk, node: Node) -> Labels:
-    """Numbers that the code makes up; that their sizes fit is for the proof to say."""
+def _constant(walk: Walk, node: Node) -> Labels:
+    """A tensor that does not depend on the input; the proof shows whether its size fits."""
     return np.full((1,) * len(walk.shape(node)), CONSTANT)
 
 
-def same(walk: Walk, node: Node) -> Labels:
-    """The first argument's labels, unchanged."""
+def _same(walk: Walk, node: Node) -> Labels:
+    """The labels of the first argument, unchanged."""
     return walk.of(node.args[0])
 
 
-def pool(walk: Walk, node: Node) -> Labels | list[Labels]:
-    """Space changes, channels do not; indices of maxima are laid out like the maxima."""
+def _pool(walk: Walk, node: Node) -> Labels | list[Labels]:
+    """Only the spatial sizes change; indices of maxima have the labels of the maxima."""
     x = as_node(node.args[0])
     dims = len(walk.shape(x))
     spatial = re.search(r"([123])d", str(node.target))
@@ -45,15 +45,15 @@ _POINTWISE = """
 """
 _REDUCED = "mean sum amax amin max min var std linalg_vector_norm"
 _TRANSPOSED = "conv_transpose1d conv_transpose2d conv_transpose3d"
-_CONSTANT = """
+_CONSTANTS = """
     zeros ones full empty arange zeros_like ones_like full_like empty_like new_zeros new_ones
     new_full new_empty scalar_tensor linspace rand randn rand_like randn_like eye
 """
-_SAME = """
+_UNCHANGED = """
     dropout feature_dropout alpha_dropout contiguous clone alias detach to _to_copy type_as
     lift_fresh_copy lift_fresh dropout1d dropout2d dropout3d
 """
-_POOL = """
+_POOLS = """
     adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d max_pool1d max_pool2d max_pool3d
     max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices
     avg_pool1d avg_pool2d avg_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d
@@ -65,8 +65,8 @@ _POOL = """
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(_POINTWISE.split(), arithmetic.pointwise),
-    **dict.fromkeys(_SAME.split(), same),
-    **dict.fromkeys(_POOL.split(), pool),
+    **dict.fromkeys(_UNCHANGED.split(), _same),
+    **dict.fromkeys(_POOLS.split(), _pool),
     **dict.fromkeys(("conv1d", "conv2d", "conv3d"), layers.convolution),
     **dict.fromkeys(_REDUCED.split(), arithmetic.reduce),
     **dict.fromkeys(_TRANSPOSED.split(), layers.transposed_convolution),
@@ -74,7 +74,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("layer_norm", "rms_norm"), layers.layer_norm),
     **dict.fromkeys(("matmul", "bmm"), arithmetic.matmul),
     **dict.fromkeys(("roll", "flip"), shapes.moved),
-    **dict.fromkeys(_CONSTANT.split(), constant),
+    **dict.fromkeys(_CONSTANTS.split(), _constant),
     **dict.fromkeys(("softmax", "_softmax", "log_softmax"), arithmetic.softmax),
     **dict.fromkeys(("view", "reshape", "_unsafe_view"), shapes.view),
     **dict.fromkeys(("chunk", "split", "split_with_sizes"), shapes.cut),

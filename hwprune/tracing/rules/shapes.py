@@ -1,4 +1,4 @@
-"""Rules of operators that move positions: they run on the label arrays themselves."""
+"""Rules of operators that move elements: they apply the operator to the label arrays."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from hwprune.tracing.rules.rule import (
 
 
 def cat(walk: Walk, node: Node) -> Labels:
-    """Labels are laid end to end."""
+    """The labels are concatenated."""
     parts = list(node.args[0])  # type: ignore[arg-type, unused-ignore]
     dims = len(walk.shape(node))
     dim = int(argument(node, 1, "dim", 0)) % dims
     arrays = [walk.of(part) for part in parts]
     shape = [max(a.shape[d] for a in arrays) for d in range(dims)]
-    laid = []
+    whole = []
     for part, array in zip(parts, arrays, strict=True):
         shape[dim] = walk.shape(part)[dim]
-        laid.append(full(array, tuple(shape)))
-    return compress(np.concatenate(laid, axis=dim))
+        whole.append(full(array, tuple(shape)))
+    return compress(np.concatenate(whole, axis=dim))
 
 
 def stack(walk: Walk, node: Node) -> Labels:
-    """A new dimension along which the parts lie."""
+    """The labels are stacked along a new dimension."""
     parts = list(as_any(node.args[0]))
     dim = int(argument(node, 1, "dim", 0)) % len(walk.shape(node))
     arrays = [np.expand_dims(walk.of(part), dim) for part in parts]
@@ -46,7 +46,7 @@ def stack(walk: Walk, node: Node) -> Labels:
 
 
 def repeat(walk: Walk, node: Node) -> Labels:
-    """Tiles: a channel lies in several places; dimensions without channels may just grow."""
+    """The labels are tiled; a dimension without channels keeps size 1."""
     times = [int(t) for t in as_list(argument(node, 1, "repeats"))]
     labels = walk.of(node.args[0])
     labels = labels.reshape((1,) * (len(times) - labels.ndim) + labels.shape)
@@ -55,12 +55,12 @@ def repeat(walk: Walk, node: Node) -> Labels:
 
 
 def flatten(walk: Walk, node: Node) -> Labels:
-    """Each channel becomes several neighbours; the code computes the size itself."""
+    """Each channel becomes several neighbouring elements; the code contains no size."""
     return compress(full(walk.of(node.args[0]), walk.shape(node.args[0])).reshape(walk.shape(node)))
 
 
 def view(walk: Walk, node: Node) -> Labels:
-    """As flatten, but sizes in the code may be literals: such channels must be proven."""
+    """As ``flatten``, but the sizes may be literals in the code, so the channels are doubtful."""
     result = flatten(walk, node)
     literal = as_list(argument(node, 1, "size" if "view" in str(node.target) else "shape"))
     if any(size > 1 and wanted != -1 for size, wanted in zip(result.shape, literal, strict=True)):
@@ -69,7 +69,7 @@ def view(walk: Walk, node: Node) -> Labels:
 
 
 def unflatten(walk: Walk, node: Node) -> Labels:
-    """One dimension becomes several, whose sizes in the code may be literals."""
+    """One dimension becomes several, whose sizes may be literals in the code."""
     result = flatten(walk, node)
     dim = int(as_any(node.args[1])) % len(walk.shape(node.args[0]))
     if walk.of(node.args[0]).shape[dim] > 1:
@@ -79,12 +79,13 @@ def unflatten(walk: Walk, node: Node) -> Labels:
 
 
 def _lines(walk: Walk, node: Node, labels: Labels) -> list[Labels]:
+    """The labels [size] along each dimension of an operator's output."""
     shape = walk.shape(node)
     return [line(labels, dim, shape) for dim in range(len(shape))]
 
 
 def pixel_shuffle(walk: Walk, node: Node) -> Labels:
-    """Each r * r neighbouring channels become one channel of r * r as many pixels."""
+    """Each r * r neighbouring channels become one channel with r * r times as many pixels."""
     x = as_node(node.args[0])
     channels = walk.shape(node)[1]
     by_channel = channels_of(walk, x, 1).reshape(channels, -1)
@@ -100,7 +101,7 @@ def pixel_unshuffle(walk: Walk, node: Node) -> Labels:
 
 
 def channel_shuffle(walk: Walk, node: Node) -> Labels:
-    """Channel c of each of the groups lies beside channel c of the others."""
+    """Channels of all groups are interleaved: first channel 0 of each group, then channel 1."""
     x, groups = as_node(node.args[0]), int(as_any(node.args[1]))
     inputs = channels_of(walk, x, 1)
     walk.sized(node, inputs)
@@ -108,12 +109,12 @@ def channel_shuffle(walk: Walk, node: Node) -> Labels:
 
 
 def permute(walk: Walk, node: Node) -> Labels:
-    """Dimensions change places."""
+    """The dimensions are permuted."""
     return np.transpose(walk.of(node.args[0]), as_list(argument(node, 1, "dims")))
 
 
 def transpose(walk: Walk, node: Node) -> Labels:
-    """Two dimensions change places."""
+    """Two dimensions are swapped."""
     return np.swapaxes(walk.of(node.args[0]), int(as_any(node.args[1])), int(as_any(node.args[2])))
 
 
@@ -124,7 +125,7 @@ def unsqueeze(walk: Walk, node: Node) -> Labels:
 
 
 def squeeze(walk: Walk, node: Node) -> Labels:
-    """Dimensions of size 1 go: all of them, or those that are named."""
+    """Dimensions of size 1 are removed: all of them, or the given ones."""
     labels, shape = walk.of(node.args[0]), walk.shape(node.args[0])
     named = argument(node, 1, "dim")
     dims = range(len(shape)) if named is None else [d % len(shape) for d in as_list(named)]
@@ -132,7 +133,7 @@ def squeeze(walk: Walk, node: Node) -> Labels:
 
 
 def expand(walk: Walk, node: Node) -> Labels:
-    """Broadcast: dimensions that grow hold no channels; the code may hold the others' sizes."""
+    """Dimensions of size 1 are broadcast; sizes of the others may be literals in the code."""
     labels = walk.of(node.args[0])
     labels = labels.reshape((1,) * (len(walk.shape(node)) - labels.ndim) + labels.shape)
     wanted = argument(node, 1, "size")
@@ -144,10 +145,10 @@ def expand(walk: Walk, node: Node) -> Labels:
 
 
 def cut(walk: Walk, node: Node) -> list[Labels]:
-    """Chunk and split: the code may hold the sizes, so such channels must be proven.
+    """Chunk and split: the sizes may be literals in the code, so the channels are doubtful.
 
-    Parts of which the code says only how many, or how large all are, stay equally large: the
-    channels at the same place of each go together.
+    If the code gives only the number of parts or one size for all, the parts must stay equally
+    large: the channels at the same index of each part are merged.
     """
     x = node.args[0]
     dims = len(walk.shape(x))
@@ -183,7 +184,7 @@ def take(walk: Walk, node: Node) -> Labels:
 
 
 def select(walk: Walk, node: Node) -> Labels:
-    """One position of a dimension, which goes."""
+    """One index of a dimension, which is removed."""
     labels, dim = walk.of(node.args[0]), int(as_any(node.args[1]))
     if labels.shape[dim] == 1:
         return np.squeeze(labels, dim)
@@ -192,13 +193,16 @@ def select(walk: Walk, node: Node) -> Labels:
 
 
 def index(walk: Walk, node: Node) -> Labels:
-    """Positions chosen by tensors of indices: they are treated alike, and must hold no channels."""
+    """Elements at indices from tensors: all labels along such dimensions are merged.
+
+    Such a dimension must not be the only one with channels, and masks are refused.
+    """
     labels, indices = walk.of(node.args[0]), list(as_any(node.args[1]))
     chosen = [d for d, entry in enumerate(indices) if entry is not None]
     if any(indices[d].meta["val"].dtype is torch.bool for d in chosen):
         raise Refused("chosen by truth values")
     for d in chosen:
-        labels = _alike(walk, labels, d)
+        labels = _merged(walk, labels, d)
     zero = np.zeros((1,) * max(len(walk.shape(indices[d])) for d in chosen), np.int64)
     return labels[tuple(slice(None) if entry is None else zero for entry in indices)]
 
@@ -206,11 +210,11 @@ def index(walk: Walk, node: Node) -> Labels:
 def index_select(walk: Walk, node: Node) -> Labels:
     """As ``index``, along one dimension."""
     labels = walk.of(node.args[0])
-    return _alike(walk, labels, int(as_any(node.args[1])) % labels.ndim)
+    return _merged(walk, labels, int(as_any(node.args[1])) % labels.ndim)
 
 
-def _alike(walk: Walk, labels: Labels, dim: int) -> Labels:
-    """Labels whose positions along ``dim``, which anything may choose from, go together."""
+def _merged(walk: Walk, labels: Labels, dim: int) -> Labels:
+    """Labels of size 1 along ``dim``, after all labels along ``dim`` are merged."""
     if labels.shape[dim] == 1:
         return labels
     if only_along(labels, dim):
@@ -219,7 +223,7 @@ def _alike(walk: Walk, labels: Labels, dim: int) -> Labels:
 
 
 def unbind(walk: Walk, node: Node) -> list[Labels]:
-    """Every position of a dimension, which goes."""
+    """All indices of a dimension as separate outputs; the dimension is removed."""
     labels, dim = walk.of(node.args[0]), int(argument(node, 1, "dim", 0))
     if labels.shape[dim] > 1:
         walk.sized(node, labels)
@@ -229,16 +233,16 @@ def unbind(walk: Walk, node: Node) -> list[Labels]:
 
 
 def moved(walk: Walk, node: Node) -> Labels:
-    """Positions change places (roll, flip) in dimensions that hold no channels."""
+    """Roll and flip, which are allowed in dimensions without channels only."""
     labels = walk.of(node.args[0])
     dims = argument(node, 2, "dims", []) if rule_name(node.target) == "roll" else node.args[1]
     if not as_list(dims) or any(labels.shape[int(d)] > 1 for d in as_list(dims)):
-        raise Refused("channels change places")
+        raise Refused("channels are rolled or flipped")
     return labels
 
 
 def pad(walk: Walk, node: Node) -> Labels:
-    """Zeros beside the channels are channels too; the code may hold their number."""
+    """Zeros that are added beside channels are channels; the code may contain their number."""
     labels = walk.of(node.args[0])
     amounts = as_list(argument(node, 1, "pad"))
     widths = [(0, 0)] * labels.ndim
