@@ -44,7 +44,7 @@ class Block(nn.Module):
         return F.relu(self.bn2(self.conv2(inner)) + self.shortcut(x))
 
 
-class DigitsResNet(nn.Module):
+class _DigitsResNet(nn.Module):
     """A residual network for grey images: a stem, and three stages of two blocks each.
 
     Args:
@@ -71,14 +71,14 @@ class DigitsResNet(nn.Module):
         return logits
 
 
-def digits_resnet(num_classes: int = 10) -> DigitsResNet:
+def digits_resnet(num_classes: int = 10) -> _DigitsResNet:
     """A residual network for the digits of scikit-learn: the network of the README's example."""
-    return DigitsResNet(num_classes)
+    return _DigitsResNet(num_classes)
 
 
-def digit_pairs_resnet(num_classes: int = 100) -> DigitsResNet:
+def digit_pairs_resnet(num_classes: int = 100) -> _DigitsResNet:
     """A residual network for pairs of digits: the network of ``scripts/demo``."""
-    return DigitsResNet(num_classes, widths=(64, 64, 64))
+    return _DigitsResNet(num_classes, widths=(64, 64, 64))
 
 
 @dataclass(frozen=True)

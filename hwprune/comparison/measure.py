@@ -177,8 +177,8 @@ def compare(
         for _ in range(_MOMENTS)
     ]
     entries = [
-        _entry(candidate, batch, own)
-        for (candidate, _), own in zip(ready, zip(*moments, strict=True), strict=True)
+        _entry(candidate, batch, measurements)
+        for (candidate, _), measurements in zip(ready, zip(*moments, strict=True), strict=True)
     ]
     doubts = [
         f"{candidate.name} at {batch}: {doubt}"
@@ -191,10 +191,10 @@ def compare(
 def _doubt(candidate: Candidate, entries: Sequence[Entry], target: str) -> str:
     """How a pruned network's latency differs from what its run verified; empty if it does not."""
     verified = candidate.verified
-    own = {entry.name: entry for entry in entries}
-    if verified is None or verified.target != target or verified.dense not in own:
+    by_name = {entry.name: entry for entry in entries}
+    if verified is None or verified.target != target or verified.dense not in by_name:
         return ""
-    pruned, dense = own[candidate.name], own[verified.dense]
+    pruned, dense = by_name[candidate.name], by_name[verified.dense]
     ratio, error = pruned.latency_ms / dense.latency_ms, math.hypot(pruned.error, dense.error)
     if abs(ratio / verified.ratio - 1) <= math.hypot(error, verified.error):
         return ""

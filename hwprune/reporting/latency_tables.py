@@ -17,7 +17,7 @@ def show_table(table: LatencyTable) -> RenderableType:
     facts = Table(title="latency table", title_justify="left", show_header=False)
     for name, value in {"target": table.target, **table.environment}.items():
         facts.add_row(name, value)
-    facts.add_row("step", str(table.step))
+    facts.add_row("step, channels", str(table.step))
     facts.add_row("kinds of kernel", str(len({sample.kind for sample in table.samples})))
     facts.add_row("samples", str(len(table.samples)))
     networks = Table("network", *table.networks, title="networks", title_justify="left")
@@ -37,17 +37,17 @@ def _network_facts(network: Network) -> dict[str, str]:
         "held-out error: median, 95 %, worst": ", ".join(f"{level:.1%}" for level in levels),
         "standard error": "" if network.noise is None else f"{network.noise:.1%}",
         "profiles (rejected)": f"{network.profiled} ({network.rejected})",
-        "seconds": f"{network.seconds:.0f}",
+        "duration, s": f"{network.seconds:.0f}",
     }
 
 
 def show_difference(one: LatencyTable, other: LatencyTable) -> RenderableType:
     """How the environments of two tables differ, and the ratios of their kernel times."""
-    facts = Table(title="differences of the environments", title_justify="left", show_header=False)
-    for difference in environment_differences(one, other) or ["none"]:
+    facts = Table(title="environment", title_justify="left", show_header=False)
+    for difference in environment_differences(one, other) or ["the same for both tables"]:
         facts.add_row(difference)
     table = Table(title="kernel times: second table / first table", title_justify="left")
-    for column in ("kernel", "compared", "median", "least", "most"):
+    for column in ("kernel", "samples", "median", "lowest", "highest"):
         table.add_column(column, justify="left" if column == "kernel" else "right")
     ratios = kernel_ratios(one, other)
     rows = sorted(ratios.items(), key=lambda row: -abs(np.log(np.median(row[1]))))
@@ -60,8 +60,8 @@ def show_difference(one: LatencyTable, other: LatencyTable) -> RenderableType:
         ratio = other.networks[name].dense_ms / one.networks[name].dense_ms
         table.add_row(f"network {name}", "1", *[f"{ratio:.3f}"] * 3)
     alone = [
-        f"kinds of kernel in the {which} table alone: {len(own.keys() - theirs.keys())}"
-        for which, own, theirs in (
+        f"kinds of kernel in the {which} table alone: {len(kinds.keys() - others.keys())}"
+        for which, kinds, others in (
             ("first", kernel_kinds(one), kernel_kinds(other)),
             ("second", kernel_kinds(other), kernel_kinds(one)),
         )

@@ -37,7 +37,7 @@ class _Advance(Protocol):
         Args:
             done: amount that is done.
             total: amount of the whole task.
-            note: words to show beside the progress.
+            note: words to show with the progress.
             name: name of the current part, in a task of several parts.
         """
 

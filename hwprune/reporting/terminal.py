@@ -43,7 +43,7 @@ def groups_table(graph: ChannelGraph) -> RenderableType:
         groups.add_row(*cells)
     if not graph.unprunable:
         return groups
-    unprunable = Table(title="layers that are not pruned", title_justify="left")
+    unprunable = Table(title="not pruned", title_justify="left")
     unprunable.add_column("layer")
     unprunable.add_column("reason")
     for name, reason in graph.unprunable.items():

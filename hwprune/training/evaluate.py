@@ -75,10 +75,10 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Accu
 def evaluate_distributed(model: nn.Module, dataset: LabelledDataset) -> Accuracy:
     """The accuracy over a whole split, of which each process evaluates an equal part."""
     part = range(distributed.rank(), len(dataset), distributed.count())
-    own = evaluate(model, batches(dataset, part, batch_size=64)) if part else Accuracy(0, 0, 0)
+    local = evaluate(model, batches(dataset, part, batch_size=64)) if part else Accuracy(0, 0, 0)
     if distributed.count() == 1:
-        return own
+        return local
     correct, loss, count = distributed.summed(
-        [own.top1 * own.count, own.loss * own.count, own.count]
+        [local.top1 * local.count, local.loss * local.count, local.count]
     )
     return Accuracy(correct / count, loss / count, round(count))

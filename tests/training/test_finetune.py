@@ -53,7 +53,7 @@ def test_the_loss_is_the_cross_entropy_and_what_the_teacher_adds(data, taught) -
         torch.manual_seed(0)
         student = copy.deepcopy(teaching.teacher)
         student.drop.p = 0.0
-        told: list[float] = []
+        reported: list[float] = []
         finetune(
             student,
             data,
@@ -61,9 +61,9 @@ def test_the_loss_is_the_cross_entropy_and_what_the_teacher_adds(data, taught) -
             teaching=Teaching(
                 teaching.teacher, teaching.graph, whole, Distillation(gamma, soft, 2.0)
             ),
-            report=lambda step, of, loss, top1, told=told: told.append(loss),
+            report=lambda step, of, loss, top1, reported=reported: reported.append(loss),
         )
-        losses[gamma, soft] = told[0]
+        losses[gamma, soft] = reported[0]
     assert losses[0, 0] == pytest.approx(plain_loss(teaching.teacher, data), rel=1e-5)
     inner, soft = losses[1, 0] - losses[0, 0], losses[0, 2] - losses[0, 0]
     assert inner > 0 and soft > 0  # the student's norms use the batch's statistics

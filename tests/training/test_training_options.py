@@ -50,9 +50,9 @@ def close(one: nn.Module, other: nn.Module) -> bool:
 def test_two_batches_a_step_are_one_of_twice_the_size() -> None:
     whole = replace(QUICK, freeze_norms=True)  # else norms see half as many images
     halves = replace(whole, batch_size=4, accumulate=2)
-    told: list[int] = []
-    twice = trained(halves, report=lambda step, of, loss, top1: told.append(of))
-    assert told == [10] * 10
+    reported: list[int] = []
+    twice = trained(halves, report=lambda step, of, loss, top1: reported.append(of))
+    assert reported == [10] * 10
     assert close(trained(whole), twice)
     assert not close(trained(replace(whole, batch_size=4)), twice)
 
@@ -136,13 +136,13 @@ def test_teacher_and_student_see_the_same_mixed_images(tmp_path) -> None:
     teaching = Teaching(net, graph, Plan.from_kept(graph, {}), Distillation(1.0, 1.0, 2.0))
     losses: dict[bool, float] = {}
     for taught in (False, True):
-        told: list[float] = []
+        reported: list[float] = []
         training = replace(QUICK, epochs=1, mixup=0.4, cutmix=1.0, freeze_norms=True)
         finetune(
             copy.deepcopy(net), tiny_data(), training, teaching=teaching if taught else None,
-            report=lambda step, of, loss, top1, told=told: told.append(loss),
+            report=lambda step, of, loss, top1, reported=reported: reported.append(loss),
         )  # fmt: skip
-        losses[taught] = told[0]
+        losses[taught] = reported[0]
     assert losses[True] == pytest.approx(losses[False], rel=1e-5)
 
 
@@ -236,11 +236,11 @@ def test_compiled_training_is_the_same_with_taps_and_again(backend, monkeypatch)
     for kept in ({}, {g.name: range(g.width // 2) for g in graph.groups}):
         teaching = Teaching(net, graph, Plan.from_kept(graph, kept))
         losses: dict[bool, list[float]] = {False: [], True: []}
-        for compiled, told in losses.items():
+        for compiled, reported in losses.items():
             student = copy.deepcopy(net) if not kept else pruned(teaching)
             finetune(
                 student, tiny_data(), replace(QUICK, compile=compiled), teaching=teaching,
-                report=lambda step, of, loss, top1, told=told: told.append(loss),
+                report=lambda step, of, loss, top1, reported=reported: reported.append(loss),
             )  # fmt: skip
         assert losses[True] == pytest.approx(losses[False], rel=1e-3)
 
