@@ -1,4 +1,4 @@
-"""Other ways to choose widths, to compare with; they live in ``hwprune.solver.baselines``."""
+"""Other methods that choose widths, for comparison, from ``hwprune.solver.baselines``."""
 
 from hwprune.solver.baselines import (
     dynamic_programme,

@@ -18,7 +18,15 @@ _IMAGES = (8000, 800, 2000)  # of train, validation and test
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions around a shortcut, projected where width or resolution change."""
+    """A residual block of two 3x3 convolutions.
+
+    Its shortcut is a 1x1 convolution where the channels or the resolution change.
+
+    Args:
+        inputs: number of input channels.
+        outputs: number of output channels.
+        stride: stride of the first convolution and of the shortcut.
+    """
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -38,8 +46,13 @@ class Block(nn.Module):
         return F.relu(self.bn2(self.conv2(inner)) + self.shortcut(x))
 
 
-class DigitsResNet(nn.Module):
-    """A stem and three stages of two blocks, of the given widths, for grey images."""
+class _DigitsResNet(nn.Module):
+    """A residual network for grey images: a stem, and three stages of two blocks each.
+
+    Args:
+        num_classes: number of classes.
+        widths: channels of the three stages.
+    """
 
     def __init__(self, num_classes: int, widths: tuple[int, int, int] = (64, 128, 256)) -> None:
         super().__init__()
@@ -60,14 +73,14 @@ class DigitsResNet(nn.Module):
         return logits
 
 
-def digits_resnet(num_classes: int = 10) -> DigitsResNet:
-    """The network of the example in ``docs/python.md``."""
-    return DigitsResNet(num_classes)
+def digits_resnet(num_classes: int = 10) -> _DigitsResNet:
+    """A residual network for the digits of scikit-learn, as in the example of ``docs/python.md``."""
+    return _DigitsResNet(num_classes)
 
 
-def digit_pairs_resnet(num_classes: int = 100) -> DigitsResNet:
-    """The network of ``scripts/demo``."""
-    return DigitsResNet(num_classes, widths=(64, 64, 64))
+def digit_pairs_resnet(num_classes: int = 100) -> _DigitsResNet:
+    """A residual network for pairs of digits: the network of ``scripts/demo``."""
+    return _DigitsResNet(num_classes, widths=(64, 64, 64))
 
 
 def small_network(seed: int = 0) -> tuple[nn.Module, Tensor]:
@@ -97,15 +110,15 @@ def small_network(seed: int = 0) -> tuple[nn.Module, Tensor]:
 
 @dataclass(frozen=True)
 class Clutter:
-    """How an image of two digits is made; shares are of the canvas's side.
+    """Settings of the images of two digits.
 
     Attributes:
-        side: least and greatest side of a digit's 8 x 8 pixels, and of the pieces.
-        turn_deg: greatest rotation, either way.
-        fragments: pieces of other digits in every image.
-        window: height and width in pixels of such a piece, of 8 x 8.
-        contrast: least and greatest difference between ink and paper, of 1.
-        noise: standard deviation of every pixel.
+        side: least and greatest side of a digit and of a piece, as a share of the image's side.
+        turn_deg: greatest rotation in degrees, in both directions.
+        fragments: number of pieces of other digits in every image.
+        window: height and width of such a piece in pixels, of a digit's 8 x 8.
+        contrast: least and greatest difference between ink and paper, in [0, 1].
+        noise: standard deviation of the noise of every pixel.
     """
 
     side: tuple[float, float] = (0.36, 0.5)
@@ -116,18 +129,22 @@ class Clutter:
     noise: float = 0.1
 
 
-CLUTTER = Clutter()
-SIZE = 28  # pixels, of an image's height and width
-_SPREAD = 0.1  # of the canvas's half, to either side: where a digit's centre lies in its own half
+_CLUTTER = Clutter()
+_SIZE = 28  # height and width of an image in pixels
+_SPREAD = 0.1  # greatest distance of a digit's centre from that of its half of the image
 
 
-def digit_pairs(image_size: int | None = None, clutter: Clutter = CLUTTER) -> Data:
-    """Two of scikit-learn's handwritten digits side by side among pieces of others: 00 to 99.
+def digit_pairs(image_size: int | None = None, clutter: Clutter = _CLUTTER) -> Data:
+    """Images of two handwritten digits side by side, with pieces of others: classes 00 to 99.
 
-    After the cluttered digits of Mnih et al. 2014, "Recurrent Models of Visual Attention", section
-    4.1. A hundred classes need width, so that a network that is pruned badly is seen to be worse.
-    The images are the same at every call. Train, validation and test have digits of their own, and
-    the pieces in their images are of these.
+    The digits are scikit-learn's. The images follow the cluttered digits of Mnih et al. 2014,
+    "Recurrent Models of Visual Attention", section 4.1. A network for a hundred classes needs
+    width, so that bad pruning shows. The images are the same in every call. Train, validation and
+    test share no digit, and no piece of one.
+
+    Args:
+        image_size: height and width of the images in pixels; None for 28.
+        clutter: settings of the images.
     """
     from sklearn.datasets import load_digits  # type: ignore[import-untyped,unused-ignore]
 
@@ -137,13 +154,13 @@ def digit_pairs(image_size: int | None = None, clutter: Clutter = CLUTTER) -> Da
     draw = torch.Generator().manual_seed(_IMAGES_SEED)
     parts = zip(sixty_twenty_twenty(pixels.labels), _IMAGES, strict=True)
     splits = [
-        _pairs(pixels.subset(list(part)), count, image_size or SIZE, clutter, draw)
+        _pairs(pixels.subset(list(part)), count, image_size or _SIZE, clutter, draw)
         for part, count in parts
     ]
     return make_data(
         splits,
-        augment=_as_it_is,
-        evaluate=_as_it_is,
+        augment=_unchanged,
+        evaluate=_unchanged,
         classes=tuple(f"{pair:02d}" for pair in range(100)),
         source="hwprune.demo:digit_pairs",
     )
@@ -152,7 +169,7 @@ def digit_pairs(image_size: int | None = None, clutter: Clutter = CLUTTER) -> Da
 def _pairs(
     digits: ArrayPixels, count: int, size: int, clutter: Clutter, draw: torch.Generator
 ) -> ArrayPixels:
-    """So many canvases with a digit in either half, and pieces of others anywhere."""
+    """``count`` images with a digit in either half, and pieces of others anywhere."""
     labels = torch.tensor(digits.labels)
     canvas, pair = torch.zeros(count, 1, size, size), torch.zeros(count, dtype=torch.long)
     for half in (-0.5, 0.5):
@@ -177,10 +194,15 @@ def _placed(
     draw: torch.Generator,
     across: Tensor | None = None,
 ) -> Tensor:
-    """Images [N, 1, 8, 8] scaled, turned and moved by chance on empty canvases [N, 1, size, size].
+    """Images [N, 1, 8, 8], scaled, turned and moved at random, on canvases [N, 1, size, size].
 
-    Centres lie in [-1, 1], where the image would be on the canvas whole if it were not turned;
-    ``across`` [N] says how far to the right, None that chance does.
+    Args:
+        images: images to place.
+        size: height and width of the canvases in pixels.
+        clutter: settings of the scaling and turning.
+        draw: random generator.
+        across: horizontal positions [N] of the images' centres, from -1 to 1; None for random ones
+            at which the images, if they were not turned, would lie inside the canvas.
     """
     count = len(images)
     side = _uniform(clutter.side, count, draw)
@@ -197,7 +219,7 @@ def _placed(
 
 
 def _windows(count: int, side: int, draw: torch.Generator) -> Tensor:
-    """Masks [count, 1, 8, 8] of one square each."""
+    """Random masks [count, 1, 8, 8] that are 1 in one square each."""
     first = torch.randint(8 - side + 1, (2, count, 1), generator=draw)
     along = torch.arange(8)
     inside: Tensor = (first <= along) & (along < first + side)  # [rows or columns, count, 8]
@@ -208,5 +230,5 @@ def _uniform(ends: tuple[float, float], count: int, draw: torch.Generator) -> Te
     return ends[0] + (ends[1] - ends[0]) * torch.rand(count, generator=draw)
 
 
-def _as_it_is(image: Tensor) -> Tensor:
+def _unchanged(image: Tensor) -> Tensor:
     return image

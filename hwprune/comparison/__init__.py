@@ -1,1 +1,1 @@
-"""Networks measured beside each other."""
+"""Comparison of networks whose latencies are measured by turns."""

@@ -1,4 +1,4 @@
-"""Measure networks beside each other: all built the same way, in one interleaved run a batch."""
+"""Measurement of several networks by turns, one interleaved run for each batch size."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from hwprune.comparison.networks import Contender
+from hwprune.comparison.networks import Candidate
 from hwprune.errors import HwpruneError, InputError, NotHere
 from hwprune.latency.measure import Clock, Measurement, Statistic, interleave, together
 from hwprune.latency.spread import Seen, spread_of
@@ -16,22 +16,28 @@ from hwprune.storage.atomic_files import write_text
 from hwprune.storage.from_json import restore
 from hwprune.targets.base import Target
 
-COMPARISON_VERSION = 1
-MOMENTS = 6  # at which networks are measured, to tell what another minute may show
-ROUNDS = 100  # turns of each network at each of them, at most
+_COMPARISON_VERSION = 1
+_MOMENTS = 6  # at which networks are measured, which shows how latencies drift
+_ROUNDS = 100  # greatest number of turns of each network at each moment
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A network at one batch.
+    """A measured network at one batch size.
 
     Attributes:
-        name, image, macs, params, top1, top1_of, dense: of the network, as in ``Contender``.
-        batch: images at once.
-        times_ms: of the runs that count, each of a whole batch.
-        error: half of the interval in which the latency of another minute lies with 95 %
-            probability, as a share of the latency.
-        statistic, clock: as in ``Measurement``.
+        name: name of the network.
+        image: channels, height and width of an image.
+        macs: multiply-accumulates of one image; NaN where they cannot be counted.
+        params: number of parameters.
+        top1: top-1 accuracy in [0, 1]; None where it is not available.
+        top1_of: origin of the accuracy, in words.
+        dense: whether the network was never pruned.
+        batch: images of a batch.
+        times_ms: times of the runs that count, each of a whole batch.
+        error: half of the 95 % interval of the latency in another minute, as a share of it.
+        statistic: statistic of the times that is the latency, as in ``Measurement``.
+        clock: clock of the times, as in ``Measurement``.
     """
 
     name: str
@@ -49,24 +55,26 @@ class Entry:
 
     @property
     def latency_ms(self) -> float:
-        """Of a whole batch, by the statistic."""
+        """Latency of a whole batch."""
         return Measurement(self.times_ms, self.statistic).latency_ms
 
     @property
     def images_per_second(self) -> float:
-        """Throughput of one batch after the other."""
+        """Throughput when one batch runs after the other."""
         return 1e3 * self.batch / self.latency_ms
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Networks measured beside each other on one target.
+    """Networks that were measured by turns on one target.
 
     Attributes:
-        target, environment: where.
-        entries: by batch, in the order that the networks were given.
-        missing: what was not measured, ``{name at batch: reason}``.
-        warnings: what to mistrust, ``name at batch: why``.
+        target: name of the target.
+        environment: device, runtime and versions of the target.
+        entries: measured networks by batch size, in the order in which they were given.
+        missing: networks that were not measured, ``{name at batch: reason}``.
+        warnings: doubtful measurements, ``name at batch: reason``.
+        version: version of the file format.
     """
 
     target: str
@@ -74,140 +82,143 @@ class Comparison:
     entries: tuple[Entry, ...] = ()
     missing: dict[str, str] | None = None
     warnings: tuple[str, ...] = ()
-    version: int = COMPARISON_VERSION
+    version: int = _COMPARISON_VERSION
 
     @property
     def batches(self) -> list[int]:
-        """The batches that were measured."""
+        """The batch sizes that were measured."""
         return sorted({entry.batch for entry in self.entries})
 
     def check_target(self, target: str, environment: Mapping[str, str]) -> None:
-        """Refuse to lay measurements of two targets into one comparison.
+        """Check that further measurements belong to the same target.
 
         Raises:
-            InputError: says both.
+            InputError: the target or its environment differs.
         """
         if (self.target, self.environment) != (target, environment):
             raise InputError(
-                f"The comparison that is there is of {self.target} ({self.environment}), this one "
-                f"of {target} ({environment}). Give another --out."
+                f"The comparison in the file was measured on {self.target} ({self.environment}), "
+                f"but this one is on {target} ({environment}). Give another --out."
             )
 
     def save(self, path: Path) -> None:
-        """Write it as JSON, atomically, with latencies beside the raw times."""
-        told = asdict(self)
-        for entry, facts in zip(self.entries, told["entries"], strict=True):
+        """Write the comparison as JSON, atomically, with the latencies as well as the raw times."""
+        content = asdict(self)
+        for entry, facts in zip(self.entries, content["entries"], strict=True):
             facts["latency_ms"] = entry.latency_ms
             facts["images_per_second"] = entry.images_per_second
-        write_text(path, json.dumps(told, indent=1) + "\n")
+        write_text(path, json.dumps(content, indent=1) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> Comparison:
-        """Read what ``save`` has written.
+        """Read a comparison that ``save`` wrote.
 
         Raises:
-            InputError: it is none.
+            InputError: the file does not hold a comparison.
         """
         try:
-            told = json.loads(path.read_text(encoding="utf-8"))
-            for facts in told["entries"]:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            for facts in content["entries"]:
                 del facts["latency_ms"], facts["images_per_second"]
-            found: Comparison = restore(cls, told)
+            found: Comparison = restore(cls, content)
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise InputError(
-                f"{path} holds no comparison ({error}). Make it again with `hwprune compare`, or "
+                f"{path} does not hold a comparison ({error}). Make it again with "
+                "`hwprune compare`, or "
                 "give another --out."
             ) from error
         return found
 
 
 def compare(
-    contenders: Sequence[Contender],
+    candidates: Sequence[Candidate],
     target: Target,
     batch: int,
     *,
     seconds: float = 60.0,
     statistic: Statistic = "quiet",
 ) -> Comparison:
-    """Measure networks at one batch, at several moments.
+    """Measure networks at one batch size, by turns at several moments.
 
     Args:
-        contenders: with names that differ.
-        target: where.
-        batch: images at once.
-        seconds: to measure, at most; but every network is measured a few times at each moment.
-        statistic: what of the runs is the latency.
+        candidates: networks with different names.
+        target: target to measure on.
+        batch: images of a batch.
+        seconds: longest time of the measurement; every network gets a few runs at each moment even
+            if they take longer.
+        statistic: statistic of the runs that is the latency.
 
     Raises:
-        InputError: two networks of one name, or none that can be measured.
-        NotHere: the target is not here.
+        InputError: two networks have the same name, or none can be measured.
+        NotHere: this machine does not have the target.
     """
-    names = [contender.name for contender in contenders]
+    names = [candidate.name for candidate in candidates]
     if len({*names}) < len(names):
         raise InputError(
-            f"Two networks have one name: {', '.join(names)}. Rename a folder or file."
+            f"Two networks have the same name: {', '.join(names)}. Rename a folder or file."
         )
     ready, missing = [], {}
-    for contender in contenders:
+    for candidate in candidates:
         try:
-            ready.append((contender, target.load(contender.at(batch, target.takes))))
+            ready.append((candidate, target.load(candidate.at(batch, target.takes))))
         except NotHere:
             raise
         except HwpruneError as error:
-            missing[f"{contender.name} at {batch}"] = str(error)
+            missing[f"{candidate.name} at {batch}"] = str(error)
     if not ready:
         raise InputError(
-            f"Nothing can be measured at --batches {batch}: {missing or 'no networks were given'}. "
-            "Give run folders or ONNX files, or --references."
+            f"No network can be measured at batch {batch} (--batches {batch}): "
+            f"{missing or 'no networks were given'}. Give run folders or ONNX files, or "
+            "--references."
         )
     runs = [run for _, run in ready]
     moments = [
-        interleave(runs, rounds=ROUNDS, seconds=seconds / MOMENTS, statistic=statistic)
-        for _ in range(MOMENTS)
+        interleave(runs, rounds=_ROUNDS, seconds=seconds / _MOMENTS, statistic=statistic)
+        for _ in range(_MOMENTS)
     ]
     entries = [
-        _entry(contender, batch, own)
-        for (contender, _), own in zip(ready, zip(*moments, strict=True), strict=True)
+        _entry(candidate, batch, measurements)
+        for (candidate, _), measurements in zip(ready, zip(*moments, strict=True), strict=True)
     ]
     doubts = [
-        f"{contender.name} at {batch}: {doubt}"
-        for contender, _ in ready
-        if (doubt := _doubt(contender, entries, target.name))
+        f"{candidate.name} at {batch}: {doubt}"
+        for candidate, _ in ready
+        if (doubt := _doubt(candidate, entries, target.name))
     ]
     return Comparison(target.name, target.environment(), tuple(entries), missing, tuple(doubts))
 
 
-def _doubt(contender: Contender, entries: Sequence[Entry], target: str) -> str:
-    """What changed since a run has verified its network; empty where nothing did."""
-    verified = contender.verified
-    own = {entry.name: entry for entry in entries}
-    if verified is None or verified.target != target or verified.dense not in own:
+def _doubt(candidate: Candidate, entries: Sequence[Entry], target: str) -> str:
+    """How a pruned network's latency differs from what its run verified; empty if it does not."""
+    verified = candidate.verified
+    by_name = {entry.name: entry for entry in entries}
+    if verified is None or verified.target != target or verified.dense not in by_name:
         return ""
-    pruned, dense = own[contender.name], own[verified.dense]
+    pruned, dense = by_name[candidate.name], by_name[verified.dense]
     ratio, error = pruned.latency_ms / dense.latency_ms, math.hypot(pruned.error, dense.error)
     if abs(ratio / verified.ratio - 1) <= math.hypot(error, verified.error):
         return ""
     return (
-        f"{ratio:.3f} ± {ratio * error:.3f} of its dense network here, {verified.ratio:.3f} ± "
-        f"{verified.ratio * verified.error:.3f} when it was verified: the dense network took "
-        f"{verified.dense_ms:.3f} ms then and takes {dense.latency_ms:.3f} ms now, the pruned one "
-        f"{verified.ratio * verified.dense_ms:.3f} ms and {pruned.latency_ms:.3f} ms. The machine "
-        "has changed, or other work has."
+        f"its latency is {ratio:.3f} ± {ratio * error:.3f} of the dense network's, but was "
+        f"{verified.ratio:.3f} ± {verified.ratio * verified.error:.3f} when it was verified. The "
+        f"dense network took {verified.dense_ms:.3f} ms then and takes {dense.latency_ms:.3f} ms "
+        f"now; the pruned one took {verified.ratio * verified.dense_ms:.3f} ms and takes "
+        f"{pruned.latency_ms:.3f} ms. The machine, or its load, has changed."
     )
 
 
-def _entry(contender: Contender, batch: int, moments: Sequence[Measurement]) -> Entry:
-    size = contender.size
+def _entry(candidate: Candidate, batch: int, moments: Sequence[Measurement]) -> Entry:
+    size = candidate.size
     seen = [Seen(each.latency_ms, 0.0) for each in moments]
     (measured,) = together([[each] for each in moments])
     return Entry(
-        contender.name,
-        contender.image,
+        candidate.name,
+        candidate.image,
         size.macs,
         size.params,
-        contender.top1,
-        contender.top1_of,
-        contender.dense,
+        candidate.top1,
+        candidate.top1_of,
+        candidate.dense,
         batch,
         tuple(round(ms, 5) for ms in measured.times_ms),
         spread_of([seen]).interval(len(seen), 0.0),
@@ -216,11 +227,11 @@ def _entry(contender: Contender, batch: int, moments: Sequence[Measurement]) -> 
     )
 
 
-def laid_together(first: Comparison, second: Comparison) -> Comparison:
-    """Both, where they are of one target; a batch of the second takes the place of the first's.
+def merged(first: Comparison, second: Comparison) -> Comparison:
+    """Two comparisons on one target as one; the second replaces batch sizes that both have.
 
     Raises:
-        InputError: they are of two targets.
+        InputError: the comparisons are on different targets.
     """
     first.check_target(second.target, second.environment)
     kept = [entry for entry in first.entries if entry.batch not in second.batches]

@@ -1,4 +1,4 @@
-"""Networks to compare: runs, ONNX files, and well-known networks of torchvision."""
+"""Networks to compare: those of runs, of ONNX files, and reference networks of torchvision."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from hwprune.pipeline.run_context import Job
 from hwprune.recipe import Recipe
 from hwprune.targets.base import Form, Loadable, TorchNetwork
 
-# The last one is the dense network at a lower resolution: the cheapest way to make it faster.
+# The last one has smaller images, which is the simplest way to make a network faster.
 REFERENCES = ("efficientnet_b0,mobilenet_v3_large,mobilenet_v3_small,resnet50,resnet34,resnet18,"
               "resnet50@160")  # fmt: skip
-PUBLISHED = "IMAGENET1K_V1"  # torchvision's first weights of each, trained in about the same way
+_PUBLISHED = "IMAGENET1K_V1"  # torchvision's first weights, all trained in a similar way
 
 
 @dataclass(frozen=True)
 class Verified:
-    """What a run has measured of its exported file.
+    """The latency of an exported file as its run verified it.
 
     Attributes:
-        target: where.
+        target: name of the target.
         dense: name of the dense network.
-        dense_ms: its latency.
-        ratio: of the pruned network's latency to it.
-        error: half of its interval, as a share of it.
+        dense_ms: latency of the dense network.
+        ratio: latency of the pruned network as a share of ``dense_ms``.
+        error: half of the 95 % interval of ``ratio``, as a share of it.
     """
 
     target: str
@@ -47,18 +47,18 @@ class Verified:
 
 
 @dataclass(frozen=True)
-class Contender:
+class Candidate:
     """A network to compare.
 
     Attributes:
-        name: in tables.
-        proto: with an open batch, or of one batch.
-        module: the same in PyTorch; None for a file.
-        image: channels, height and width.
-        top1: share of images classified rightly; None where it is not known.
-        top1_of: where that number comes from: measured, or published by whom.
-        dense: whether it was never pruned.
-        verified: what the run of a pruned network has measured of it; None for others.
+        name: name of the network in tables.
+        proto: ONNX model with a dynamic or a fixed batch size.
+        module: the network in PyTorch; None for an ONNX file.
+        image: channels, height and width of an image.
+        top1: top-1 accuracy in [0, 1]; None where it is not available.
+        top1_of: origin of the accuracy, in words: measured, or published by whom.
+        dense: whether the network was never pruned.
+        verified: latency that the run of a pruned network verified; None for others.
     """
 
     name: str
@@ -72,78 +72,90 @@ class Contender:
 
     @property
     def size(self) -> Size:
-        """Its work for one image and its weights."""
+        """Multiply-accumulates of one image, and parameters."""
         return size_of(with_batch(self.proto, batch_in(self.proto) or 1))
 
     def at(self, batch: int, form: Form) -> Loadable:
-        """The network for so many images, in the form that a target takes.
+        """The network in the form that a target takes.
+
+        Args:
+            batch: images of a batch.
+            form: ``onnx`` or ``module``.
 
         Raises:
-            InputError: a file of another batch, or a file where the target runs PyTorch.
+            InputError: the file has another batch size, or the target runs PyTorch and this
+                network is a file.
         """
         if form == "onnx":
             return with_batch(self.proto, batch)
         if self.module is None:
-            raise InputError("The target runs PyTorch networks, and this is a file.")
+            raise InputError(
+                "The target runs PyTorch networks, but this is an ONNX file. Give a run folder."
+            )
         return TorchNetwork(self.module, (_images(batch, self.image),))
 
 
-def references(names: str, image_size: int) -> list[Contender]:
-    """Networks of torchvision from ``resnet50,resnet50@160``; ``@`` gives another image size.
+def references(names: str, image_size: int) -> list[Candidate]:
+    """Reference networks of torchvision, with random weights, on which latency does not depend.
 
-    Their weights are not loaded: latency does not depend on them.
+    Args:
+        names: names with commas between, such as ``resnet50,resnet50@160``; ``@`` precedes the
+            height and width of the images in pixels.
+        image_size: height and width of the images of the other networks in pixels.
 
     Raises:
-        InputError: a name that torchvision does not have, or no size.
+        InputError: torchvision has no such network, or ``@`` is not followed by a size.
     """
     found = []
     for entry in (part.strip() for part in names.split(",") if part.strip()):
         name, _, side = entry.partition("@")
         if "@" in entry and not (side.isdecimal() and int(side)):
-            raise InputError(f"Reference {entry!r}: expected a size in pixels, resnet50@160.")
+            raise InputError(
+                f"Reference {entry!r}: expected a size in pixels after @, such as resnet50@160."
+            )
         model = build_model(f"torchvision:{name}").eval()
         image = (3, *[int(side or image_size)] * 2)
         top1 = _published(name, image[1])
-        of = f"published, torchvision {PUBLISHED}" if top1 is not None else ""
-        found.append(Contender(entry, _open(model, image), model, image, top1, of, True))
+        origin = f"published, torchvision {_PUBLISHED}" if top1 is not None else ""
+        found.append(Candidate(entry, _open(model, image), model, image, top1, origin, True))
     return found
 
 
-def of_paths(paths: Iterable[Path]) -> list[Contender]:
-    """The networks of run folders, each with its dense one, and of ONNX files.
+def from_paths(paths: Iterable[Path]) -> list[Candidate]:
+    """The networks of run folders, each with its dense network, and of ONNX files.
 
     Raises:
-        InputError: a path that is neither.
+        InputError: a path is neither of these.
     """
-    found: list[Contender] = []
+    found: list[Candidate] = []
     for path in paths:
         if path.is_dir() and not (path / "recipe.toml").exists():
             raise InputError(
-                f"{path} holds no run: no recipe.toml. Give the folder of a finished "
-                "`hwprune run`, or an ONNX file."
+                f"{path} is not the folder of a run: it has no recipe.toml. Give the folder of a "
+                "finished `hwprune run`, or an ONNX file."
             )
         found += _of_run(path) if path.is_dir() else [_of_file(path)]
     return found
 
 
-def _of_run(folder: Path) -> list[Contender]:
+def _of_run(folder: Path) -> list[Candidate]:
     job = Job(Recipe.load(folder / "recipe.toml", out=str(folder)))
     image = tuple(job.example.shape[1:])
     dense, pruned = (_measured(folder, name) for name in ("dense", "verify"))
-    of = f"measured on {job.recipe.data}"
-    own = folder.resolve().name
-    networks = [(f"{own} dense", job.dense.model, dense, True),
-                (own, job.student(), pruned, False)]  # fmt: skip
+    origin = f"measured on {job.recipe.data}"
+    run = folder.resolve().name
+    networks = [(f"{run} dense", job.dense.model, dense, True),
+                (run, job.student(), pruned, False)]  # fmt: skip
     return [
-        Contender(
+        Candidate(
             name,
             _open(model, image),
             model,
             image,
             top1,
-            of if top1 is not None else "",
+            origin if top1 is not None else "",
             is_dense,
-            None if is_dense else _verified(job, f"{own} dense"),
+            None if is_dense else _verified(job, f"{run} dense"),
         )
         for name, model, top1, is_dense in networks
     ]
@@ -159,10 +171,10 @@ def _verified(job: Job, dense: str) -> Verified | None:
     )
 
 
-def _of_file(path: Path) -> Contender:
+def _of_file(path: Path) -> Candidate:
     proto = read_onnx(path)
     shape = [d.dim_value for x in proto.graph.input[:1] for d in x.type.tensor_type.shape.dim]
-    return Contender(path.stem, proto, None, tuple(shape[1:]), None, "", False)
+    return Candidate(path.stem, proto, None, tuple(shape[1:]), None, "", False)
 
 
 def _open(model: nn.Module, image: tuple[int, ...]) -> onnx.ModelProto:
@@ -174,20 +186,20 @@ def _images(batch: int, image: tuple[int, ...]) -> Tensor:
 
 
 def _measured(folder: Path, step: str) -> float | None:
-    """Top-1 that a step of the run has measured."""
+    """The top-1 accuracy that a step of the run has measured; None where it has not run."""
     path = folder / f"{step}.json"
     facts = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return float(facts["accuracy"]["top1"]) if facts else None
 
 
 def _published(name: str, side: int) -> float | None:
-    """ImageNet top-1 as torchvision states it for its weights, at the size of images it is of."""
+    """ImageNet top-1 that torchvision publishes for this image size; None if there is none."""
     from torchvision import models
 
     weights = models.get_model_weights(name)
-    if PUBLISHED not in weights.__members__:
+    if _PUBLISHED not in weights.__members__:
         return None
-    if weights[PUBLISHED].transforms.keywords.get("crop_size") != side:
+    if weights[_PUBLISHED].transforms.keywords.get("crop_size") != side:
         return None
-    percent = weights[PUBLISHED].meta["_metrics"]["ImageNet-1K"]["acc@1"]
+    percent = weights[_PUBLISHED].meta["_metrics"]["ImageNet-1K"]["acc@1"]
     return round(float(percent) / 100, 6)

@@ -1,4 +1,4 @@
-"""A comparison as tables and as a picture."""
+"""A comparison as tables for the terminal and as a picture."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hwprune.comparison.measure import Comparison, Entry
 
 
 def show(comparison: Comparison, console: Console) -> None:
-    """Print a table for every batch, and what the accuracies in it are."""
+    """Print a table for every batch size, and the origins of the accuracies."""
     marks = _marks(comparison.entries)
     for batch in comparison.batches:
         title = f"{comparison.target}, batch {batch}"
@@ -28,8 +28,8 @@ def show(comparison: Comparison, console: Console) -> None:
         for entry in (e for e in comparison.entries if e.batch == batch):
             table.add_row(*_row(entry, marks))
         console.print(table)
-    for of, mark in marks.items():
-        console.print(escape(f"{mark} {of}"))
+    for origin, mark in marks.items():
+        console.print(escape(f"{mark} {origin}"))
     for name, reason in (comparison.missing or {}).items():
         console.print(f"[yellow]not measured: {escape(f'{name}: {reason}')}")
     for warning in comparison.warnings:
@@ -37,13 +37,12 @@ def show(comparison: Comparison, console: Console) -> None:
 
 
 def _marks(entries: Sequence[Entry]) -> dict[str, str]:
-    """A letter for each origin of accuracies, measured or published: tables stay narrow."""
+    """A letter for each origin of accuracies, which keeps the tables narrow."""
     origins = dict.fromkeys(e.top1_of for e in entries if e.top1 is not None)
-    return {of: f"({letter})" for of, letter in zip(origins, ascii_lowercase, strict=False)}
+    return {origin: f"({letter})" for origin, letter in zip(origins, ascii_lowercase, strict=False)}
 
 
 def _row(entry: Entry, marks: Mapping[str, str]) -> list[Any]:
-    known = entry.top1 is not None
     return [
         entry.name,
         str(entry.image[-1]),
@@ -52,14 +51,14 @@ def _row(entry: Entry, marks: Mapping[str, str]) -> list[Any]:
         f"{entry.images_per_second:.1f}",
         "-" if math.isnan(entry.macs) else f"{entry.macs / 1e6:.0f}",
         f"{entry.params / 1e6:.2f}",
-        f"{entry.top1:.1%} {marks.get(entry.top1_of, '')}" if known else "not known",
+        f"{entry.top1:.1%} {marks.get(entry.top1_of, '')}" if entry.top1 is not None else "none",
     ]
 
 
 def draw(comparison: Comparison, path: Path) -> None:
-    """Accuracy over measured latency, an SVG with a field for every batch.
+    """Draw accuracy over measured latency into an SVG file, with a chart for every batch size.
 
-    Accuracies on other data are other marks, and are not to be held against each other.
+    Accuracies of different origins have different marks, since they cannot be compared.
     """
     import matplotlib
     from matplotlib.figure import Figure
@@ -68,32 +67,32 @@ def draw(comparison: Comparison, path: Path) -> None:
     style: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "hwprune", "font.size": 9.0}
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(5.0 * len(batches), 3.8), layout="constrained")
-        fields = figure.subplots(1, len(batches), squeeze=False)[0]
-        known = [entry for entry in comparison.entries if entry.top1 is not None]
-        origins = list(dict.fromkeys(entry.top1_of for entry in known))
-        for axes, batch in zip(fields, batches, strict=True):
-            _draw_one(axes, [entry for entry in known if entry.batch == batch], origins)
+        charts = figure.subplots(1, len(batches), squeeze=False)[0]
+        rated = [entry for entry in comparison.entries if entry.top1 is not None]
+        origins = list(dict.fromkeys(entry.top1_of for entry in rated))
+        for axes, batch in zip(charts, batches, strict=True):
+            _draw_one(axes, [entry for entry in rated if entry.batch == batch], origins)
             axes.set(title=f"{comparison.target}, batch {batch}", ylabel="top-1, %")
             axes.set(xlabel="measured latency of a batch, ms")
-        pairs = [axes.get_legend_handles_labels() for axes in fields]
+        pairs = [axes.get_legend_handles_labels() for axes in charts]
         marks = {label: mark for pair in pairs for mark, label in zip(*pair, strict=True)}
-        if marks:  # below the fields, where it hides no network
+        if marks:  # below the charts, where it hides no network
             figure.legend(marks.values(), marks, fontsize=7, loc="outside lower center", ncols=3)
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, format="svg", metadata={"Date": None})
 
 
-def _draw_one(axes: Any, known: Sequence[Entry], origins: Sequence[str]) -> None:
-    for number, of in enumerate(origins):
-        own = [entry for entry in known if entry.top1_of == of]
-        points = [(e.latency_ms, 100 * (e.top1 or 0.0)) for e in own]
+def _draw_one(axes: Any, entries: Sequence[Entry], origins: Sequence[str]) -> None:
+    for number, origin in enumerate(origins):
+        marked = [entry for entry in entries if entry.top1_of == origin]
+        points = [(e.latency_ms, 100 * (e.top1 or 0.0)) for e in marked]
         mark, colour = "o^sDv"[number % 5], f"C{number}"
-        if own:
-            axes.scatter(*zip(*points, strict=True), marker=mark, color=colour, label=of)
-        for entry, point in zip(own, points, strict=True):
+        if marked:
+            axes.scatter(*zip(*points, strict=True), marker=mark, color=colour, label=origin)
+        for entry, point in zip(marked, points, strict=True):
             axes.annotate(entry.name, point, xytext=(4, 4), textcoords="offset points", fontsize=7)
     axes.grid(True, linewidth=0.4)
-    _plain_milliseconds(axes, [entry.latency_ms for entry in known])
+    _plain_milliseconds(axes, [entry.latency_ms for entry in entries])
 
 
 def _plain_milliseconds(axes: Any, latencies_ms: Sequence[float]) -> None:

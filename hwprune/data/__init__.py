@@ -1,4 +1,4 @@
-"""Images with labels, split into train, validation and test, from a short name."""
+"""Data sets of labelled images in the splits train, validation and test."""
 
 from hwprune.data.augment import Augmentation, Transform, crop_and_flip, photographs
 from hwprune.data.datasets import (

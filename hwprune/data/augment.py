@@ -1,4 +1,4 @@
-"""What happens to images before a network sees them, with chance in training and without."""
+"""Transforms of images: random ones for training, fixed ones for evaluation."""
 
 from __future__ import annotations
 
@@ -29,25 +29,29 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is done to training images beside the usual crops and flips.
+    """Further random changes of training images, in addition to crops and flips.
 
     Attributes:
         policy: ``timm:NAME``, a policy of timm such as ``timm:rand-m9-mstd0.5`` (RandAugment),
             ``timm:original`` (AutoAugment) or ``timm:augmix-m3``; empty for none.
-        erase: probability that a rectangle is overwritten with noise (Zhong et al. 2020, "Random
-            Erasing Data Augmentation").
+        erase: probability that a rectangle of an image is overwritten with noise (Zhong et al.
+            2020, "Random Erasing Data Augmentation").
     """
 
     policy: str = ""
     erase: float = 0.0
 
     def steps(self, mean: Sequence[float], size: int) -> tuple[list[Any], list[Any]]:
-        """What comes before an image of ``size`` pixels is made float, and after it is normalised.
+        """Transforms of the image as uint8, and transforms of the image after normalisation.
+
+        Args:
+            mean: mean of each channel, in [0, 1]; regions without a pixel get this colour.
+            size: height and width of the image in pixels.
 
         Raises:
-            InputError: an unknown policy, or one for images that have no colours.
+            InputError: the policy is unknown, or the images do not have three channels.
         """
-        before = [_Picture(_policy(self.policy, mean, size))] if self.policy else []
+        before = [_PilTransform(_policy(self.policy, mean, size))] if self.policy else []
         after = [RandomErasing(self.erase, mode="pixel", device="cpu")] if self.erase else []  # type: ignore[no-untyped-call]
         return before, after
 
@@ -62,10 +66,20 @@ def crop_and_flip(
     std: Sequence[float],
     augmentation: Augmentation = PLAIN,
 ) -> tuple[Transform, Transform]:
-    """The usual transforms of small images, ``(augment, evaluate)``.
+    """Transforms of small images for training and for evaluation, ``(augment, evaluate)``.
 
-    Random crop after a padding of 4 pixels and random horizontal flip, of images of ``size``
-    pixels, then enlarged or reduced to ``image_size``.
+    A training image is padded by 4 pixels, cropped at random and flipped at random. Both kinds are
+    then resized and normalised.
+
+    Args:
+        size: height and width of the stored images in pixels.
+        image_size: height and width of the images for the network in pixels.
+        mean: mean of each channel, in [0, 1].
+        std: standard deviation of each channel.
+        augmentation: further random changes of training images.
+
+    Raises:
+        InputError: as ``Augmentation.steps``.
     """
     resize = [] if size == image_size else [v2.Resize((image_size, image_size), antialias=True)]
     last = [*resize, v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)]
@@ -75,9 +89,17 @@ def crop_and_flip(
 
 
 def photographs(image_size: int, augmentation: Augmentation = PLAIN) -> tuple[Transform, Transform]:
-    """The usual transforms of photographs of any size, ``(augment, evaluate)``.
+    """Transforms of photographs of any size for training and evaluation, ``(augment, evaluate)``.
 
-    Random crop of half the area or more and random horizontal flip; the centre otherwise.
+    A training image is a random crop of at least half the area, flipped at random. An evaluation
+    image is the centre. Both have the mean and standard deviation of ImageNet taken out.
+
+    Args:
+        image_size: height and width of the images for the network in pixels.
+        augmentation: further random changes of training images.
+
+    Raises:
+        InputError: as ``Augmentation.steps``.
     """
     last = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(IMAGENET_MEAN, IMAGENET_STD)]
     crop = v2.RandomResizedCrop(image_size, scale=(0.5, 1.0), antialias=True)
@@ -90,8 +112,8 @@ def photographs(image_size: int, augmentation: Augmentation = PLAIN) -> tuple[Tr
 
 
 @dataclass(frozen=True)
-class _Picture:
-    """A transform of pictures of PIL, for uint8 images ``[3, h, w]``."""
+class _PilTransform:
+    """A transform of PIL images, applied to uint8 tensors ``[3, h, w]``."""
 
     transform: Callable[[Any], Any]
 
@@ -115,9 +137,12 @@ def _policy(policy: str, mean: Sequence[float], size: int) -> Callable[[Any], An
             "timm:rand-m9-mstd0.5."
         )
     if len(mean) != 3:
-        raise InputError(f"{policy} is for images in colour; leave --augment out for others.")
+        raise InputError(
+            f"{policy} is for images in colour, but these have {len(mean)} channel(s). Leave the "
+            "policy (--augment) out."
+        )
     grey = tuple(min(255, round(255 * level)) for level in mean)
-    # As timm has them; AugMix wants the shift as a share.
+    # These are timm's defaults. AugMix reads the translation as a share, the others in pixels.
     options = {"translate_const": int(size * 0.45), "translate_pct": 0.3, "img_mean": grey}
     try:
         make = next(make for start, make in _MAKERS.items() if name.startswith(start))

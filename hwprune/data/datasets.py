@@ -1,4 +1,4 @@
-"""Images with labels, split into train, validation and test, from a short name."""
+"""Data sets of labelled images, and loading them by name."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ from hwprune.storage.atomic_files import StrPath
 
 Sample = tuple[Tensor, int]  # float image [C, H, W], class
 
-FORMS = (
+_FORMS = (
     "imagefolder:DIR, hf:NAME, webdataset:PATTERN, cifar10, cifar100, fashion_mnist, digits, "
     "package.module:callable, or path/to/file.py:callable"
 )
 
 
 class Pixels(Protocol):
-    """Images as they are stored, before any transform."""
+    """Labelled images as they are stored, before any transform."""
 
     @property
     def labels(self) -> tuple[int, ...]:
@@ -70,7 +70,7 @@ class ArrayPixels:
 
 
 class LabelledDataset(Dataset[Sample]):
-    """A torch data set whose labels are known without decoding an image."""
+    """A torch data set with the labels of all images, which need not be decoded for that."""
 
     labels: tuple[int, ...]
 
@@ -79,7 +79,7 @@ class LabelledDataset(Dataset[Sample]):
 
 
 class Evaluated(LabelledDataset):
-    """``evaluated[index]``: the image under a transform without chance, and its label."""
+    """Images for evaluation: ``dataset[index]`` is a fixed transform of an image, and its label."""
 
     def __init__(self, pixels: Pixels, transform: Transform) -> None:
         self.labels = pixels.labels
@@ -91,11 +91,11 @@ class Evaluated(LabelledDataset):
 
 
 class Augmented(LabelledDataset):
-    """``augmented[epoch, index]``: the image under a random transform, and its label.
+    """Images for training: ``dataset[epoch, index]`` is a random transform of one, and its label.
 
-    The chances are torch's on the CPU, numpy's and Python's, and depend on
-    ``(seed, epoch, index)`` alone: not on the number of workers, on what was read before, or on
-    where training was resumed. The state of the global generators stays as it was.
+    The random numbers of torch (on the CPU), numpy and Python depend on ``(seed, epoch, index)``
+    alone, so that neither the number of workers nor an interruption changes an image. The states
+    of the global generators stay as they were.
     """
 
     def __init__(self, pixels: Pixels, transform: Transform, *, seed: int) -> None:
@@ -113,10 +113,17 @@ class Augmented(LabelledDataset):
 
 @dataclass(frozen=True)
 class Data:
-    """A classification problem: images ``[C, H, W]`` in splits that share no image.
+    """A classification data set: float images ``[C, H, W]`` in splits that share no image.
 
-    ``train[epoch, index]`` is augmented. ``calibration`` has the training images as
-    ``validation`` and ``test`` see theirs, by ``index``.
+    Attributes:
+        train: augmented training images, ``train[epoch, index]``.
+        calibration: the training images without augmentation, ``calibration[index]``.
+        validation: images for the accuracy during training, ``validation[index]``.
+        test: images for the accuracy in the report, ``test[index]``; None to use ``validation``.
+        classes: names of the classes 0, 1, ...
+        image_shape: channels, height and width of an image.
+        source: name of the data set, as ``load_data`` takes it.
+        augmentation: further random changes of the training images.
     """
 
     train: LabelledDataset
@@ -129,11 +136,11 @@ class Data:
     augmentation: Augmentation = PLAIN
 
     def lint(self) -> list[str]:
-        """What is wrong, one sentence each.
+        """Problems of the data, one sentence each.
 
-        Checked: every split has images and a label for each, labels are in ``classes``, train and
-        calibration have the same labels, and the first image of each split is a float tensor of
-        ``image_shape``.
+        Every split must have images and a label for each, all labels must be in ``classes``, train
+        and calibration must have the same labels, and the first image of every split must be a
+        float tensor of ``image_shape``.
         """
         splits = {"train": self.train, "calibration": self.calibration}
         splits |= {"validation": self.validation}
@@ -148,7 +155,7 @@ class Data:
     def _lint_split(self, name: str, split: LabelledDataset) -> Iterator[str]:
         labels = getattr(split, "labels", None)
         if labels is None or len(labels) != len(split) or len(labels) == 0:
-            yield f"{name}.labels must hold one class an image, for one image or more"
+            yield f"{name}.labels must have one class for each image, and there must be an image"
             return
         if min(labels) < 0 or max(labels) >= len(self.classes):
             yield f"{name} has labels {min(labels)} to {max(labels)} of {len(self.classes)} classes"
@@ -167,21 +174,22 @@ def load_data(
     data_root: StrPath | None = None,
     augmentation: Augmentation = PLAIN,
 ) -> Data:
-    """Load the data that ``source`` names.
+    """Load a data set by its name.
 
     Args:
         source: ``imagefolder:DIR``, ``hf:NAME`` (see ``hugging_face``), ``webdataset:PATTERN`` (see
             ``webdataset``), ``cifar10``, ``cifar100``, ``fashion_mnist``, ``digits``,
             ``package.module:callable`` or ``path/to/file.py:callable``.
-        image_size: height and width of the images in pixels; None for what the CIFAR and
-            Fashion-MNIST images have, 32 for the digits, 224 otherwise.
-        seed: of the augmentation.
-        data_root: where the CIFAR and Fashion-MNIST files are or go; None for ``data``.
-        augmentation: of training images, beside what the data set usually has; a user's function
-            gets it by that name.
+        image_size: height and width of the images in pixels; None for their own size (CIFAR and
+            Fashion-MNIST), 32 (digits) or 224 (all others).
+        seed: random seed of the augmentation.
+        data_root: folder of the CIFAR and Fashion-MNIST files, which are downloaded into it where
+            they are missing; None for ``data``.
+        augmentation: further random changes of training images; a user's function gets them as
+            its argument ``augmentation``.
 
     Raises:
-        InputError: an unknown source, or data that is not there or not as it should be.
+        InputError: the source is unknown, or its data cannot be loaded or used.
     """
     if image_size is not None and image_size < 1:
         raise InputError(f"image_size is {image_size}; expected 1 or more, such as 224.")
@@ -190,7 +198,7 @@ def load_data(
         return replace(data, augmentation=augmentation)
     kind, colon, rest = source.partition(":")
     if not colon or not kind or not rest:
-        raise InputError(f"Cannot read the data {source!r}; expected {FORMS}.")
+        raise InputError(f"Cannot read the data {source!r}; expected {_FORMS}.")
     if kind in _READERS:
         splits, classes = _READERS[kind](rest)
         augment, evaluate = photographs(image_size or 224, augmentation)
@@ -211,18 +219,19 @@ def make_data(
     source: str,
     seed: int = 0,
 ) -> Data:
-    """Make a ``Data`` of the images of train, validation, and test or None.
+    """Make a data set of stored images.
 
     Args:
-        splits: those three, of ``ArrayPixels`` for images in memory.
-        augment: makes a training image of a stored one, with torch's random numbers only.
-        evaluate: makes an image without chance.
-        classes: names of the labels 0, 1, ...
-        source: what the user called it.
-        seed: of the augmentation.
+        splits: images of train, validation, and test or None; ``ArrayPixels`` are images in memory.
+        augment: random transform of a stored image [C, h, w] into a training image [C, H, W]. Its
+            random numbers must come from torch, numpy or Python.
+        evaluate: fixed transform of a stored image [C, h, w] into an image [C, H, W].
+        classes: names of the classes 0, 1, ...
+        source: name of the data set.
+        seed: random seed of the augmentation.
 
     Raises:
-        InputError: no training or no validation images.
+        InputError: there are no training or no validation images.
     """
     train, validation, test = splits
     if train is None or validation is None or not train.labels or not validation.labels:
@@ -243,10 +252,12 @@ def make_data(
 def batches(
     dataset: LabelledDataset, indices: Sequence[int] | None, *, batch_size: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Give images ``[N, C, H, W]`` and int64 labels ``[N]``, in order.
+    """Yield images ``[N, C, H, W]`` and int64 labels ``[N]``, in order, without random numbers.
 
-    The last batch may be smaller. ``indices`` None is all of ``dataset``. No random number is
-    drawn.
+    Args:
+        dataset: images for evaluation.
+        indices: images to yield; None for all.
+        batch_size: images of a batch; the last batch may have fewer.
     """
     chosen = range(len(dataset)) if indices is None else indices
     for start in range(0, len(chosen), batch_size):
@@ -259,8 +270,8 @@ def _call(source: str, options: dict[str, object], augmentation: Augmentation) -
     function = import_callable(source)
     if augmentation != PLAIN and not takes(function, "augmentation"):
         raise InputError(
-            f"{source} takes no augmentation: leave --augment and --erase out, or let it take "
-            "augmentation, a hwprune.data.Augmentation."
+            f"{source} takes no augmentation. Leave augmentation (--augment, --erase) out, or give "
+            "the function a parameter augmentation, which is a hwprune.data.Augmentation."
         )
     data = call_with(source, function, {**options, "augmentation": augmentation})
     if not isinstance(data, Data):
@@ -275,8 +286,15 @@ def _call(source: str, options: dict[str, object], augmentation: Augmentation) -
 
 
 @dataclass(frozen=True)
-class _Known:
-    """A data set that torchvision reads: its class, and what the user can put in place by hand."""
+class _TorchvisionData:
+    """A data set of torchvision.
+
+    Attributes:
+        name: name of its class in ``torchvision.datasets``.
+        files: files that a user can put into the data folder by hand, in words.
+        mean: mean of each channel, in [0, 1].
+        std: standard deviation of each channel.
+    """
 
     name: str
     files: str
@@ -285,9 +303,9 @@ class _Known:
 
 
 _TORCHVISION = {
-    "cifar10": _Known("CIFAR10", "cifar-10-batches-py (from cifar-10-python.tar.gz)"),
-    "cifar100": _Known("CIFAR100", "cifar-100-python (from cifar-100-python.tar.gz)"),
-    "fashion_mnist": _Known(
+    "cifar10": _TorchvisionData("CIFAR10", "cifar-10-batches-py (from cifar-10-python.tar.gz)"),
+    "cifar100": _TorchvisionData("CIFAR100", "cifar-100-python (from cifar-100-python.tar.gz)"),
+    "fashion_mnist": _TorchvisionData(
         "FashionMNIST", "FashionMNIST/raw/*-ubyte (from the four *-ubyte.gz)", (0.286,), (0.353,)
     ),
 }
@@ -296,12 +314,12 @@ _TORCHVISION = {
 def _torchvision(
     source: str, image_size: int | None, seed: int, root: Path, augmentation: Augmentation
 ) -> Data:
-    known = _TORCHVISION[source]
-    official, test = (_fetch(known, root, train) for train in (True, False))
+    entry = _TORCHVISION[source]
+    official, test = (_fetch(entry, root, train) for train in (True, False))
     pixels = _array_pixels(official)
     kept, held = hold_out(pixels.labels)
     size = pixels.images.shape[-1]
-    augment, evaluate = crop_and_flip(size, image_size or size, known.mean, known.std, augmentation)
+    augment, evaluate = crop_and_flip(size, image_size or size, entry.mean, entry.std, augmentation)
     return make_data(
         (pixels.subset(kept), pixels.subset(held), _array_pixels(test)),
         augment=augment,
@@ -312,21 +330,21 @@ def _torchvision(
     )
 
 
-def _fetch(known: _Known, root: Path, train: bool) -> Any:
-    """The torchvision data set, downloaded only if its files are not whole."""
+def _fetch(entry: _TorchvisionData, root: Path, train: bool) -> Any:
+    """The data set of torchvision, downloaded if its files are missing or incomplete."""
     from torchvision import datasets  # type: ignore[import-untyped,unused-ignore]
 
-    read = getattr(datasets, known.name)
+    read = getattr(datasets, entry.name)
     try:
         try:
             return read(str(root), train=train, download=False)
-        except RuntimeError:  # torchvision's word for files that are missing or corrupt
+        except RuntimeError:  # torchvision: the files are missing or corrupt
             return read(str(root), train=train, download=True)
-    except Exception as error:  # of the network, of the disk, of the archive
+    except Exception as error:  # from the network, the disk or the archive
         raise InputError(
-            f"{known.name} is not in {root} and could not be downloaded: "
-            f"{type(error).__name__}: {error}. Put {known.files} into {root}, or name the folder "
-            "that has it as the data root."
+            f"{entry.name} is not in {root} and could not be downloaded: "
+            f"{type(error).__name__}: {error}. Put {entry.files} into {root}, or give the "
+            "folder that has it as data_root (--data-root)."
         ) from error
 
 
@@ -342,7 +360,8 @@ def _digits(
     """scikit-learn's 1,797 handwritten digits of 8 x 8 pixels, 60 % train, 20 %, 20 %."""
     if augmentation != PLAIN:
         raise InputError(
-            "The digits have an augmentation of their own; leave --augment and --erase out."
+            "The digits have an augmentation of their own. Leave augmentation (--augment, --erase) "
+            "out."
         )
     try:
         from sklearn.datasets import load_digits  # type: ignore[import-untyped,unused-ignore]

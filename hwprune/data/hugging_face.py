@@ -1,4 +1,4 @@
-"""Images from a data set of Hugging Face, from the hub or a local folder."""
+"""Data sets of Hugging Face, from the hub or from a local folder."""
 
 from __future__ import annotations
 
@@ -18,8 +18,14 @@ _VALIDATION = ("validation", "val", "valid", "dev")
 
 
 @dataclass(frozen=True)
-class HfPixels:
-    """One split: a ``datasets.Dataset`` with a column of images, decoded when asked for."""
+class _HfPixels:
+    """The images of one split, which are decoded when they are read.
+
+    Attributes:
+        rows: a ``datasets.Dataset``.
+        column: name of its column of images.
+        labels: class of each image.
+    """
 
     rows: Any
     column: str
@@ -34,25 +40,28 @@ class HfPixels:
             ) from error
         return torch.from_numpy(pixels).permute(2, 0, 1)
 
-    def subset(self, indices: Sequence[int]) -> HfPixels:
+    def subset(self, indices: Sequence[int]) -> _HfPixels:
         """The images at ``indices``, in that order."""
         labels = tuple(self.labels[index] for index in indices)
-        return HfPixels(self.rows.select(list(indices)), self.column, labels)
+        return _HfPixels(self.rows.select(list(indices)), self.column, labels)
 
 
-def read_hf(source: str) -> tuple[tuple[HfPixels, HfPixels, HfPixels | None], tuple[str, ...]]:
-    """The images of train, validation, and test or None, and the names of the classes.
+def read_hf(source: str) -> tuple[tuple[_HfPixels, _HfPixels, _HfPixels | None], tuple[str, ...]]:
+    """Read a data set of Hugging Face.
 
-    Without a validation split, the last tenth of every class of train is held out. A test split
-    without labels counts as none.
+    Without a validation split, the last tenth of every class of train becomes the validation
+    images. A test split without labels is left out.
 
     Args:
-        source: a name on the hub, a folder of ``save_to_disk``, or a folder of parquet files or
-            whatever else ``load_dataset`` reads; ``#COLUMN`` after it names the labels where there
-            are several.
+        source: name on the hub, or folder of ``save_to_disk``, of parquet files or of anything
+            else that ``load_dataset`` reads. Where several columns hold labels, ``#COLUMN`` at the
+            end names one.
+
+    Returns:
+        The images of train, validation, and test or None; and the names of the classes.
 
     Raises:
-        InputError: it cannot be loaded, or has no images with a class.
+        InputError: the data set cannot be loaded, or has no images with a class.
     """
     name, _, wanted = source.partition("#")
     library = _library()
@@ -90,10 +99,10 @@ def _load(library: Any, name: str) -> Any:
     try:
         if (folder / "dataset_dict.json").exists():
             return library.load_from_disk(name)
-        if (folder / "state.json").exists():  # one split that was saved alone
+        if (folder / "state.json").exists():  # a single split that was saved
             return {"train": library.load_from_disk(name)}
         return library.load_dataset(name)
-    except Exception as error:  # of the network, of the disk, of the data set's own code
+    except Exception as error:  # from the network, the disk or the data set's own code
         raise InputError(
             f"Cannot load hf:{name}: {type(error).__name__}: {error}. Give a folder of "
             "save_to_disk or of parquet files, or a name on the hub that needs no configuration."
@@ -113,5 +122,5 @@ def _column(name: str, features: Any, kind: type, what: str, wanted: str) -> str
     return str(found[0])
 
 
-def _pixels(rows: Any, image: str, label: str) -> HfPixels:
-    return HfPixels(rows.select_columns([image]), image, tuple(map(int, rows[label])))
+def _pixels(rows: Any, image: str, label: str) -> _HfPixels:
+    return _HfPixels(rows.select_columns([image]), image, tuple(map(int, rows[label])))

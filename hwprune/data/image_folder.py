@@ -1,4 +1,4 @@
-"""Images in class folders, decoded when they are first asked for."""
+"""Images in a folder for each class, which are decoded when they are first read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hwprune.errors import InputError
 
-CACHE_LIMIT_BYTES = 2 << 30
+_CACHE_LIMIT_BYTES = 2 << 30
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 _LAYOUT = (
@@ -24,18 +24,18 @@ _LAYOUT = (
 
 @dataclass
 class Cache:
-    """Decoded images by file, until they take ``limit_bytes``; what comes later is not kept.
+    """Decoded images by file; once they have ``limit_bytes``, no further images are kept.
 
-    Each DataLoader worker fills its own copy, which ends with the worker: use none, or persistent
-    ones.
+    Each DataLoader worker has a cache of its own that ends with the worker, so the cache is of use
+    without workers or with persistent ones.
     """
 
-    limit_bytes: int = CACHE_LIMIT_BYTES
+    limit_bytes: int = _CACHE_LIMIT_BYTES
     kept_bytes: int = 0
     images: dict[Path, Tensor] = field(default_factory=dict)
 
     def read(self, path: Path) -> Tensor:
-        """The image at ``path``, uint8 ``[3, h, w]``, decoded at most once while there is room."""
+        """The image at ``path``, uint8 ``[3, h, w]``, decoded once unless the cache is full."""
         if path not in self.images:
             image = read_image(path)
             if self.kept_bytes + image.nbytes >= self.limit_bytes:
@@ -47,7 +47,7 @@ class Cache:
 
 @dataclass(frozen=True)
 class FilePixels:
-    """Images in files, decoded when first asked for, and their labels."""
+    """Images in files, which are decoded when they are first read, and their labels."""
 
     files: tuple[Path, ...]
     labels: tuple[int, ...]
@@ -60,10 +60,13 @@ class FilePixels:
 def read_folder(
     folder: Path,
 ) -> tuple[tuple[FilePixels, FilePixels, FilePixels | None], tuple[str, ...]]:
-    """The images of train, validation, and test or None, and the names of the classes.
+    """Read a folder with ``train``, ``validation`` or ``val``, and perhaps ``test``.
+
+    Returns:
+        The images of train, validation, and test or None; and the names of the classes.
 
     Raises:
-        InputError: folders or images are missing, or splits have different classes.
+        InputError: folders or images are missing, or the splits have different classes.
     """
     cache = Cache()
     validation_folder = folder / ("validation" if (folder / "validation").is_dir() else "val")
@@ -78,13 +81,21 @@ def read_image(path: Path) -> Tensor:
     """Decode the image at ``path`` as uint8 ``[3, h, w]``.
 
     Raises:
-        InputError: the file is not there, is no image, or is only part of one.
+        InputError: the file is missing, or is not a complete image.
     """
     return decode_image(path, str(path))
 
 
 def decode_image(file: Path | IO[bytes], name: str) -> Tensor:
-    """Decode an image as uint8 ``[3, h, w]``; errors, as of ``read_image``, call it ``name``."""
+    """Decode an image as uint8 ``[3, h, w]``.
+
+    Args:
+        file: path or open file of the image.
+        name: name of the image in error messages.
+
+    Raises:
+        InputError: the file is not a complete image.
+    """
     try:
         with Image.open(file) as image:
             pixels = np.array(image.convert("RGB"))  # [h, w, 3]
@@ -93,7 +104,8 @@ def decode_image(file: Path | IO[bytes], name: str) -> Tensor:
             f"Cannot read the image {name}: {error}. "
             "Delete the file or replace it by a whole image."
         ) from error
-    return torch.from_numpy(pixels).permute(2, 0, 1)  # torch resizes these strides faster
+    # Not made contiguous: torch resizes images of these strides faster.
+    return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
 def _split_folder(

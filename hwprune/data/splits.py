@@ -1,4 +1,4 @@
-"""Which images belong to which part: chosen by class, reproducibly."""
+"""Selection of images by class: balanced samples and splits, the same for the same seed."""
 
 from __future__ import annotations
 
@@ -12,13 +12,21 @@ _SPLIT_SEED = 0  # the split of the digits is part of the data, not of a run
 
 
 def balanced_indices(labels: Sequence[int], count: int, seed: int) -> list[int]:
-    """Choose ``count`` different indices at random, as many of each class as there are.
+    """Choose images at random, equally many of each class.
 
-    Class counts differ by one at most, save where a class has too few. Every beginning of the list
-    is balanced as well.
+    The numbers of images of two classes differ by at most one, unless a class has too few. Every
+    beginning of the list is balanced as well.
+
+    Args:
+        labels: class of every image.
+        count: number of images to choose.
+        seed: random seed.
+
+    Returns:
+        Indices of different images.
 
     Raises:
-        InputError: ``count`` is less than 1 or more than there are labels.
+        InputError: ``count`` is less than 1, or greater than the number of images.
     """
     if not 1 <= count <= len(labels):
         raise InputError(
@@ -27,14 +35,14 @@ def balanced_indices(labels: Sequence[int], count: int, seed: int) -> list[int]:
     generator = torch.Generator().manual_seed(seed)
     order: list[int] = torch.randperm(len(labels), generator=generator).tolist()
     seen: dict[int, int] = {}
-    rank: dict[int, int] = {}  # how many of its class come before it in the random order
+    rank: dict[int, int] = {}  # of each image within its class, in the random order
     for index in order:
         rank[index] = seen[labels[index]] = seen.get(labels[index], -1) + 1
     return sorted(order, key=rank.__getitem__)[:count]
 
 
 def hold_out(labels: Sequence[int]) -> tuple[list[int], list[int]]:
-    """Indices of all but the last 10 % of every class, and of those last ones."""
+    """The indices of the first 90 % of every class, and those of the last 10 %."""
     left: dict[int, int] = {}
     for label in labels:
         left[label] = left.get(label, 0) + 1
@@ -48,7 +56,7 @@ def hold_out(labels: Sequence[int]) -> tuple[list[int], list[int]]:
 
 
 def sixty_twenty_twenty(labels: Sequence[int]) -> tuple[list[int], list[int], list[int]]:
-    """Indices of three parts of every class, chosen at random, the same at every call."""
+    """The indices of 60, 20 and 20 % of every class, chosen at random but alike in every call."""
     order = balanced_indices(labels, len(labels), _SPLIT_SEED)
     parts: tuple[list[int], list[int], list[int]] = ([], [], [])
     for label in sorted(set(labels)):

@@ -1,9 +1,9 @@
-"""Images in the tar files of WebDataset, any one of them in any order.
+"""Images in the tar files of WebDataset, which can be read in any order.
 
-A tar file is read through once; where its images lie and what their labels are is kept beside it,
-in ``NAME.tar.index.json``: ``{"version": 1, "bytes": size of the tar file, "modified": when, in
-nanoseconds, "samples": [[label, offset, size], ...]}``. So the images have numbers, and training
-can go on at any of them.
+A tar file is scanned once. The labels and positions of its images are then kept in the same folder,
+in ``NAME.tar.index.json``: ``{"version": 1, "bytes": size of the tar file, "modified": time of its
+last change in nanoseconds, "samples": [[label, offset, size], ...]}``. With this index, training
+can continue at any image.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from hwprune.storage.atomic_files import write_text
 
 _NAMES = {"train": ("train",), "validation": ("validation", "val"), "test": ("test",)}
 
-Place = tuple[Path, int, int]  # tar file, offset, size, in bytes
+_Place = tuple[Path, int, int]  # tar file, offset in bytes, size in bytes
 
 
 @dataclass(frozen=True)
-class TarPixels:
-    """Images inside tar files, decoded when asked for, and their labels."""
+class _TarPixels:
+    """Images in tar files, which are decoded when they are read, and their labels."""
 
-    places: tuple[Place, ...]
+    places: tuple[_Place, ...]
     labels: tuple[int, ...]
 
     def __getitem__(self, index: int, /) -> Tensor:
@@ -43,27 +43,30 @@ class TarPixels:
             content = file.read(size)
         return decode_image(io.BytesIO(content), f"at byte {offset} of {path}")
 
-    def subset(self, indices: Sequence[int]) -> TarPixels:
+    def subset(self, indices: Sequence[int]) -> _TarPixels:
         """The images at ``indices``, in that order."""
         labels = tuple(self.labels[index] for index in indices)
-        return TarPixels(tuple(self.places[index] for index in indices), labels)
+        return _TarPixels(tuple(self.places[index] for index in indices), labels)
 
 
 def read_shards(
     pattern: str,
-) -> tuple[tuple[TarPixels, TarPixels, TarPixels | None], tuple[str, ...]]:
-    """The images of train, validation, and test or None, and the names of the classes.
+) -> tuple[tuple[_TarPixels, _TarPixels, _TarPixels | None], tuple[str, ...]]:
+    """Read shards of WebDataset.
 
-    Each sample is an image and ``.cls``, a number or the name of a class. Numbers are named by the
-    lines of ``classes.txt`` beside the shards, where there is one. Without validation shards, the
-    last tenth of every class of train is held out.
+    A sample is an image and a ``.cls`` file, which holds the number or the name of a class. A file
+    ``classes.txt`` in the shards' folder may give the names of numbered classes, one on each line.
+    Without validation shards, the last tenth of every class of train becomes the validation images.
 
     Args:
         pattern: paths of the shards, with ``{split}`` for train, validation or val, and test, and
-            with ``*`` and ``?``; or their folder, for ``train*.tar`` and so on.
+            with the wildcards ``*`` and ``?``; or a folder, which means ``{split}*.tar`` in it.
+
+    Returns:
+        The images of train, validation, and test or None; and the names of the classes.
 
     Raises:
-        InputError: no shards, or a sample without an image or a class.
+        InputError: there are no shards, or a sample lacks an image or a class.
     """
     if Path(pattern).is_dir():
         pattern = str(Path(pattern) / "{split}*.tar")
@@ -83,8 +86,8 @@ def read_shards(
     return (train, validation, test if test.labels else None), classes
 
 
-def _samples(pattern: str, names: Sequence[str]) -> list[tuple[str, Place]]:
-    """The label and the place of every image of one split, in order of the shards."""
+def _samples(pattern: str, names: Sequence[str]) -> list[tuple[str, _Place]]:
+    """The label and the position of every image of one split, in the order of the shards."""
     for name in names:
         paths = sorted(glob.glob(pattern.replace("{split}", name)))
         if paths:
@@ -92,19 +95,19 @@ def _samples(pattern: str, names: Sequence[str]) -> list[tuple[str, Place]]:
     return []
 
 
-def _indexed(path: Path) -> list[tuple[str, Place]]:
-    """What the index of ``path`` says; it is made where it is missing or of another tar file."""
-    beside, stat = path.with_name(f"{path.name}.index.json"), path.stat()
+def _indexed(path: Path) -> list[tuple[str, _Place]]:
+    """The labels and positions in a tar file, from its index; a missing or stale one is made."""
+    index_path, stat = path.with_name(f"{path.name}.index.json"), path.stat()
     expected = {"version": 1, "bytes": stat.st_size, "modified": stat.st_mtime_ns}
     samples: list[tuple[str, int, int]] | None = None
-    with suppress(OSError, ValueError, KeyError, AttributeError):  # none, or a torn one
-        index = json.loads(beside.read_text(encoding="utf-8"))
+    with suppress(OSError, ValueError, KeyError, AttributeError):  # no index, or a torn one
+        index = json.loads(index_path.read_text(encoding="utf-8"))
         if all(index.get(key) == value for key, value in expected.items()):
             samples = index["samples"]
     if samples is None:
         samples = _scan(path)
-        with suppress(HwpruneError):  # a folder that is only read from: the next run scans again
-            write_text(beside, json.dumps({**expected, "samples": samples}))
+        with suppress(HwpruneError):  # the folder is read-only: the next run scans again
+            write_text(index_path, json.dumps({**expected, "samples": samples}))
     return [(label, (path, start, length)) for label, start, length in samples]
 
 
@@ -112,7 +115,8 @@ def _scan(path: Path) -> list[tuple[str, int, int]]:
     labels: dict[str, str] = {}
     images: dict[str, tuple[int, int]] = {}
     try:
-        with tarfile.open(path, "r:") as tar:  # not compressed: places are of the file itself
+        # Not compressed, so that offsets are those of the file.
+        with tarfile.open(path, "r:") as tar:
             for member in tar:
                 folder, _, name = member.name.rpartition("/")
                 key, _, suffix = name.partition(".")
@@ -133,7 +137,7 @@ def _scan(path: Path) -> list[tuple[str, int, int]]:
 
 
 def _classes(folder: Path, labels: Sequence[str]) -> tuple[str, ...]:
-    """Names of the classes, in order of their numbers."""
+    """The names of the classes, in the order of their numbers."""
     if not all(label.isdecimal() for label in labels):
         return tuple(sorted(set(labels)))
     named = folder / "classes.txt"
@@ -142,7 +146,7 @@ def _classes(folder: Path, labels: Sequence[str]) -> tuple[str, ...]:
     return tuple(str(number) for number in range(max(map(int, labels)) + 1))
 
 
-def _pixels(samples: Sequence[tuple[str, Place]], classes: tuple[str, ...]) -> TarPixels:
+def _pixels(samples: Sequence[tuple[str, _Place]], classes: tuple[str, ...]) -> _TarPixels:
     numbers = {str(number): number for number in range(len(classes))}
     if not all(label.isdecimal() for label, _ in samples):
         numbers = {name: number for number, name in enumerate(classes)}
@@ -152,6 +156,6 @@ def _pixels(samples: Sequence[tuple[str, Place]], classes: tuple[str, ...]) -> T
             f"Labels {unknown[:5]} are none of the {len(classes)} classes {list(classes[:5])}... "
             "Every split must have the classes of train; classes.txt names them one a line."
         )
-    return TarPixels(
+    return _TarPixels(
         tuple(place for _, place in samples), tuple(numbers[label] for label, _ in samples)
     )

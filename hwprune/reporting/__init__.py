@@ -1,1 +1,1 @@
-"""What a run has come to: a page, tables for a terminal, progress."""
+"""The report of a run: its page, tables for the terminal, and progress."""

@@ -1,4 +1,4 @@
-"""The report's looks: its style sheet, and its charts as inline SVG in the same colours."""
+"""The report's style sheet, and its charts as inline SVG in the same colours."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import io
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-DENSE, PRUNED = "#98a2b3", "#2b7fd9"  # read on white and on near-black
-INK, LINE = "#010203", "#010204"  # stand-ins, replaced by the colours of the page
-WIDTH_IN = 9.0
+_DENSE, _PRUNED = "#98a2b3", "#2b7fd9"  # legible on white and on near-black
+_INK, _LINE = "#010203", "#010204"  # placeholders: ``_inline`` puts the colours of the page in
+_WIDTH_IN = 9.0
 
 STYLE = """
 :root{--ink:#1d2430;--soft:#5b6575;--paper:#fff;--line:#dfe3e9;--wash:#f5f7fa;--link:#1b66b8;
@@ -62,19 +62,33 @@ svg text{font-family:inherit!important;font-variant-numeric:tabular-nums;fill:va
 @media print{figure,details .scroll{max-height:none}nav{display:none}}
 """
 
-Pair = Sequence[float]  # (predicted, measured) in milliseconds
+_Pair: TypeAlias = Sequence[float]  # (predicted, measured) in milliseconds
 
 
 def paired_bars(
-    name: str, title: str, labels: Sequence[str], dense: Pair, pruned: Pair, unit: str
+    name: str,
+    title: str,
+    labels: Sequence[str],
+    dense: Sequence[float],
+    pruned: Sequence[float],
+    unit: str,
 ) -> str:
-    """Two bars a row, the pruned one within the dense one; the height grows with the rows."""
+    """A chart with a row for each label: the bar of the pruned network inside that of the dense.
+
+    Args:
+        name: prefix of the ids in the SVG, unique on the page; so in all charts.
+        title: words for screen readers; so in all charts.
+        labels: names of the rows.
+        dense: values of the dense network.
+        pruned: values of the pruned network.
+        unit: unit of the values.
+    """
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
         rows = range(len(labels))
-        axes.barh(rows, dense, height=0.78, color=DENSE, alpha=0.55, label="dense")
-        axes.barh(rows, pruned, height=0.42, color=PRUNED, label="pruned")
+        axes.barh(rows, dense, height=0.78, color=_DENSE, alpha=0.55, label="dense")
+        axes.barh(rows, pruned, height=0.42, color=_PRUNED, label="pruned")
         axes.set_yticks(rows, [short(label) for label in labels])
         axes.set_ylim(len(labels) - 0.4, -0.6)
         axes.tick_params(axis="y", length=0)
@@ -86,19 +100,21 @@ def paired_bars(
     return _svg(name, title, 0.95 + 0.25 * len(labels), draw)
 
 
-def predictions(name: str, title: str, pairs: Mapping[str, Sequence[Pair]]) -> str:
-    """Predicted against measured milliseconds of each kind, with the line where they agree."""
+def predictions(name: str, title: str, pairs: Mapping[str, Sequence[_Pair]]) -> str:
+    """Predicted against measured latencies by kind, with the line where both are equal."""
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
-        styles = ((DENSE, "o"), (PRUNED, "D"))
+        styles = ((_DENSE, "o"), (_PRUNED, "D"))
         most = 0.0
         for (kind, points), (color, marker) in zip(pairs.items(), styles, strict=False):
             predicted, measured = [p[0] for p in points], [p[1] for p in points]
             most = max([most, *predicted, *measured])
             axes.scatter(predicted, measured, s=34, color=color, marker=marker, label=kind)
         end = 1.06 * most or 1.0
-        axes.plot([0, end], [0, end], color=INK, linewidth=0.8, zorder=0, label="equal")
+        axes.plot(
+            [0, end], [0, end], color=_INK, linewidth=0.8, zorder=0, label="predicted = measured"
+        )
         axes.set(xlim=(0, end), ylim=(0, end), xlabel="predicted, ms", ylabel="measured, ms")
         axes.set_aspect("equal")
         _grid(axes, "both")
@@ -113,13 +129,13 @@ def samples(
     times_ms: Mapping[str, Sequence[float]],
     latency: Mapping[str, float],
 ) -> str:
-    """Every sample in the order it was taken, and beside it how they are spread."""
+    """The runs of two networks in the order in which they were made, and their distribution."""
 
     def draw(figure: Figure) -> None:
         strip, spread = figure.subplots(1, 2, sharey=True, width_ratios=[3, 1])
         most = max(max(times) for times in times_ms.values())
         bins = [1.06 * most * i / 60 for i in range(61)]
-        for (kind, times), color in zip(times_ms.items(), (DENSE, PRUNED), strict=False):
+        for (kind, times), color in zip(times_ms.items(), (_DENSE, _PRUNED), strict=False):
             strip.plot(range(1, len(times) + 1), times, ".", color=color, markersize=2,
                        label=kind, rasterized=True)  # fmt: skip
             strip.axhline(
@@ -127,30 +143,30 @@ def samples(
                 color=color,
                 linewidth=1,
                 linestyle="--",
-                label="its latency",
+                label=f"{kind}, latency",
             )
             spread.hist(times, bins=bins, orientation="horizontal", color=color)
-        strip.set(ylim=(0, 1.06 * most), ylabel="ms", xlabel="sample, in the order taken")
-        spread.set_xlabel("samples")
+        strip.set(ylim=(0, 1.06 * most), ylabel="ms", xlabel="run")
+        spread.set_xlabel("number of runs")
         for axes in (strip, spread):
             _grid(axes, "y")
-        figure.legend(loc="outside upper right", ncols=4)
+        figure.legend(loc="outside upper right", ncols=4, markerscale=4)
 
     return _svg(name, title, 3.4, draw)
 
 
 def training(name: str, title: str, history: Sequence[Mapping[str, Any]]) -> str:
-    """Loss, and training and validation accuracy, over the epochs."""
+    """The training loss, and the accuracies on training and validation images, by epoch."""
 
     def draw(figure: Figure) -> None:
         left, right = figure.subplots(1, 2)
         epochs = [entry["epoch"] + 1 for entry in history]
         style: dict[str, Any] = {"marker": "o", "markersize": 4, "linewidth": 1.4}
-        left.plot(epochs, [e["loss"] for e in history], color=PRUNED, **style)
+        left.plot(epochs, [e["loss"] for e in history], color=_PRUNED, **style)
         left.set(xlabel="epoch", ylabel="training loss")
-        right.plot(epochs, [100 * e["train_top1"] for e in history], color=DENSE,
+        right.plot(epochs, [100 * e["train_top1"] for e in history], color=_DENSE,
                    label="training batches", **style)  # fmt: skip
-        right.plot(epochs, [100 * e["validation"]["top1"] for e in history], color=PRUNED,
+        right.plot(epochs, [100 * e["validation"]["top1"] for e in history], color=_PRUNED,
                    label="validation", **style)  # fmt: skip
         right.set(xlabel="epoch", ylabel="top-1, %", ylim=(0, 102))
         right.legend(loc="best")
@@ -168,14 +184,14 @@ def training(name: str, title: str, history: Sequence[Mapping[str, Any]]) -> str
 def stages(
     name: str, title: str, labels: Sequence[str], top1: Sequence[float], error: Sequence[float]
 ) -> str:
-    """Top-1 of each stage with one standard error to each side."""
+    """The top-1 accuracy of each stage, with one standard error to each side."""
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
         rows = range(len(labels))
         percent = [100 * value for value in top1]
         bars = [100 * value for value in error]
-        axes.errorbar(percent, rows, xerr=bars, fmt="o", color=PRUNED, capsize=3, markersize=6)
+        axes.errorbar(percent, rows, xerr=bars, fmt="o", color=_PRUNED, capsize=3, markersize=6)
         axes.set_yticks(rows, [short(label) for label in labels])
         axes.set(ylim=(len(labels) - 0.4, -0.6), xlim=(0, 103), xlabel="top-1, %")
         axes.tick_params(axis="y", length=0)
@@ -190,7 +206,7 @@ def _svg(
     height_in: float,
     draw: Callable[[Figure], None],
     *,
-    width_in: float = WIDTH_IN,
+    width_in: float = _WIDTH_IN,
 ) -> str:
     """An ``<svg>`` element; all its ids begin with ``name``, which must be unique on the page."""
     import matplotlib
@@ -198,7 +214,8 @@ def _svg(
 
     written = io.StringIO()
     with matplotlib.rc_context(_style(name)), warnings.catch_warnings():
-        # Text is left to the browser's fonts, so a glyph that ours lacks only changes its width.
+        # The browser draws the text with its own fonts; a glyph that matplotlib's font lacks only
+        # makes the estimated width wrong.
         warnings.filterwarnings("ignore", message=r"Glyph \d+")
         figure = Figure(figsize=(width_in, height_in), layout="constrained")
         draw(figure)
@@ -211,8 +228,8 @@ def _style(name: str) -> Any:  # matplotlib 3.11 wants a literal type of 400 key
     lines = ("axes.edgecolor", "grid.color", "xtick.color", "ytick.color")
     clear = ("figure.facecolor", "axes.facecolor", "savefig.facecolor")
     return {
-        **dict.fromkeys(inks, INK),
-        **dict.fromkeys(lines, LINE),
+        **dict.fromkeys(inks, _INK),
+        **dict.fromkeys(lines, _LINE),
         **dict.fromkeys(clear, "none"),
         "svg.hashsalt": name,
         "svg.fonttype": "none",
@@ -226,12 +243,12 @@ def _style(name: str) -> Any:  # matplotlib 3.11 wants a literal type of 400 key
 
 
 def _inline(svg: str, name: str, title: str) -> str:
-    """Strip what only a file of its own needs, and make ids and colours the page's."""
+    """Remove what an SVG inside a page does not need, and give it unique ids and CSS colours."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'(\sid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
-    svg = svg.replace(INK, "currentColor").replace(LINE, "var(--line)")
+    svg = svg.replace(_INK, "currentColor").replace(_LINE, "var(--line)")
     return svg.replace("<svg ", f'<svg role="img" aria-label="{html.escape(title)}" ', 1)
 
 
@@ -240,5 +257,5 @@ def _grid(axes: Axes, axis: Any) -> None:
 
 
 def short(label: str, most: int = 52) -> str:
-    """``label``, its middle left out where it is longer than ``most`` characters."""
+    """``label``, with an ellipsis in its middle where it is longer than ``most`` characters."""
     return label if len(label) <= most else f"{label[: most // 2]}…{label[-(most // 2) :]}"

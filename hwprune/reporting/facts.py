@@ -1,15 +1,18 @@
-"""The files of facts that a run's steps leave, and what each must hold to be read."""
+"""The JSON files that the steps of a run leave, and what the report needs of each."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from hwprune.errors import InputError
 
-# What the report reads of each file: a type, [each item], (pair,), {key: shape} or {str: shape};
-# a key that ends in ? may be missing or null.
+Facts: TypeAlias = Mapping[str, Any]  # an object of such a file
+
+# A shape says what a value must be: a type, [shape of every item], (shape of each of a fixed number
+# of items), {key: shape}, or {str: shape} for any keys. A key that ends in ? may be left out.
 _ACCURACY = {"top1": float, "loss": float, "count": int}
 _EPOCH = {"epoch": int, "loss": float, "train_top1": float, "validation": _ACCURACY}
 _MEASURED = {"latency_ms": float, "quiet_ms": float, "typical_ms": float, "iqr_ms": float,
@@ -38,21 +41,21 @@ SHAPES: dict[str, dict[str, Any]] = {
                "error?": float, "doubt?": str,
                "environment": {str: str}, "misses": [str]},
 }  # fmt: skip
-SLIM_FACTS = "slim.json"  # in the folder of several networks, beside a folder for each
-PLAN = {"macs": int, "params": int}
+SLIM_FACTS = "slim.json"  # in the folder that has the folders of the networks of one set of weights
+PLAN_SHAPE = {"macs": int, "params": int}
 _NAMES = {float: "a number", int: "a whole number", str: "text"}
 
 
 def read_facts(path: Path, shape: dict[str, Any], command: str) -> dict[str, Any]:
-    """What a step has left.
+    """Read the file that a step has left.
 
     Args:
-        path: of the file of facts.
-        shape: what it must hold.
-        command: that makes the file, for the message.
+        path: file of facts.
+        shape: what the file must hold.
+        command: command that makes the file, for the error message.
 
     Raises:
-        InputError: it cannot be read, or holds something else.
+        InputError: the file cannot be read, or does not have this shape.
     """
     try:
         facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -61,14 +64,14 @@ def read_facts(path: Path, shape: dict[str, Any], command: str) -> dict[str, Any
         fault = str(error)
     if fault:
         raise InputError(
-            f"{path} is no file of facts that this hwprune can read: {fault}. "
+            f"{path} is not a file of facts that this hwprune can read: {fault}. "
             f"Make it again with `{command}`."
         )
     return facts
 
 
 def _fault(value: Any, shape: Any, where: str) -> str:
-    """Where ``value`` first departs from ``shape``, or nothing."""
+    """The first place where ``value`` does not have ``shape``, in words; empty if it does."""
     if isinstance(shape, type):
         fits = isinstance(value, (int, float) if shape is float else shape)
         fits = fits and not isinstance(value, bool)

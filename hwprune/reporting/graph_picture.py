@@ -1,4 +1,4 @@
-"""A picture of the channel graph: layers and joins, coloured by group, drawn by Graphviz."""
+"""A picture of the channel graph by Graphviz: layers and joins in the colours of their groups."""
 
 from __future__ import annotations
 
@@ -10,29 +10,30 @@ from hwprune.errors import InputError
 from hwprune.graph import ChannelGraph, FlowNode
 from hwprune.storage.atomic_files import write_atomically, write_text
 
-DRAWN = (".svg", ".png", ".pdf")
-TEXT = (".dot", ".gv")
+_DRAWN = (".svg", ".png", ".pdf")
+_TEXT = (".dot", ".gv")
 _FIXED = "#e4e4e4"
 
 
 def draw_graph(graph: ChannelGraph, path: Path) -> None:
-    """Draw the graph into a file, or write the description that Graphviz draws.
+    """Draw a channel graph into a file, or write its description in Graphviz' language.
 
     Args:
-        graph: from ``trace``.
-        path: ``.svg``, ``.png`` or ``.pdf``, which need Graphviz' program ``dot``; or ``.dot``.
+        graph: channel graph.
+        path: file that ends in ``.svg``, ``.png`` or ``.pdf`` for a picture, which needs
+            Graphviz' program ``dot``; or in ``.dot`` or ``.gv`` for the description.
 
     Raises:
-        InputError: another ending, or ``dot`` is missing or fails.
+        InputError: the file ends differently, or ``dot`` is missing or fails.
     """
     description = dot(graph)
-    if path.suffix in TEXT:
+    if path.suffix in _TEXT:
         write_text(path, description)
         return
-    if path.suffix not in DRAWN:
+    if path.suffix not in _DRAWN:
         raise InputError(
             f"{path} ends in {path.suffix or 'nothing'}; expected one of "
-            f"{', '.join((*DRAWN, *TEXT))}, such as --picture groups.svg."
+            f"{', '.join((*_DRAWN, *_TEXT))}, such as --picture groups.svg."
         )
     program = shutil.which("dot")
     if program is None:
@@ -46,13 +47,17 @@ def draw_graph(graph: ChannelGraph, path: Path) -> None:
         command = [program, f"-T{path.suffix[1:]}", "-o", str(unfinished)]
         done = subprocess.run(command, input=description, text=True, capture_output=True)
         if done.returncode:
-            raise InputError(f"Graphviz failed: {done.stderr.strip().splitlines()[-1]}.")
+            reason = done.stderr.strip().splitlines()[-1]
+            raise InputError(
+                f"Graphviz could not draw {path}: {reason}. Write the description instead, "
+                f"--picture {path.with_suffix('.dot')}."
+            )
 
     write_atomically(path, draw)
 
 
 def dot(graph: ChannelGraph) -> str:
-    """The graph in Graphviz' language."""
+    """The description of a channel graph in Graphviz' language."""
     colours = group_colours(graph)
     lines = [
         "digraph channels {",
@@ -67,8 +72,8 @@ def dot(graph: ChannelGraph) -> str:
 
 
 def group_colours(graph: ChannelGraph) -> dict[str, str]:
-    """Light colours, far apart for groups that follow each other."""
-    golden = 0.618034  # of the circle of hues: neighbours never look alike
+    """A light colour for each group; the colours of consecutive groups differ much."""
+    golden = 0.618034  # of the circle of hues from one group to the next
     hues = ((index * golden) % 1 for index in range(len(graph.groups)))
     return {g.name: f"{hue:.3f} 0.38 0.98" for g, hue in zip(graph.groups, hues, strict=True)}
 

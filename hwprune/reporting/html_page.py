@@ -5,19 +5,16 @@ from __future__ import annotations
 import math
 import re
 import statistics
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from html import escape
 from itertools import zip_longest
-from pathlib import Path
 
 from hwprune.latency.measure import CLOCKS
 from hwprune.reporting import charts
-from hwprune.reporting.beside import HEAD
+from hwprune.reporting.baseline_comparison import BASELINE_HEAD
+from hwprune.reporting.facts import Facts
 from hwprune.reporting.html_parts import (
     LONG,
-    Facts,
-    Rows,
     anchor,
     figure,
     html_table,
@@ -27,41 +24,15 @@ from hwprune.reporting.html_parts import (
     signed,
 )
 from hwprune.reporting.numbers import milliseconds, standard_error
+from hwprune.reporting.summary import RunSummary, not_run
 from hwprune.reporting.terminal import STAGES
 
-KERNELS_SHOWN = 15
-BASELINES = {"control": "dense, trained on", "uniform": "uniform widths"}
+_KERNELS_SHOWN = 15
+_BASELINES = {"control": "dense, trained longer", "uniform": "uniform widths"}
 
 
-@dataclass(frozen=True)
-class Run:
-    """What is known of a run.
-
-    Attributes:
-        folder: of the run.
-        recipe: option -> value; empty where there is no recipe.
-        steps: step -> its facts, for the steps that have run.
-        summary: dense against pruned, in numbers.
-        rows: the same as text: quantity, dense, pruned, change.
-        verdict: ``met``, ``missed`` or ``open``, then one sentence.
-        reasons: what is broken, or is to be known about the verdict.
-        beside: the pruned network beside others that were trained as it was; rows of text.
-        sentences: what is to be known to judge its accuracy.
-    """
-
-    folder: Path
-    recipe: Facts
-    steps: Mapping[str, Facts]
-    summary: Facts
-    rows: Rows
-    verdict: tuple[str, str]
-    reasons: Sequence[str]
-    beside: Rows
-    sentences: Sequence[str]
-
-
-def page(run: Run) -> str:
-    """The whole page."""
+def page(run: RunSummary) -> str:
+    """The page of a run as HTML."""
     title = escape(f"hwprune: {run.recipe.get('model') or run.folder.name}")
     contents = " ".join(f'<a href="#{anchor(name)}">{escape(name)}</a>' for name, _, _ in SECTIONS)
     sections = "\n".join(_section(run, *section) for section in SECTIONS)
@@ -74,102 +45,100 @@ def page(run: Run) -> str:
     )
 
 
-def not_run(step: str, folder: Path) -> str:
-    """What stands where a step has left no facts."""
-    return f"not run yet: `hwprune {step} --out {folder}`"
-
-
-def _setting(run: Run) -> str:
-    environment = run.summary["environment"]
-    facts = {"target": run.summary["target"], "data": run.recipe.get("data"), **environment}
+def _setting(run: RunSummary) -> str:
+    environment = run.numbers["environment"]
+    facts = {"target": run.numbers["target"], "data": run.recipe.get("data"), **environment}
     shown = (f"<span>{escape(k)} <b>{escape(str(v))}</b></span>" for k, v in facts.items() if v)
     return f'<p class="setting">{" ".join(shown)}</p>'
 
 
-def _banner(run: Run) -> str:
+def _banner(run: RunSummary) -> str:
     state, sentence = run.verdict
     reasons = "".join(f"<li>{escape(reason)}</li>" for reason in run.reasons)
     listed = f"<ul>{reasons}</ul>" if reasons else ""
     return f'<div class="banner {state}"><strong>{escape(sentence)}</strong>{listed}</div>'
 
 
-def _section(run: Run, name: str, step: str, body: Callable[[Run], str]) -> str:
+def _section(run: RunSummary, name: str, step: str, body: Callable[[RunSummary], str]) -> str:
     missing = step and step not in run.steps
     content = _missing(run, step) if missing else body(run)
     return f'<section id="{anchor(name)}"><h2>{escape(name)}</h2>\n{content}</section>'
 
 
-def _summary(run: Run) -> str:
+def _summary(run: RunSummary) -> str:
     table = html_table(("", "dense", "pruned", "change"), run.rows)
-    if run.beside:
-        table += html_table(HEAD, run.beside)
-    table += "".join(map(paragraph, run.sentences))
+    if run.baseline_rows:
+        table += "<h3>Comparison with baselines</h3>\n"
+        table += html_table(BASELINE_HEAD, run.baseline_rows)
+    table += "".join(map(paragraph, run.baseline_sentences))
     if "baselines" not in run.steps and (run.recipe.get("control") or run.recipe.get("uniform")):
         table += _missing(run, "baselines")
     return table + note(
-        "Accuracy ± one standard error over the images (binomial). The two networks ran by turns "
-        "at several moments; IQR is the distance between quartiles of their runs. Another minute's "
-        "ratio lies within ± of this one with 95 % probability."
+        "Accuracy is top-1 accuracy ± one standard error over the images (binomial). IQR is the "
+        "interquartile range of the runs of a network; the two networks ran by turns at several "
+        "moments. The ± of a latency ratio is a 95% interval: a measurement in another minute "
+        "gives a ratio within it with this probability."
     )
 
 
-def _accuracy(run: Run) -> str:
-    dense, before = run.steps.get("dense", {}), run.steps.get("prune", {}).get("stages", {})
-    beside = run.steps.get("baselines", {})
+def _accuracy(run: RunSummary) -> str:
+    dense, untrained = run.steps.get("dense", {}), run.steps.get("prune", {}).get("stages", {})
+    baselines = run.steps.get("baselines", {})
     stages = (
         ("dense", "dense", dense.get("accuracy")),
         *(
-            (words, "prune", before.get(stage))
+            (f"pruned, {words}", "prune", untrained.get(stage))
             for stage, words in STAGES.items()
-            if stage in before or stage != "refitted"
+            if stage in untrained or stage != "refitted"
         ),
-        ("after distillation", "finetune", run.steps.get("finetune", {}).get("accuracy")),
-        ("of the exported file", "verify", run.steps.get("verify", {}).get("accuracy")),
+        ("pruned, after training", "finetune", run.steps.get("finetune", {}).get("accuracy")),
+        ("pruned, exported file", "verify", run.steps.get("verify", {}).get("accuracy")),
         *(
-            (words, "baselines", beside[name]["accuracy"])
-            for name, words in BASELINES.items()
-            if (beside.get(name) or {}).get("accuracy")
+            (words, "baselines", baselines[name]["accuracy"])
+            for name, words in _BASELINES.items()
+            if (baselines.get(name) or {}).get("accuracy")
         ),
     )
-    rows, known = [], []
+    rows, measured = [], []
     for label, step, facts in stages:
         if facts is None:
             rows.append((label, not_run(step, run.folder), "", "", ""))
             continue
         error = standard_error(facts)
-        known.append((label, facts["top1"], error))
+        measured.append((label, facts["top1"], error))
         rows.append(
             (label, f"{facts['top1']:.2%}", f"± {error:.2%}", f"{facts['loss']:.3f}",
              str(facts["count"]))
         )  # fmt: skip
-    head = ("stage", "top-1", "standard error", "loss", f"{run.summary['split']} images".strip())
+    head = ("stage", "top-1", "standard error", "loss", f"{run.numbers['split']} images".strip())
     table = html_table(head, rows)
-    if not known:
+    if not measured:
         return table
-    labels, top1, errors = zip(*known, strict=True)
-    title = "Top-1 accuracy at each stage, with one standard error"
+    labels, top1, errors = zip(*measured, strict=True)
+    title = "Top-1 accuracy at each stage, ± one standard error"
     return table + figure(charts.stages("stages", title, labels, top1, errors), title)
 
 
-def _widths(run: Run) -> str:
+def _widths(run: RunSummary) -> str:
     widths = run.steps["prune"]["widths"]
     rows = [(g, str(b), str(a), str(b - a), f"{share(a, b)}") for g, (b, a) in widths.items()]
     before, after = (sum(pair[side] for pair in widths.values()) for side in (0, 1))
     whole = sum(b == a for b, a in widths.values())
-    gone = sum(a == 0 for _, a in widths.values())
-    text = paragraph(
-        f"{before} prunable channels in {len(widths)} groups became {after} "
-        f"({share(after, before)}). Kept whole: {whole}."
-        + (f" In branches that are left out: {gone}." if gone else "")
+    left_out = sum(a == 0 for _, a in widths.values())
+    text = (
+        f"The pruned network has {after} of the {before} prunable channels ({share(after, before)})"
+        f". Of its {len(widths)} groups, {whole} {'keeps' if whole == 1 else 'keep'} all channels."
     )
+    if left_out:
+        text += f" Groups in residual branches that are left out: {left_out}."
     if not widths:
-        return text
-    title = "Channels of every group before and after"
+        return paragraph(text)
+    title = "Channels of every group before and after pruning"
     dense, pruned = zip(*widths.values(), strict=True)
     chart = charts.paired_bars("widths", title, list(widths), dense, pruned, "channels")
     tall = len(widths) > 40
     return (
-        text
+        paragraph(text)
         + figure(chart, f"{title} (scroll for all {len(widths)})" if tall else title, tall=tall)
         + html_table(
             ("group", "before", "after", "removed", "kept"), rows, fold="All groups in numbers"
@@ -177,35 +146,37 @@ def _widths(run: Run) -> str:
     )
 
 
-def _rounds(run: Run) -> str:
+def _rounds(run: RunSummary) -> str:
     facts = run.steps["prune"]
     if not facts.get("pruned"):
-        return paragraph(f"Budget: {facts['budget']}; {facts.get('remark') or 'not measured'}.")
+        remark = facts.get("remark") or "No network was measured."
+        return paragraph(f"The budget is {facts['budget']}. {remark}")
     rows = []
     for number, turn in enumerate(facts["rounds"], 1):
         predicted, measured, dense = turn["predicted_ms"], turn["measured_ms"], turn["dense_ms"]
         budget_ms = _budget_ms(facts["budget"], dense)
         number = turn.get("number", number)
-        label = f"{number}\u00a0(taken)" if turn.get("taken") else str(number)
+        label = f"{number}\u00a0(chosen)" if turn.get("taken") else str(number)
         times = map(milliseconds, (turn["budget_ms"], predicted, measured))
-        part = share(measured, budget_ms) if budget_ms else ""
-        off = signed(predicted, measured)
-        rows.append((label, *times, off, milliseconds(dense), f"{turn['ratio']:.3f}", part))
-    head = "round, asked of the solver (ms), predicted (ms), measured (ms), prediction off by, "
-    head += "dense beside it (ms), measured / dense, of the budget"
+        used = share(measured, budget_ms) if budget_ms else ""
+        error = signed(predicted, measured)
+        rows.append((label, *times, error, milliseconds(dense), f"{turn['ratio']:.3f}", used))
+    head = ("round", "solver's budget, ms", "predicted, ms", "measured, ms", "prediction error",
+            "dense, ms", "measured / dense", "share of the budget")  # fmt: skip
     text = (
-        f"Budget: {facts['budget']}. Each round builds networks that lie next to each other, "
-        "measures them beside the dense one, and corrects what is asked of the solver next. The "
-        "one that is taken was measured at further moments with the dense one alone; the mean "
-        f"counts. Weights play no part. {facts.get('kept') or ''}"
+        f"The budget is {facts['budget']}. In each round, a few similar networks are built and "
+        "measured by turns with the dense one; then the budget that the solver gets is corrected. "
+        "Each row is one measurement of one network. The chosen network was measured again with "
+        "the dense one alone, and the mean of its rows counts. Latency does not depend on the "
+        f"weights, so these networks are not trained. {facts.get('kept') or ''}"
     )
     gap = facts.get("gap")
     proof = (
         ""
         if gap is None
-        else note(f"The solver proved its plan within {100 * gap:.2g}% of the best.")
+        else note(f"The solver proved that no plan keeps over {100 * gap:.2g}% more importance.")
     )
-    return paragraph(text) + html_table(head.split(", "), rows) + proof
+    return paragraph(text) + html_table(head, rows) + proof
 
 
 def _budget_ms(budget: str, dense_ms: float) -> float:
@@ -217,19 +188,19 @@ def _budget_ms(budget: str, dense_ms: float) -> float:
         return 0.0
 
 
-def _predictions(run: Run) -> str:
+def _predictions(run: RunSummary) -> str:
     facts = run.steps["profile"]
     pairs = {"held out": facts["held_out"], "fitted": facts["fitted"]}
     errors = [abs(p - m) / m for p, m in facts["held_out"] if m]
     text = (
-        f"{facts['samples']} kernel samples, in steps of {facts['step']} channels. Whole "
-        f"networks: {len(facts['fitted'])} used to fit the table, {len(facts['held_out'])} held "
-        "out."
+        f"The latency table has {facts['samples']} kernel samples, in steps of {facts['step']} "
+        f"channels. {len(facts['fitted'])} whole networks were used to fit it, and "
+        f"{len(facts['held_out'])} others were held out to check it."
     )
     if errors:
         text += (
-            f" Error on the held-out ones: median {statistics.median(errors):.1%}, "
-            f"worst {max(errors):.1%}."
+            f" The error of the predictions for these is {statistics.median(errors):.1%} in the "
+            f"median and {max(errors):.1%} at worst."
         )
     if not any(pairs.values()):
         return paragraph(text)
@@ -240,27 +211,28 @@ def _predictions(run: Run) -> str:
         for kind, points in pairs.items()
         for p, m in points
     ]
-    table = html_table(("network", "predicted, ms", "measured, ms", "prediction off by"), rows,
+    table = html_table(("network", "predicted, ms", "measured, ms", "prediction error"), rows,
                    fold="All networks in numbers")  # fmt: skip
     chart = charts.predictions("predictions", title, shown)
     return paragraph(text) + figure(chart, title) + table
 
 
-def _kernels(run: Run) -> str:
+def _kernels(run: RunSummary) -> str:
     facts = run.steps["prune"]
     kernels = sorted(facts["kernels"], key=lambda k: -float(k["ms"]["dense"]))
     totals = {side: sum(k["ms"][side] for k in kernels) for side in ("dense", "pruned")}
-    told = (
-        f"Predicted by the latency table, kernel by kernel: {milliseconds(totals['dense'])} ms in "
-        f"the dense network, {milliseconds(totals['pruned'])} ms in the pruned one."
+    sentences = (
+        f"The latency table predicts {milliseconds(totals['dense'])} ms for the kernels of the "
+        f"dense network and {milliseconds(totals['pruned'])} ms for those of the pruned one."
     )
     if facts.get("pruned"):
-        told += (
-            f" Measured as a whole they took {milliseconds(facts['dense']['latency_ms'])} and "
-            f"{milliseconds(facts['pruned']['latency_ms'])} ms; what no kernel explains is what a "
-            "run costs besides (start, memory traffic) and the error of the table."
+        sentences += (
+            f" As a whole, the networks took {milliseconds(facts['dense']['latency_ms'])} ms and "
+            f"{milliseconds(facts['pruned']['latency_ms'])} ms when they were measured. The "
+            "difference is what a run costs besides its kernels (start, memory traffic), and the "
+            "error of the table."
         )
-    text = paragraph(told)
+    text = paragraph(sentences)
     if not kernels:
         return text
     rows = [
@@ -269,8 +241,10 @@ def _kernels(run: Run) -> str:
          share(k["ms"]["dense"], totals["dense"]))
         for k in kernels
     ]  # fmt: skip
-    top = kernels[:KERNELS_SHOWN]
-    title = f"The {len(top)} most expensive of {len(kernels)} kernels, predicted"
+    top = kernels[:_KERNELS_SHOWN]
+    title = f"Predicted latency of all {len(kernels)} kernels"
+    if len(top) < len(kernels):
+        title = f"Predicted latency of the {len(top)} slowest of {len(kernels)} kernels"
     chart = charts.paired_bars(
         "kernels", title, [_kernel(k) for k in top], [k["ms"]["dense"] for k in top],
         [k["ms"]["pruned"] for k in top], "predicted, ms",
@@ -288,7 +262,7 @@ def _kernel(kernel: Facts) -> str:
     )
 
 
-def _exported(run: Run) -> str:
+def _exported(run: RunSummary) -> str:
     facts = run.steps["verify"]
     rows, warnings, times = [], "", {}
     for name in ("dense", "pruned") if facts.get("pruned") else ():
@@ -302,40 +276,42 @@ def _exported(run: Run) -> str:
     if facts.get("doubt"):
         warnings = f'<p class="missing">{escape(facts["doubt"])}</p>\n'
     text = paragraph(
-        f"Read back from disk. Outputs differ from PyTorch's by at most "
-        f"{facts['relative_error']:.1e} of the largest; the same class on "
-        f"{facts['agreement']:.2%} of {facts['accuracy']['count']} images."
+        "The exported file was read back from disk and run on "
+        f"{facts['accuracy']['count']} images. Its outputs differ from PyTorch's by at most "
+        f"{facts['relative_error']:.1e} of the largest output. Both give the same class for "
+        f"{facts['agreement']:.2%} of the images."
     )
     head = (
-        "file", "quiet, ms", "typical, ms", "IQR, ms", "least, ms", "most, ms", "runs that count"
+        "file", "quiet, ms", "typical, ms", "IQR, ms", "fastest, ms", "slowest, ms", "runs"
     )  # fmt: skip
     if not rows:
         return text + paragraph(" ".join(facts["misses"]))
     measured = facts["dense"]
     about = note(
-        f"The budget is of the {measured['statistic']} latency. Quiet is the third percentile of "
-        "the runs, which the networks made by turns at several moments: what they take when "
-        "nothing disturbs them. Typical is the mean of the runs without the outer tenths. What was "
-        f"taken: {CLOCKS[measured['clock']]}."
+        f"The budget is of the {measured['statistic']} latency. The quiet latency is the third "
+        "percentile of the runs: what a network takes when nothing disturbs it. The typical "
+        "latency is the mean without the fastest and the slowest tenth of the runs. IQR is their "
+        "interquartile range. The networks ran by turns at several moments. What was timed: "
+        f"{CLOCKS[measured['clock']]}."
     )
-    title = "Latency samples of the exported files"
+    title = "Runs of the exported files"
     latency = {name: facts[name]["latency_ms"] for name in times}
     chart = charts.samples("samples", title, times, latency) if all(times.values()) else ""
     drawn = figure(chart, title) if chart else ""
     return text + html_table(head, rows) + warnings + about + drawn
 
 
-def _training(run: Run) -> str:
+def _training(run: RunSummary) -> str:
     parts = []
-    for step, name in (("dense", "Dense network"), ("finetune", "Distillation")):
+    for step, name in (("dense", "Dense network"), ("finetune", "Pruned network")):
         parts.append(f"<h3>{name}</h3>")
         if step not in run.steps:
             parts.append(_missing(run, step))
         elif not run.steps[step]["history"]:
-            parts.append(paragraph("Not trained in this run: the weights are those given."))
+            parts.append(paragraph("This network was not trained in this run."))
         else:
             parts.append(_curves(step, name, run.steps[step]["history"]))
-    for part, name in BASELINES.items():
+    for part, name in _BASELINES.items():
         history = (run.steps.get("baselines", {}).get(part) or {}).get("history")
         if history:
             name = name.capitalize()
@@ -357,7 +333,7 @@ def _curves(step: str, name: str, history: Sequence[Facts]) -> str:
     return figure(charts.training(f"training-{step}", title, history), title) + table
 
 
-def _unprunable(run: Run) -> str:
+def _unprunable(run: RunSummary) -> str:
     reasons = run.steps["trace"]["unprunable"]
     if not reasons:
         return paragraph("Every channel of the network belongs to a prunable group.")
@@ -365,9 +341,9 @@ def _unprunable(run: Run) -> str:
     return html_table(("layer", "reason"), list(reasons.items()), texts=2, fold=fold)
 
 
-def _recipe(run: Run) -> str:
+def _recipe(run: RunSummary) -> str:
     if not run.recipe:
-        return paragraph(f"{run.folder / 'recipe.toml'} is not there.")
+        return paragraph(f"There is no file {run.folder / 'recipe.toml'}.")
     rows = [(name, "" if value == "" else str(value)) for name, value in run.recipe.items()]
     columns = -(-len(rows) // 2)
     pairs = zip_longest(rows[:columns], rows[columns:], fillvalue=("", ""))
@@ -375,19 +351,19 @@ def _recipe(run: Run) -> str:
     return html_table(("option", "value", "option", "value"), joined, texts=4)
 
 
-SECTIONS: tuple[tuple[str, str, Callable[[Run], str]], ...] = (
+SECTIONS: tuple[tuple[str, str, Callable[[RunSummary], str]], ...] = (
     ("Summary", "", _summary),
     ("Accuracy at each stage", "", _accuracy),
     ("Widths", "prune", _widths),
     ("Closed loop", "prune", _rounds),
     ("Latency table", "profile", _predictions),
-    ("Where the time goes", "prune", _kernels),
-    ("The exported file", "verify", _exported),
+    ("Latency by kernel", "prune", _kernels),
+    ("Exported file", "verify", _exported),
     ("Training", "", _training),
-    ("What was not pruned", "trace", _unprunable),
+    ("Layers that are not pruned", "trace", _unprunable),
     ("Recipe", "", _recipe),
 )
 
 
-def _missing(run: Run, step: str) -> str:
+def _missing(run: RunSummary, step: str) -> str:
     return f'<p class="missing">{escape(not_run(step, run.folder))}</p>\n'

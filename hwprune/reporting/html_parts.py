@@ -1,18 +1,24 @@
-"""Tables, figures and paragraphs of the report's page."""
+"""Tables, figures and paragraphs of the report's page, as HTML."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
-from typing import Any
+from typing import TypeAlias
 
-Facts = Mapping[str, Any]
-Rows = Sequence[Sequence[str]]
-LONG = 24  # rows; longer tables are folded
+Rows: TypeAlias = Sequence[Sequence[str]]
+LONG = 24  # rows; a longer table is folded
 
 
 def html_table(head: Iterable[str], rows: Rows, *, texts: int = 1, fold: str = "") -> str:
-    """A table whose first ``texts`` columns are words; with ``fold`` it opens on a click."""
+    """A table.
+
+    Args:
+        head: names of the columns.
+        rows: cells of each row.
+        texts: number of columns, from the left, that hold words and not numbers.
+        fold: words that open the table when they are clicked; empty for an open table.
+    """
 
     def cells(tag: str, row: Iterable[str]) -> str:
         kinds = (' class="text"' if i < texts else "" for i in range(100))
@@ -25,7 +31,7 @@ def html_table(head: Iterable[str], rows: Rows, *, texts: int = 1, fold: str = "
 
 
 def figure(svg: str, title: str, *, tall: bool = False) -> str:
-    """A drawing with its title."""
+    """A chart with its title; a ``tall`` one has a border and scrolls."""
     kind = ' class="tall"' if tall else ""
     return f"<figure{kind}><figcaption>{escape(title)}</figcaption>{svg}</figure>\n"
 
@@ -41,15 +47,15 @@ def note(text: str) -> str:
 
 
 def signed(value: float, truth: float) -> str:
-    """How far a value is from the truth, as ``+1.2%``; empty where there is none."""
+    """The relative error of a value, such as ``+1.2%``; empty where the truth is 0."""
     return f"{value / truth - 1:+.1%}".replace("-", "−") if truth else ""
 
 
 def share(part: float, whole: float) -> str:
-    """A part of a whole in percent."""
+    """A part of a whole in percent; ``none`` where the whole is 0."""
     return f"{part / whole:.1%}" if whole else "none"
 
 
 def anchor(name: str) -> str:
-    """The name of a section in addresses."""
+    """The ``id`` of the section of this name."""
     return name.lower().replace(" ", "-")

@@ -1,4 +1,4 @@
-"""How far a long task is: a bar on a terminal, a plain line now and then where there is none."""
+"""Progress of long tasks: a bar on a terminal, a line every ten seconds where there is none."""
 
 from __future__ import annotations
 
@@ -19,38 +19,45 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from hwprune.latency.fill import Progress as Tell
+from hwprune.latency.fill import Progress as ProfileProgress
 
-Clock: TypeAlias = Callable[[], float]  # seconds since any moment
+_Clock: TypeAlias = Callable[[], float]  # seconds since any moment
 
-LINE_EVERY_S = 10.0
-LEAST_SHARE = 0.1  # from which the rest is told: parts at the beginning differ from the others
-STEPS_TO_FORECAST = 5  # after the first one, which is slower than those that follow
+_LINE_EVERY_S = 10.0
+_LEAST_SHARE = 0.1  # of a task of unequal parts: before, its beginning says little about the rest
+_STEPS_TO_FORECAST = 5  # after the first one, which is slower than those that follow
 
 
-class Advance(Protocol):
-    """What a long task calls whenever it has done more."""
+class _Advance(Protocol):
+    """A function that a long task calls whenever it has done more."""
 
     def __call__(self, done: float, total: float, note: str = "", *, name: str = "") -> None:
-        """Say how much is done; ``name`` is for a task that has several parts."""
+        """Show the progress.
+
+        Args:
+            done: amount that is done.
+            total: amount of the whole task.
+            note: words to show with the progress.
+            name: name of the current part, in a task of several parts.
+        """
 
 
 @contextmanager
 def progress_bar(
-    console: Console, name: str, unit: str = "", *, clock: Clock = time.monotonic
-) -> Iterator[Advance]:
-    """A progress bar with a note and times, which goes away when the task is done.
+    console: Console, name: str, unit: str = "", *, clock: _Clock = time.monotonic
+) -> Iterator[_Advance]:
+    """Show a progress bar with a note, the elapsed and the remaining time, until the task is done.
 
-    Where the console is no terminal, a line is printed every ten seconds instead.
+    Where the console is not a terminal, a line is printed every ten seconds instead.
 
     Args:
-        console: where to print.
-        name: of the task.
-        unit: what is counted, such as ``steps``; without one, shares of the total are shown.
-        clock: of the lines.
+        console: console to print on.
+        name: name of the task.
+        unit: what is counted, such as ``steps``; empty to show the progress in percent.
+        clock: clock that times the lines.
     """
     if not (console.is_jupyter or (console.is_terminal and not console.is_dumb_terminal)):
-        yield Lines(console, name, unit, clock)
+        yield _Lines(console, name, unit, clock)
         return
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn())
     times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
@@ -65,21 +72,21 @@ def progress_bar(
 
 
 @contextmanager
-def profile_progress(console: Console) -> Iterator[Tell]:
-    """A progress bar for filling a table."""
+def profile_progress(console: Console) -> Iterator[ProfileProgress]:
+    """Show a progress bar while a latency table is filled."""
     with progress_bar(console, "profile") as advance:
-        yield lambda what, share: advance(share, 1.0, name=what)
+        yield lambda part, share: advance(share, 1.0, name=part)
 
 
 @dataclass
 class Pace:
-    """How fast a task goes on, from what it has done since it was first asked about."""
+    """The remaining time of a task, from its speed since the first call of ``seconds_left``."""
 
-    clock: Clock
-    _first: tuple[float, float] | None = None  # seconds, and what was done by then
+    clock: _Clock
+    _first: tuple[float, float] | None = None  # seconds, and the amount done by then
 
     def seconds_left(self, done: float, total: float) -> float | None:
-        """How long the rest will take at this pace; None where nothing was done since."""
+        """The remaining time at the speed so far; None before the task has made progress."""
         now = self.clock()
         if self._first is None:
             self._first = now, done
@@ -88,13 +95,13 @@ class Pace:
 
 
 @dataclass
-class Lines:
-    """A task's progress as lines, one every ten seconds at most."""
+class _Lines:
+    """The progress of a task as lines, at most one every ten seconds."""
 
     console: Console
     name: str
     unit: str
-    clock: Clock
+    clock: _Clock
     _pace: Pace = field(init=False)
     _last_s: float = field(init=False)
 
@@ -102,14 +109,14 @@ class Lines:
         self._pace, self._last_s = Pace(self.clock), self.clock()
 
     def __call__(self, done: float, total: float, note: str = "", *, name: str = "") -> None:
-        """Print a line, if the last one was printed ten seconds ago or more."""
+        """Print a line, unless the last one was printed less than ten seconds ago."""
         left = self._pace.seconds_left(done, total)
         now = self.clock()
-        if now - self._last_s < LINE_EVERY_S or done >= total:
+        if now - self._last_s < _LINE_EVERY_S or done >= total:
             return
         self._last_s = now
         share = f"{done:g} of {total:g} {self.unit}" if self.unit else f"{done / total:.0%}"
-        if not self.unit and done < LEAST_SHARE * total:
+        if not self.unit and done < _LEAST_SHARE * total:
             left = None
         parts = [share, note, "" if left is None else f"about {duration(left)} left"]
         line = f"  {name or self.name}: {', '.join(filter(None, parts))}"
@@ -118,37 +125,37 @@ class Lines:
 
 @dataclass
 class Forecast:
-    """Says once, after a few steps, how long a task will take.
+    """Prints the remaining time of a task once, after a few steps.
 
     Attributes:
-        console: where to print.
-        task: what will take so long, such as ``student: 8 epochs``.
-        clock: by which the steps are timed.
+        console: console to print on.
+        task: words for the task, such as ``student: 8 epochs``.
+        clock: clock that times the steps.
     """
 
     console: Console
     task: str
-    clock: Clock = time.monotonic
+    clock: _Clock = time.monotonic
     _pace: Pace = field(init=False)
-    _first: float | None = None  # what was done when it was first told
-    _said: bool = False
+    _first: float | None = None  # amount that was done at the first call
+    _printed: bool = False
 
     def __post_init__(self) -> None:
         self._pace = Pace(self.clock)
 
     def __call__(self, done: float, total: float) -> None:
-        """Take note of what is done of the total, in steps."""
+        """Note that ``done`` of ``total`` steps are done."""
         left = self._pace.seconds_left(done, total)
         if self._first is None:
             self._first = done
-        if self._said or left is None or done - self._first < STEPS_TO_FORECAST:
+        if self._printed or left is None or done - self._first < _STEPS_TO_FORECAST:
             return
-        self._said = True
-        self.console.print(f"  {escape(self.task)}, about {duration(left)}", soft_wrap=True)
+        self._printed = True
+        self.console.print(f"  {escape(self.task)}, about {duration(left)} left", soft_wrap=True)
 
 
 def duration(seconds: float) -> str:
-    """A duration in words, as exact as a forecast may be."""
+    """A duration in words with two digits at most: seconds, minutes or hours."""
     for unit, size in (("s", 1), ("min", 60)):
         if seconds < 90 * size:
             return f"{max(1, round(seconds / size))} {unit}"

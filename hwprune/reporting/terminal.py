@@ -1,4 +1,4 @@
-"""Tables for people who read a terminal, and the same facts for programs."""
+"""Tables and summaries for the terminal, and channel graphs and measurements as plain data."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Group as Together
+from rich.console import Group as RichGroup
 from rich.console import RenderableType
 from rich.table import Table
 
@@ -17,20 +17,22 @@ from hwprune.latency.measure import Measurement
 from hwprune.latency.samples import Network
 from hwprune.latency.table import LatencyTable
 
-STAGES = {  # of a student before it is trained, as ``prepare`` names them
-    "cut": "right after cutting",
-    "refitted": "after refitting",
-    "reestimated": "with new batch-norm statistics",
+# The stages of ``prepare`` before the training of the student; after "accuracy: 35.6 %".
+STAGES = {
+    "cut": "after cutting",
+    "refitted": "after refitting the weights",
+    "reestimated": "with batch-norm statistics measured again",
 }
 
 
 def groups_table(graph: ChannelGraph) -> RenderableType:
-    """Every channel group with its members, and every layer that stays with the reason.
+    """A table of the channel groups, and one of the layers that are not pruned, with reasons.
 
-    Groups whose channels enter a norm's statistics are marked: removing is not only zeroing them.
+    Norms whose statistics are taken over the channels of a group have a column of their own: a
+    network with such channels removed differs from one with the channels set to zero.
     """
     groups = Table(title=f"{len(graph.groups)} channel groups", title_justify="left")
-    for column in ("group", "channels", "members", *(["statistics of"] if graph.norms else [])):
+    for column in ("group", "channels", "layers", *(["normalised by"] if graph.norms else [])):
         groups.add_column(column, justify="right" if column == "channels" else "left")
     for group in graph.groups:
         places = {(key, dim) for key, dim, _ in group.slices}
@@ -41,16 +43,16 @@ def groups_table(graph: ChannelGraph) -> RenderableType:
         groups.add_row(*cells)
     if not graph.unprunable:
         return groups
-    stays = Table(title="what stays", title_justify="left")
-    stays.add_column("layer")
-    stays.add_column("reason")
+    unprunable = Table(title="not pruned", title_justify="left")
+    unprunable.add_column("layer")
+    unprunable.add_column("reason")
     for name, reason in graph.unprunable.items():
-        stays.add_row(name, reason)
-    return Together(groups, stays)
+        unprunable.add_row(name, reason)
+    return RichGroup(groups, unprunable)
 
 
 def graph_facts(graph: ChannelGraph) -> dict[str, Any]:
-    """The graph as plain data."""
+    """A channel graph as plain data."""
     return {
         "groups": [
             {
@@ -71,7 +73,7 @@ def graph_facts(graph: ChannelGraph) -> dict[str, Any]:
 
 
 def measurement_facts(measurement: Measurement) -> dict[str, Any]:
-    """A measured latency as plain data."""
+    """A measured latency as plain data, with its runs."""
     return {
         "latency_ms": measurement.latency_ms,
         "statistic": measurement.statistic,
@@ -84,31 +86,46 @@ def measurement_facts(measurement: Measurement) -> dict[str, Any]:
 
 
 def profile_summary(path: Path, table: LatencyTable, network: Network) -> str:
-    """What a table holds, what it took, and how wrong it is."""
+    """Sentences on what a latency table holds, how long measuring it took, and its errors.
+
+    Args:
+        path: file of the table.
+        table: latency table.
+        network: the table's calibration for one network.
+    """
     errors = network.errors
-    parts = [
-        f"{path}: {len(table.samples)} kernel samples of {len(table.surfaces)} kinds, step "
-        f"{table.step} channels"
+    sentences = [
+        f"{path}: {len(table.samples)} samples of {len(table.surfaces)} kinds of kernel, in steps "
+        f"of {table.step} channels."
     ]
     if network.profiled:
-        parts.append(
-            f"{network.profiled} profiles in {network.seconds:.0f} s, {network.rejected} of them "
-            "beside slow probes (of these the quiet runs were kept)"
+        sentences.append(
+            f"{network.profiled} profiles were measured in {network.seconds:.0f} s; in "
+            f"{network.rejected} of them the machine was slow, and only their quiet runs are used."
         )
     if network.noise is not None:
-        parts.append(f"whole networks known to {network.noise:.1%}")
-    parts.append(
-        f"held-out error of {len(errors)} whole networks: median {np.median(errors):.1%}, "
-        f"95 % {np.quantile(errors, 0.95):.1%}, worst {errors[-1]:.1%}"
+        sentences.append(
+            f"Measured latencies of whole networks have a standard error of {network.noise:.1%}."
+        )
+    sentences.append(
+        f"The held-out error of {len(errors)} whole networks is {np.median(errors):.1%} in the "
+        f"median, {np.quantile(errors, 0.95):.1%} at the 95th percentile and {errors[-1]:.1%} at "
+        "worst."
     )
-    return "; ".join(parts)
+    return " ".join(sentences)
 
 
 def slim_table(folder: Path, names: Sequence[str]) -> RenderableType:
-    """The networks of one set of weights, a row each, from the facts that a run has left."""
+    """A table of the networks of one set of weights, one row each, and the size of their file.
+
+    Args:
+        folder: folder of the run.
+        names: names of the networks, in the order of the rows.
+    """
     facts = json.loads((folder / "slim.json").read_text(encoding="utf-8"))
     table = Table()
-    for column in ("budget", "latency / dense", "accuracy", "importance kept", "separately", "MB"):
+    columns = ("budget", "latency/dense", "accuracy", "importance kept", "if planned alone", "MB")
+    for column in columns:
         table.add_column(column, justify="left" if column == "budget" else "right")
     for network in sorted(facts["networks"], key=lambda each: names.index(each["name"])):
         name = network["name"]
@@ -122,9 +139,9 @@ def slim_table(folder: Path, names: Sequence[str]) -> RenderableType:
             f"{network['separate_importance_kept']:.2%}",
             f"{network['bytes_alone'] / 1e6:.2f}",
         )
-    apart = sum(network["bytes_alone"] for network in facts["networks"])
-    return Together(
+    separate = sum(network["bytes_alone"] for network in facts["networks"])
+    return RichGroup(
         table,
-        f"{folder / 'slim.safetensors'}: {facts['bytes'] / 1e6:.2f} MB for all; as separate "
-        f"networks {apart / 1e6:.2f} MB",
+        f"{folder / 'slim.safetensors'} has {facts['bytes'] / 1e6:.2f} MB for all networks; "
+        f"separate files would have {separate / 1e6:.2f} MB.",
     )

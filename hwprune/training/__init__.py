@@ -1,1 +1,1 @@
-"""Training and inner distillation."""
+"""Training, inner distillation and evaluation."""

@@ -1,4 +1,4 @@
-"""Inner knowledge distillation: the student learns the teacher's features, not its labels only."""
+"""Losses of inner distillation: the student learns the teacher's features and outputs."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-OUTPUT = ""  # the network's own name among its modules
+OUTPUT = ""  # PyTorch's name of a network among its own modules: the key of the logits
 
 
 class Taps:
-    """Keeps the outputs of named modules of one forward pass; a context manager."""
+    """A context manager that keeps the outputs of named modules of one forward pass."""
 
     def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
         self._model, self._names = model, names
@@ -44,19 +44,26 @@ class Taps:
         return keep
 
     def take(self) -> dict[str, Tensor]:
-        """The outputs of the last forward pass, which are then forgotten."""
+        """Return the outputs of the last forward pass by module name, and drop them here."""
         features, self.features = self.features, {}
         return features
 
 
 @dataclass(frozen=True)
 class Distillation:
-    """What the student is asked to match.
+    """Weights of the two distillation losses.
 
     Attributes:
-        gamma: weight of the inner features and logits, each as a share of the teacher's variance.
-        soft_weight: weight of the teacher's softened probabilities.
-        temperature: by which both networks' logits are divided for these.
+        gamma: weight of the difference between the features, and between the logits, of student
+            and teacher; each difference is divided by the teacher's variance.
+        soft_weight: weight of the difference between the class probabilities of both networks.
+        temperature: number by which both networks' logits are divided before the softmax that
+            gives these probabilities.
+
+    Example:
+        >>> import hwprune
+        >>> hwprune.Distillation(gamma=0.0).soft_weight  # the teacher's probabilities alone
+        1.0
     """
 
     gamma: float = 1.0
@@ -67,8 +74,14 @@ class Distillation:
 class WidthMaps(nn.Module):
     """Bias-free 1x1 maps from the student's channels to the teacher's, one for each tap.
 
-    Trained with the student and thrown away. Each starts as the placement of the kept channels
-    at their old positions when these are known, else at random.
+    The maps are trained with the student and thrown away afterwards. A map begins by putting each
+    of the student's channels at its position in the teacher, or at random where the positions are
+    not given. A tap where both networks have the same number of channels has no map.
+
+    Args:
+        student: the student's features [batch, narrow, h, w] by tap.
+        teacher: the teacher's features [batch, wide, h, w] by tap.
+        kept: positions of the student's channels among the teacher's, by tap.
     """
 
     def __init__(
@@ -90,7 +103,7 @@ class WidthMaps(nn.Module):
                 self.maps[_key(name)] = layer
 
     def forward(self, name: str, feature: Tensor) -> Tensor:
-        """[batch, narrow, h, w] -> [batch, wide, h, w]."""
+        """Map the student's feature [batch, narrow, h, w] to [batch, wide, h, w]."""
         key = _key(name)
         if key not in self.maps:
             return feature
@@ -99,17 +112,21 @@ class WidthMaps(nn.Module):
 
 
 def _key(name: str) -> str:
-    """A module's path as the name of a child: no dots, and no method of ``ModuleDict``."""
+    """A module's path as a key of ``ModuleDict``: without dots, and unlike any of its methods."""
     return f"at/{name.replace('.', '/')}"
 
 
-def sampled(feature: Tensor, step: int) -> Tensor:
-    """Every second row and column of a feature of 4 x 4 pixels or more; another quarter each step.
+def subsampled(feature: Tensor, step: int) -> Tensor:
+    """Every second row and column of a feature [batch, channels, h, w].
 
-    Neighbouring pixels say much the same, and comparing them all would cost a sixth of the step
-    of a ResNet-50. Four steps see every pixel once.
+    The result is [batch, channels, h / 2, w / 2]. Its pixels change from step to step, and four
+    consecutive steps see every pixel once. Neighbouring pixels are nearly the same, and comparing
+    all of them would cost a sixth of a ResNet-50's training step. A feature that is smaller than
+    4 x 4 pixels, or that has no pixels, is returned whole.
 
-    [batch, channels, h, w] -> [batch, channels, h / 2, w / 2].
+    Args:
+        feature: output of a tap.
+        step: number of the training step.
     """
     if feature.ndim != 4 or min(feature.shape[2:]) < 4:
         return feature
@@ -124,14 +141,16 @@ def inner_loss(
 ) -> Tensor:
     """``1/K sum_k mean((M_k S_k - T_k)^2) / var(T_k)`` over the taps and the logits.
 
-    Aflalo et al. 2020, "Knapsack Pruning with Inner Distillation", without the division; dividing
-    by the teacher's variance makes the weight mean the same on every network and tap.
+    The formula without the division is that of Aflalo et al. 2020, "Knapsack Pruning with Inner
+    Distillation". The division by the teacher's variance makes the loss independent of the
+    features' scale, so that one weight suits every network and tap.
 
     Args:
-        maps: from the student's channels to the teacher's.
-        student: features by tap, logits as ``OUTPUT``.
-        teacher: the same; emptied, so that each is freed once it was compared.
-        variances: of the teacher's features, over any images.
+        maps: maps from the student's channels to the teacher's.
+        student: the student's features by tap, and its logits as ``OUTPUT``.
+        teacher: the teacher's features and logits; each is removed from the dictionary after its
+            comparison, which frees its memory.
+        variances: variance of each of the teacher's features and of its logits.
     """
     losses = []
     for name in list(teacher):
@@ -141,10 +160,15 @@ def inner_loss(
 
 
 def soft_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
-    """``t^2 KL(teacher || student)`` of the probabilities at temperature ``t``.
+    """``t^2 KL(teacher || student)`` of the class probabilities at temperature ``t``.
 
     Hinton et al. 2015, "Distilling the Knowledge in a Neural Network".
+
+    Args:
+        student_logits: logits [n, classes] of the student.
+        teacher_logits: logits [n, classes] of the teacher.
+        temperature: number by which both are divided before the softmax.
     """
-    wanted = F.log_softmax(teacher_logits.float() / temperature, dim=1)
-    got = F.log_softmax(student_logits.float() / temperature, dim=1)
-    return temperature**2 * F.kl_div(got, wanted, reduction="batchmean", log_target=True)
+    student = F.log_softmax(student_logits.float() / temperature, dim=1)
+    teacher = F.log_softmax(teacher_logits.float() / temperature, dim=1)
+    return temperature**2 * F.kl_div(student, teacher, reduction="batchmean", log_target=True)

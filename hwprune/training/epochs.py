@@ -1,4 +1,4 @@
-"""The order of the training images: a pure function of the seed, the epoch and the position."""
+"""Order of the training images, which depends on the seed, the epoch and the position alone."""
 
 from __future__ import annotations
 
@@ -12,9 +12,18 @@ from hwprune.errors import InputError
 
 
 class EpochBatches(Sampler[list[tuple[int, int]]]):
-    """Batches of ``(epoch, index)`` in an order set by the seed and the epoch, from ``start``.
+    """Batches of ``(epoch, index)`` of one process, in an order that seed and epoch determine.
 
-    Of several processes, each takes its ``rank``-th part ``of`` every step's images.
+    Images that do not fill a batch of every process are left out.
+
+    Args:
+        count: number of training images.
+        batch_size: images of one batch of one process.
+        seed: random seed of the order.
+        epoch: number of the epoch.
+        start: number of batches at the beginning of the epoch that are left out.
+        rank: number of this process.
+        processes: number of all processes.
     """
 
     def __init__(
@@ -26,11 +35,11 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         epoch: int,
         start: int = 0,
         rank: int = 0,
-        of: int = 1,
+        processes: int = 1,
     ) -> None:
-        order = torch.randperm(count, generator=generator(seed, epoch)).tolist()
-        steps = range(start, count // (batch_size * of))
-        firsts = [(step * of + rank) * batch_size for step in steps]
+        order = torch.randperm(count, generator=epoch_generator(seed, epoch)).tolist()
+        steps = range(start, count // (batch_size * processes))
+        firsts = [(step * processes + rank) * batch_size for step in steps]
         self._batches = [[(epoch, i) for i in order[s : s + batch_size]] for s in firsts]
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
@@ -41,21 +50,28 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
 
 
 def steps_per_epoch(images: int, batch_size: int, accumulate: int) -> int:
-    """How many whole steps all processes take with so many images.
+    """Number of complete training steps in an epoch.
+
+    Args:
+        images: number of training images.
+        batch_size: images of one batch of one process.
+        accumulate: batches of one step of one process.
 
     Raises:
-        InputError: not one.
+        InputError: the images do not fill one step.
     """
     batches = accumulate * distributed.count()
     if images < batch_size * batches:
-        times = f", {batches} times over" if batches > 1 else ""
+        needed = f"one batch of {batch_size}"
+        if batches > 1:
+            needed = f"{batches} batches of {batch_size}, which are one step"
         raise InputError(
-            f"{images} training images are less than one batch of {batch_size}{times}. "
-            "Give a smaller --batch-size."
+            f"{images} training images are fewer than {needed}. "
+            "Give a smaller batch_size (--batch-size)."
         )
     return images // (batch_size * batches)
 
 
-def generator(seed: int, epoch: int) -> torch.Generator:
-    """A generator of its own for every epoch of every seed."""
+def epoch_generator(seed: int, epoch: int) -> torch.Generator:
+    """A random generator that differs for every seed and every epoch."""
     return torch.Generator().manual_seed(seed * 1_000_003 + epoch)

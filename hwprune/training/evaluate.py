@@ -1,4 +1,4 @@
-"""Accuracy of a network."""
+"""Top-1 accuracy of a network."""
 
 from __future__ import annotations
 
@@ -16,7 +16,13 @@ from hwprune.model_state import evaluating
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Top-1 accuracy and mean cross-entropy over ``count`` images."""
+    """Accuracy over a set of images.
+
+    Attributes:
+        top1: share of the images that are classified correctly.
+        loss: mean cross-entropy.
+        count: number of images.
+    """
 
     top1: float
     loss: float
@@ -24,7 +30,7 @@ class Accuracy:
 
     @property
     def standard_error(self) -> float:
-        """Of ``top1``, by the binomial distribution."""
+        """Standard error of ``top1``, by the binomial distribution."""
         return float((self.top1 * (1 - self.top1) / self.count) ** 0.5)
 
     def __str__(self) -> str:
@@ -34,13 +40,18 @@ class Accuracy:
 def predictions(
     run: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]]
 ) -> tuple[Tensor, Tensor]:
-    """Logits [n, classes] and labels [n] of all batches, on the CPU."""
-    logits, labels = [], []
+    """Logits [n, classes] and labels [n] of all batches, on the CPU.
+
+    Args:
+        run: function from images [batch, C, H, W] to logits [batch, classes].
+        batches: images and labels [batch].
+    """
+    all_logits, all_labels = [], []
     with torch.no_grad():
-        for images, wanted in batches:
-            logits.append(run(images).float().cpu())
-            labels.append(wanted)
-    return torch.cat(logits), torch.cat(labels)
+        for images, labels in batches:
+            all_logits.append(run(images).float().cpu())
+            all_labels.append(labels)
+    return torch.cat(all_logits), torch.cat(all_labels)
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> Accuracy:
@@ -50,19 +61,24 @@ def accuracy(logits: Tensor, labels: Tensor) -> Accuracy:
 
 
 def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Accuracy:
-    """The accuracy of ``model`` in evaluation mode; its mode is restored."""
+    """The accuracy of ``model`` in evaluation mode, after which every module has its mode back.
+
+    Args:
+        model: network from images [batch, C, H, W] to logits [batch, classes].
+        batches: images and labels [batch]; the images are moved to the model's device.
+    """
     device = next(model.parameters()).device
     with evaluating(model):
         return accuracy(*predictions(lambda images: model(images.to(device)), batches))
 
 
-def evaluate_together(model: nn.Module, dataset: LabelledDataset) -> Accuracy:
-    """As ``evaluate``, over a whole split; of several processes each takes its part of it."""
+def evaluate_distributed(model: nn.Module, dataset: LabelledDataset) -> Accuracy:
+    """The accuracy over a whole split, of which each process evaluates an equal part."""
     part = range(distributed.rank(), len(dataset), distributed.count())
-    found = evaluate(model, batches(dataset, part, batch_size=64)) if part else Accuracy(0, 0, 0)
+    local = evaluate(model, batches(dataset, part, batch_size=64)) if part else Accuracy(0, 0, 0)
     if distributed.count() == 1:
-        return found
-    right, loss, count = distributed.summed(
-        [found.top1 * found.count, found.loss * found.count, found.count]
+        return local
+    correct, loss, count = distributed.summed(
+        [local.top1 * local.count, local.loss * local.count, local.count]
     )
-    return Accuracy(right / count, loss / count, round(count))
+    return Accuracy(correct / count, loss / count, round(count))

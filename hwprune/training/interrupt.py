@@ -1,4 +1,4 @@
-"""Ctrl-C between steps only."""
+"""Ctrl-C in training takes effect after the current step."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from hwprune.errors import HwpruneError
 
 
 class Interrupted(HwpruneError):
-    """Training was stopped by Ctrl-C; the checkpoint holds everything up to the last whole step."""
+    """Ctrl-C stopped the training; the checkpoint has the state after the last complete step."""
 
     exit_status = 130
 
 
 @contextmanager
-def whole_steps() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C is only noted; the function that this gives says whether it was pressed.
+def deferred_interrupt() -> Iterator[Callable[[], bool]]:
+    """Inside the context, Ctrl-C raises no error; the yielded function says if it was pressed.
 
-    So no checkpoint is of half a step. Python tells only the main thread of Ctrl-C; in another
-    thread it was never pressed.
+    A checkpoint is thus never written in the middle of a step. Python delivers Ctrl-C to the main
+    thread alone, so in any other thread the function always returns False.
     """
     pressed: list[int] = []
     if threading.current_thread() is not threading.main_thread():

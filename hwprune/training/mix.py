@@ -1,4 +1,4 @@
-"""Mixed images: two of a batch in one, with a share of both labels."""
+"""Mixup and CutMix: two images of a batch become one, and their labels are mixed as well."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from hwprune.seeding import seeded
 
 
 class Mix:
-    """Mixup or CutMix of a batch, one or the other by chance where both are wanted.
+    """Mixup or CutMix of a batch; where both are wanted, each batch has one of them at random.
 
-    Zhang et al. 2018, "mixup: Beyond Empirical Risk Minimization"; Yun et al. 2019, "CutMix"; by
-    timm. One share for the whole batch, drawn from a beta distribution.
+    Zhang et al. 2018, "mixup: Beyond Empirical Risk Minimization"; Yun et al. 2019, "CutMix". Both
+    are timm's. The whole batch has one mixing share, which is drawn from a beta distribution.
 
     Args:
-        mixup: the distribution's parameter for Mixup; 0 for none.
-        cutmix: the same for CutMix.
-        classes: how many there are.
-        batch_size: must be even, as each image is mixed with its mirror image in the batch.
+        mixup: parameter of the beta distribution for Mixup; 0 for no Mixup.
+        cutmix: parameter of the beta distribution for CutMix; 0 for no CutMix.
+        classes: number of classes.
+        batch_size: images of a batch; an even number, since image i is mixed with the i-th last.
 
     Raises:
-        InputError: an odd batch.
+        InputError: ``batch_size`` is odd.
     """
 
     def __init__(self, mixup: float, cutmix: float, classes: int, batch_size: int) -> None:
@@ -30,18 +30,24 @@ class Mix:
         if mixup or cutmix:
             if batch_size % 2:
                 raise InputError(
-                    f"Mixing needs an even --batch-size, got {batch_size}. "
-                    "Give another, or leave --mixup and --cutmix out."
+                    f"mixup and cutmix need an even batch_size, got {batch_size}. Give an even "
+                    "batch_size (--batch-size), or leave mixup and cutmix (--mixup, --cutmix) out."
                 )
             self._mixup = Mixup(mixup, cutmix, label_smoothing=0.0, num_classes=classes)  # type: ignore[no-untyped-call]
 
-    def __call__(self, images: Tensor, labels: Tensor, *numbers: int) -> tuple[Tensor, Tensor]:
-        """Images [n, C, H, W] and labels [n], mixed as ``numbers`` say; the images may be changed.
+    def __call__(self, images: Tensor, labels: Tensor, *seeds: int) -> tuple[Tensor, Tensor]:
+        """Mix a batch, or return it unchanged where neither Mixup nor CutMix is wanted.
 
-        Mixed labels are probabilities [n, classes].
+        Args:
+            images: images [n, C, H, W]; they may be changed in place.
+            labels: classes [n].
+            seeds: numbers that determine the random choices.
+
+        Returns:
+            Mixed images [n, C, H, W] and class probabilities [n, classes].
         """
         if self._mixup is None:
             return images, labels
-        with seeded(*numbers):
+        with seeded(*seeds):
             mixed: tuple[Tensor, Tensor] = self._mixup(images, labels)
         return mixed

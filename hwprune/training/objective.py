@@ -1,45 +1,57 @@
-"""Networks of several widths in one training: what the loop asks of them."""
+"""Joint training of several widths: what the training loop needs from such a network."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import Field
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
 from hwprune.training.settings import Training
 
 
+class JointSettings(Protocol):
+    """Settings of joint training: a dataclass of plain values, such as ``hwprune.InPlace``."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+
 class JointObjective(Protocol):
-    """What is added to the loss of one network for others that share its weights."""
+    """The part of the loss that comes from networks that share the weights of the widest one."""
 
     @property
-    def how(self) -> Any:
-        """A dataclass that says how they are trained; a checkpoint is of one of these."""
+    def how(self) -> JointSettings:
+        """Settings of the joint training; a checkpoint of other settings is refused."""
 
     @property
     def widest(self) -> nn.Module:
-        """The network whose loss is the training's, and which the teacher teaches."""
+        """The network that learns from the labels and from the teacher."""
 
     def begin(self, step: int) -> None:
-        """Choose the networks that a step trains."""
+        """Choose the networks that the step with this number trains."""
 
     def end(self) -> None:
-        """Let the network's forward run one of them again."""
+        """Make the network's forward pass run a single width again."""
 
     def added(self, outputs: Sequence[Tensor], labels: Tensor, dense: Tensor | None) -> Tensor:
-        """What the other networks add to the loss.
+        """The loss of the other networks, a scalar.
 
         Args:
-            outputs: logits [n, classes] of each network, the widest one's first.
-            labels: classes [n], or probabilities [n, classes].
-            dense: logits [n, classes] of the teacher; None where there is none.
+            outputs: logits [n, classes] of each network, those of the widest first.
+            labels: classes [n], or class probabilities [n, classes].
+            dense: logits [n, classes] of the teacher; None without a teacher.
         """
 
 
 @runtime_checkable
 class SeveralWidths(Protocol):
-    """A network that is trained at several widths in every step."""
+    """A network that is trained at several widths in every step, such as ``SlimNetwork``."""
 
-    def joint_objective(self, how: Any, training: Training) -> JointObjective:
-        """How its widths are trained together; ``how`` None for the usual way."""
+    def joint_objective(self, how: JointSettings | None, training: Training) -> JointObjective:
+        """The joint objective of all widths.
+
+        Args:
+            how: settings of the class that the network accepts; None for its defaults.
+            training: settings of the training.
+        """

@@ -1,4 +1,4 @@
-"""What changes the weights: optimizers by name, and the average that is the result."""
+"""Optimizers by name, and the moving average of the weights."""
 
 from __future__ import annotations
 
@@ -12,32 +12,39 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from hwprune.errors import InputError
 
-OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
+_OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
     "adamw": partial(AdamW, fused=True),
     "sgd": partial(SGD, momentum=0.9, nesterov=True, fused=True),
 }
 
 
 def make_optimizer(name: str, parameters: list[nn.Parameter], lr: float, decay: float) -> Optimizer:
-    """The optimizer ``name`` of the parameters that are trained.
+    """Create an optimizer.
 
-    Weight decay is for those of more than one dimension.
+    Args:
+        name: ``adamw`` or ``sgd``.
+        parameters: parameters to train.
+        lr: learning rate of the first step.
+        decay: weight decay of parameters with two or more dimensions; the others have none.
 
     Raises:
-        InputError: an unknown name.
+        InputError: the name is unknown.
     """
-    if name not in OPTIMIZERS:
-        known = " or ".join(OPTIMIZERS)
-        raise InputError(f"Unknown optimizer {name!r}; give --optimizer {known}.")
+    if name not in _OPTIMIZERS:
+        names = " or ".join(_OPTIMIZERS)
+        raise InputError(f"Unknown optimizer {name!r}; expected {names} (--optimizer {names}).")
     groups: list[dict[str, Any]] = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    return OPTIMIZERS[name](groups, lr=lr)
+    return _OPTIMIZERS[name](groups, lr=lr)
 
 
 def make_average(model: nn.Module, decay: float) -> ModelEmaV3 | None:
-    """Averaged weights, over a tenth of the steps so far at most."""
+    """Create the moving average of a model's weights; None where ``decay`` is 0.
+
+    In the first steps the average forgets faster: it covers at most a tenth of the steps so far.
+    """
     if not decay:
         return None
     return ModelEmaV3(model, decay, use_warmup=True, warmup_gamma=10.0, warmup_power=1.0)

@@ -1,4 +1,4 @@
-"""How the learning rate goes: pure functions of progress in [0, 1)."""
+"""Schedules of the learning rate: pure functions of the progress in [0, 1)."""
 
 from __future__ import annotations
 
@@ -6,41 +6,42 @@ import math
 from collections.abc import Callable
 from typing import TypeAlias
 
-Schedule: TypeAlias = Callable[[float], float]  # progress -> share of the greatest
+_Schedule: TypeAlias = Callable[[float], float]  # progress -> share of the greatest learning rate
 
 
-def cosine(progress: float) -> float:
-    """Half a cosine, from 1 to 0 (Loshchilov and Hutter 2017, "SGDR")."""
+def _cosine(progress: float) -> float:
+    """Half a cosine from 1 to 0 (Loshchilov and Hutter 2017, "SGDR")."""
     return 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def linear(progress: float) -> float:
-    """Straight from 1 to 0."""
+def _linear(progress: float) -> float:
     return 1 - progress
 
 
-def constant(progress: float) -> float:
-    """Always 1."""
+def _constant(progress: float) -> float:
     return 1.0
 
 
-def step(progress: float) -> float:
-    """A tenth from one half on, a hundredth from three quarters on (He et al. 2016, on CIFAR)."""
+def _step(progress: float) -> float:
+    """1, from one half on 0.1, from three quarters on 0.01 (He et al. 2016, on CIFAR)."""
     return 1.0 if progress < 0.5 else 0.1 if progress < 0.75 else 0.01
 
 
-SCHEDULES: dict[str, Schedule] = {
-    "cosine": cosine,
-    "linear": linear,
-    "constant": constant,
-    "step": step,
+SCHEDULES: dict[str, _Schedule] = {
+    "cosine": _cosine,
+    "linear": _linear,
+    "constant": _constant,
+    "step": _step,
 }
 
 
-def learning_rate(progress: float, warmup: float, schedule: Schedule = cosine) -> float:
-    """The share of the greatest learning rate at ``progress`` in [0, 1).
+def learning_rate(progress: float, warmup: float, schedule: _Schedule = _cosine) -> float:
+    """The learning rate as a share of the greatest one.
 
-    It rises linearly for the share ``warmup`` of all steps; the schedule has the rest.
+    Args:
+        progress: share of the steps that are done, in [0, 1).
+        warmup: share of the steps in which the learning rate rises linearly.
+        schedule: learning rate over the rest of the steps.
     """
     if progress < warmup:
         return (progress + 1e-3) / (warmup + 1e-3)

@@ -1,4 +1,4 @@
-"""The state of a training on disk, so that a stopped one goes on as if it had not been."""
+"""Checkpoints: the state of a training on disk, from which it continues exactly."""
 
 from __future__ import annotations
 
@@ -19,49 +19,49 @@ def write_snapshot(path: Path, state: Mapping[str, Any]) -> None:
     write_atomically(path, lambda temporary: _write(temporary, state))
 
 
-def read_snapshot(path: Path, what: Mapping[str, Any]) -> dict[str, Any]:
-    """Read what ``write_snapshot`` wrote; tensors come to the CPU.
+def read_snapshot(path: Path, expected: Mapping[str, Any]) -> dict[str, Any]:
+    """Read a state that ``write_snapshot`` wrote; its tensors are on the CPU.
 
     Args:
-        path: the file.
-        what: what the state must be of; its item ``what`` is compared key by key.
+        path: the checkpoint.
+        expected: settings that the checkpoint's item ``what`` must agree with, key by key.
 
     Raises:
-        InputError: no such state, or one of another training.
+        InputError: the file is not a checkpoint, or its settings differ from the expected ones.
     """
     try:
         state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
         found = state["what"]
     except Exception as error:
         raise InputError(
-            f"{path} is no checkpoint of hwprune ({error}). Delete it and train again."
+            f"{path} is not a checkpoint of hwprune ({error}). Delete it and train again."
         ) from error
-    differing = [key for key, value in what.items() if found.get(key) != value]
+    differing = [key for key, value in expected.items() if found.get(key) != value]
     if differing:
         raise InputError(
-            f"{path} belongs to another training: another {', '.join(differing)}. "
-            "Resume with the same options, or delete it and train again."
+            f"{path} belongs to another training, with other values of {', '.join(differing)}. "
+            "Resume with the same options, or delete the file and train again."
         )
     return state
 
 
-def is_there(path: Path) -> bool:
-    """Whether all processes see ``path``.
+def exists_for_all(path: Path) -> bool:
+    """Whether ``path`` exists, for every process.
 
     Raises:
-        InputError: only some do.
+        InputError: it exists for some of the processes alone.
     """
     seen = distributed.summed([float(path.exists())])[0]
     if 0 < seen < distributed.count():
         raise InputError(
-            f"Only {seen:.0f} of {distributed.count()} processes see {path}. "
-            "Give an --out that all machines share."
+            f"Only {seen:.0f} of {distributed.count()} processes find {path}. Give a checkpoint in "
+            "a folder that all machines share (--out)."
         )
     return seen > 0
 
 
 def random_states(device: torch.device) -> list[list[Tensor]]:
-    """Where every process's random numbers are: those of the CPU, and those of its GPU."""
+    """The states of every process's random generators: the CPU's, and its GPU's if it has one."""
     states = [torch.get_rng_state()]
     if device.type == "cuda":
         states.append(torch.cuda.get_rng_state(device))
@@ -69,7 +69,7 @@ def random_states(device: torch.device) -> list[list[Tensor]]:
 
 
 def set_random_states(states: list[list[Tensor]], device: torch.device) -> None:
-    """Put this process's random numbers back to where they were."""
+    """Give this process's random generators the states that ``random_states`` returned."""
     first, *others = states[distributed.rank()]
     torch.set_rng_state(first)
     if others and device.type == "cuda":

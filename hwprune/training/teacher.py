@@ -1,4 +1,4 @@
-"""A teacher beside its student: what it adds to the loss of a batch."""
+"""A teacher in training: the loss that it adds to that of its student."""
 
 from __future__ import annotations
 
@@ -19,18 +19,35 @@ from hwprune.training.distillation_loss import (
     Taps,
     WidthMaps,
     inner_loss,
-    sampled,
     soft_loss,
+    subsampled,
 )
 
-VARIANCE_IMAGES = 32
+_VARIANCE_IMAGES = 32  # images over which the variances of the teacher's features are taken
 
 
 @dataclass
 class Teaching:
-    """A teacher, what its student is a part of, and how to match it.
+    """A teacher for ``finetune``, and how its student learns from it.
 
-    A copy of the teacher is used, in evaluation mode; the teacher itself is left as it was.
+    Training uses a copy of the teacher in evaluation mode and leaves the teacher unchanged.
+
+    Attributes:
+        teacher: dense network.
+        graph: channel graph of the teacher.
+        plan: plan by which the student was pruned from the teacher.
+        distillation: weights of the distillation losses.
+
+    Example:
+        >>> import hwprune, hwprune.demo
+        >>> model, image = hwprune.demo.small_network()
+        >>> graph = hwprune.trace(model, image)
+        >>> half = {group.name: range(group.width // 2) for group in graph.groups}
+        >>> plan = hwprune.Plan.from_kept(graph, half)
+        >>> student = hwprune.prune(model, graph, plan)
+        >>> teaching = hwprune.Teaching(model, graph, plan, hwprune.Distillation(gamma=2.0))
+        >>> teaching.distillation.gamma
+        2.0
     """
 
     teacher: nn.Module
@@ -39,63 +56,71 @@ class Teaching:
     distillation: Distillation = field(default_factory=Distillation)
 
 
-class Lesson:
-    """The teacher's copy and the width maps, for one student; between ``enter`` and ``leave``.
+class TeacherLoss:
+    """The loss that a teacher adds for one student; ``attach`` must precede the first batch.
 
     Attributes:
-        ask: the teacher's forward pass.
-        maps: trained with the student and thrown away.
-        variances: of the teacher's features and logits over some images, as ``inner_loss`` has
-            them; measured once, so that they are the same for every batch and every process.
+        forward: forward pass of the teacher's copy.
+        maps: width maps, which are trained with the student and thrown away.
+        variances: variances of the teacher's features and logits, as ``inner_loss`` takes them.
+            They are measured once, so that all batches and all processes have the same.
+
+    Args:
+        student: network to train.
+        teaching: its teacher, plan and weights of the losses.
+        data: images; some calibration images are used for the variances.
+        layout: memory format of the teacher's copy.
     """
 
     def __init__(
         self, student: nn.Module, teaching: Teaching, data: Data, layout: torch.memory_format
     ) -> None:
-        self.how = teaching.distillation
+        self.distillation = teaching.distillation
         device = next(student.parameters()).device
         teacher = copy.deepcopy(teaching.teacher).to(device).to(memory_format=layout)
-        self.ask: Callable[[Tensor], Tensor] = teacher.eval().requires_grad_(False)
-        gone = teaching.graph.left_out(teaching.plan.widths)
-        taps = [t for t in teaching.graph.taps if not any(b.holds(t.name) for b in gone)]
-        names = [tap.name for tap in taps] if self.how.gamma else []
-        self._taps = Taps(student, names), Taps(teacher, names)
-        count = min(VARIANCE_IMAGES, len(data.calibration))
+        self.forward: Callable[[Tensor], Tensor] = teacher.eval().requires_grad_(False)
+        left_out = teaching.graph.left_out(teaching.plan.widths)
+        taps = [t for t in teaching.graph.taps if not any(b.holds(t.name) for b in left_out)]
+        names = [tap.name for tap in taps] if self.distillation.gamma else []
+        self._student_taps, self._teacher_taps = Taps(student, names), Taps(teacher, names)
+        count = min(_VARIANCE_IMAGES, len(data.calibration))
         chosen = balanced_indices(data.calibration.labels, count, seed=0)
         images, _ = next(batches(data.calibration, chosen, batch_size=count))
         images = images.to(device)
         student.eval()
-        with torch.no_grad(), self._taps[0] as ours, self._taps[1] as theirs:
+        with torch.no_grad(), self._student_taps, self._teacher_taps:
             student(images[:1])
-            features = {OUTPUT: teacher(images), **theirs.take()}
+            features = {OUTPUT: teacher(images), **self._teacher_taps.take()}
             kept = {t.name: teaching.plan.kept[t.group] for t in taps if t.group}
-            self.maps = WidthMaps(ours.take(), features, kept).to(device)
+            self.maps = WidthMaps(self._student_taps.take(), features, kept).to(device)
         self.variances = {name: f.float().var().clamp_min(1e-6) for name, f in features.items()}
 
-    def enter(self, stack: ExitStack, *, compiled: bool = False) -> None:
-        """Look at both networks' features until ``stack`` ends; perhaps compile the teacher."""
-        for taps in self._taps:
-            stack.enter_context(taps)
+    def attach(self, stack: ExitStack, *, compiled: bool = False) -> None:
+        """Keep both networks' features until ``stack`` closes; compile the teacher if asked."""
+        stack.enter_context(self._student_taps)
+        stack.enter_context(self._teacher_taps)
         if compiled:
-            self.ask = torch.compile(self.ask)
+            self.forward = torch.compile(self.forward)
 
-    def added(self, images: Tensor, logits: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        """What the teacher adds to the loss of ``images``, whose ``logits`` the student just gave.
+    def of_batch(self, images: Tensor, logits: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """The loss of a batch, a scalar, and the teacher's logits [n, classes].
 
-        Beside it, the teacher's own logits [n, classes].
-
-        Its features are let go one after the other; the step says which pixels are compared.
+        Args:
+            images: images [n, C, H, W] that the student has just seen.
+            logits: the student's logits [n, classes].
+            step: number of the training step, which determines the pixels that are compared.
         """
         with torch.inference_mode():
-            wanted = self.ask(images)
-        ours, theirs = (
-            {name: sampled(feature, step) for name, feature in taps.take().items()}
-            for taps in self._taps
+            teacher_logits = self.forward(images)
+        student, teacher = (
+            {name: subsampled(feature, step) for name, feature in taps.take().items()}
+            for taps in (self._student_taps, self._teacher_taps)
         )
+        how = self.distillation
         loss = torch.zeros((), device=logits.device)
-        if self.how.gamma:
-            ours[OUTPUT], theirs[OUTPUT] = logits, wanted
-            loss = loss + self.how.gamma * inner_loss(self.maps, ours, theirs, self.variances)
-        if self.how.soft_weight:
-            loss = loss + self.how.soft_weight * soft_loss(logits, wanted, self.how.temperature)
-        return loss, wanted
+        if how.gamma:
+            student[OUTPUT], teacher[OUTPUT] = logits, teacher_logits
+            loss = loss + how.gamma * inner_loss(self.maps, student, teacher, self.variances)
+        if how.soft_weight:
+            loss = loss + how.soft_weight * soft_loss(logits, teacher_logits, how.temperature)
+        return loss, teacher_logits

@@ -1,4 +1,4 @@
-"""Numbers of a training for a program that draws them, by Accelerate's trackers."""
+"""Numbers of a training for a program that draws them, such as TensorBoard."""
 
 from __future__ import annotations
 
@@ -12,32 +12,35 @@ from accelerate.tracking import TensorBoardTracker
 
 from hwprune.errors import InputError
 
-Log: TypeAlias = Callable[[int, Mapping[str, float]], None]  # step, numbers by name
+_Log: TypeAlias = Callable[[int, Mapping[str, float]], None]  # step, numbers by name
 
 
 def _tensorboard(folder: Path, name: str, step: int) -> Any:
-    # What an earlier, killed run has said of later steps is no longer true.
+    # A run that was killed may have logged later steps, which the resumed run will log again.
     return TensorBoardTracker(name, folder / "tensorboard", purge_step=step)
 
 
-TRACKERS: dict[str, Callable[[Path, str, int], Any]] = {"tensorboard": _tensorboard}
+_TRACKERS: dict[str, Callable[[Path, str, int], Any]] = {"tensorboard": _tensorboard}
 
 
 @contextmanager
-def tracked(tracker: str, folder: Path, name: str) -> Iterator[Log]:
-    """Where to tell numbers; they go to ``folder/tracker/name`` from the first one's step on.
+def tracked(tracker: str, folder: Path, name: str) -> Iterator[_Log]:
+    """Yield a function that logs numbers of a step into ``folder/tracker/name``.
+
+    The first call removes what an earlier, killed training logged from that step on.
 
     Args:
-        tracker: of ``TRACKERS``; empty for none.
-        folder: of the run.
-        name: of the training.
+        tracker: name of the tracker, ``tensorboard``; empty to log nothing.
+        folder: folder of the run.
+        name: name of the training.
 
     Raises:
         InputError: the tracker is not installed.
     """
     if tracker and find_spec(tracker) is None:
         raise InputError(
-            f"--track {tracker} needs {tracker}. Type: pip install 'hwprune[{tracker}]'"
+            f"track={tracker!r} (--track {tracker}) needs the package {tracker}, which is not "
+            f"installed. Type: pip install 'hwprune[{tracker}]'"
         )
     started: list[Any] = []
 
@@ -45,7 +48,7 @@ def tracked(tracker: str, folder: Path, name: str) -> Iterator[Log]:
         if not tracker:
             return
         if not started:
-            started.append(TRACKERS[tracker](folder, name, step))
+            started.append(_TRACKERS[tracker](folder, name, step))
             started[0].start()
         started[0].log(dict(numbers), step=step)
 

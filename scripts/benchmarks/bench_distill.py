@@ -26,7 +26,8 @@ import hwprune
 from hwprune.data.datasets import ArrayPixels, Data, make_data
 from hwprune.models.build import build_model
 from hwprune.training.distillation_loss import Distillation
-from hwprune.training.finetune import Run, Teaching, Training
+from hwprune.training.finetune import Teaching, Training
+from hwprune.training.loop import TrainingLoop
 
 KINDS = {
     "plain": None,
@@ -73,17 +74,17 @@ def times_of(name: str, given: argparse.Namespace) -> dict[str, list[float]]:
     data, times = images(given), {kind: list[float]() for kind in KINDS}
     clock = time.perf_counter if torch.accelerator.is_available() else time.process_time
     with ExitStack() as stack:
-        runs = {}
+        loops = {}
         for kind, how in KINDS.items():
             teaching = Teaching(teacher, graph, plan, how) if how else None
             student = hwprune.prune(teacher, graph, plan)
-            runs[kind] = Run(student, data, training, teaching, None, stack)
-            runs[kind].wrapped.train()
-        batch = [next(iter(runs["plain"].batches()))]
+            loops[kind] = TrainingLoop(student, data, training, teaching, None, stack)
+            loops[kind].wrapped.train()
+        batch = [next(iter(loops["plain"].batches()))]
         for turn in range(given.steps + 2):
-            for kind, run in runs.items():
+            for kind, loop in loops.items():
                 start = clock()
-                run.one_step(batch)  # ends when its loss has arrived
+                loop.one_step(batch)  # ends when its loss has arrived
                 if turn > 1:
                     times[kind].append(clock() - start)
     return times

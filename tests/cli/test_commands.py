@@ -375,7 +375,7 @@ def test_a_table_of_another_machine_plans_and_is_refused_for_verification(
     assert status_of("verify", *given) == 13
     assert "hwprune measure dense.onnx model.onnx" in capsys.readouterr().err
     main(["report", "--out", str(folder)])
-    assert "Not known yet whether the budget is met" in capsys.readouterr().out
+    assert "The budget has not been verified" in capsys.readouterr().out
     verified = json.loads((folder / "verify.json").read_text())
     assert verified["pruned"] is None and verified["relative_error"] < 1e-4
     assert foreign.read_bytes() == before
@@ -432,7 +432,7 @@ def test_a_plan_explains_itself_and_leaves_branches_out_when_asked(
     for step in ("finetune", "export", "verify", "report"):
         main([step, "--out", str(folder)])
     assert json.loads((folder / "verify.json").read_text())["misses"] == []
-    assert "In branches that are left out" in (folder / "report.html").read_text()
+    assert "in residual branches that are left out" in (folder / "report.html").read_text()
 
 
 def test_a_stale_table_is_refused_with_the_command_that_renews_it(

@@ -146,7 +146,9 @@ def test_widths_that_no_uniform_share_reaches_fail_nothing(
     found = of(folder)["uniform"]
     assert found["remark"] and found["accuracy"] is None and not found["history"]
     printed = " ".join(capsys.readouterr().out.split())
-    assert "Uniform widths were not trained: No uniform share of the widths meets" in printed
+    assert (
+        "No network of uniform widths was trained: No uniform share of the widths meets" in printed
+    )
 
 
 def test_where_the_device_is_elsewhere_nothing_is_measured(

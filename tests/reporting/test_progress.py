@@ -95,7 +95,7 @@ def test_a_training_says_once_how_long_it_will_take() -> None:
     for step in range(1, 20):
         clock.now += 30.0 if step == 1 else 0.5  # the first step is slow, and does not count
         forecast(step, 246)
-    assert printed(console) == ["  student: 8 epochs, about 2 min"]
+    assert printed(console) == ["  student: 8 epochs, about 2 min left"]
 
 
 def test_pace_counts_from_where_a_resumed_task_begins() -> None:

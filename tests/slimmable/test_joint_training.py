@@ -137,7 +137,7 @@ def test_a_stopped_run_goes_on_bit_by_bit(data, tmp_path, at_once) -> None:
         assert same(model, unbroken)
         for name in model.names:
             assert same(model.alone(name), unbroken.alone(name))
-    with pytest.raises(InputError, match="another in_place"):
+    with pytest.raises(InputError, match="other values of in_place"):
         finetune(
             slim_net()[0], data, QUICK, teaching=teaching,
             in_place=InPlace(soft=0.5, at_once=at_once), checkpoint=path, resume=True,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import nn
 
+from hwprune.data.augment import Augmentation, photographs
 from hwprune.data.datasets import ArrayPixels, make_data
 from hwprune.training.finetune import Training
 
@@ -49,6 +52,15 @@ def tiny_data(seed: int = 0):
     )  # fmt: skip
 
 
+def fresh(taught, with_teacher: bool):
+    """A copy of the student and its teacher, or a new network without one."""
+    student, teaching = taught
+    if with_teacher:
+        return copy.deepcopy(student), teaching
+    torch.manual_seed(0)
+    return Net(), None
+
+
 def same(one: nn.Module, other: nn.Module) -> bool:
     pairs = zip(one.state_dict().items(), other.state_dict().items(), strict=True)
     return all(a == b and torch.equal(s, t) for (a, s), (b, t) in pairs)
@@ -60,3 +72,14 @@ def stop_at(step: int):
             raise KeyboardInterrupt
 
     return report
+
+
+def photos(augmentation: Augmentation = Augmentation()):  # noqa: B008
+    """Eight images in colour."""
+    draw = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (8, 3, 20, 20), generator=draw, dtype=torch.uint8)
+    augment, evaluate = photographs(16, augmentation)
+    pixels = ArrayPixels(images, (0, 1) * 4)
+    return make_data(
+        (pixels, pixels, None), augment=augment, evaluate=evaluate, classes=("a", "b"), source="p"
+    )

@@ -13,8 +13,8 @@ from hwprune.training.distillation_loss import (
     Taps,
     WidthMaps,
     inner_loss,
-    sampled,
     soft_loss,
+    subsampled,
 )
 
 
@@ -105,14 +105,14 @@ def test_four_steps_compare_every_pixel_once() -> None:
     maps, variance = WidthMaps({}, {}, {}), {"a": torch.tensor(2.0)}
 
     def loss(step: int | None) -> float:
-        parts = [f if step is None else sampled(f, step) for f in (got, wanted)]
+        parts = [f if step is None else subsampled(f, step) for f in (got, wanted)]
         return float(inner_loss(maps, {"a": parts[0]}, {"a": parts[1]}, variance))
 
-    assert {sampled(got, step).shape for step in range(4)} == {(2, 3, 4, 5)}
+    assert {subsampled(got, step).shape for step in range(4)} == {(2, 3, 4, 5)}
     assert sum(map(loss, range(4))) / 4 == pytest.approx(loss(None))
     assert [loss(step) for step in range(4)] == [loss(step) for step in range(4, 8)]
     for small in (got[:, :, :3], got[0], got[:, :, 0, 0]):
-        assert sampled(small, 1) is small
+        assert subsampled(small, 1) is small
 
 
 def test_the_teacher_gets_no_gradient() -> None:

@@ -231,7 +231,7 @@ def test_processes_wait_for_the_main_one_and_hear_of_each_other(both) -> None:
 
 
 def test_norms_over_all_processes_are_refused_without_gpus(both) -> None:
-    assert all("need GPUs" in each["refused"] for each in both)
+    assert all("needs GPUs" in each["refused"] for each in both)
 
 
 def test_alone_every_sum_is_what_it_was() -> None:
@@ -270,7 +270,7 @@ def test_frozen_norms_keep_their_statistics_and_train_their_scale() -> None:
 def test_ctrl_c_in_one_process_stops_both_and_both_go_on_bit_by_bit(both) -> None:
     """With dropout: each process has random numbers of its own, and the checkpoint has them all."""
     for each in both:
-        assert "Stopped at step 7 of 20" in each["stopped"]
+        assert "Stopped after step 7 of 20" in each["stopped"]
         assert all(torch.equal(each["whole"][key], found) for key, found in each["broken"].items())
     assert both[0]["masks"] != both[1]["masks"]
 

@@ -16,7 +16,7 @@ from torch import nn
 from training_case import Net, same, stop_at, tiny_data
 
 from hwprune.data.augment import Augmentation, crop_and_flip, photographs
-from hwprune.data.datasets import ArrayPixels, Augmented, load_data, make_data
+from hwprune.data.datasets import ArrayPixels, Augmented, load_data
 from hwprune.errors import InputError
 from hwprune.plan import Plan
 from hwprune.seeding import seeded
@@ -24,7 +24,6 @@ from hwprune.tracing.trace import trace
 from hwprune.training.distillation_loss import Distillation
 from hwprune.training.finetune import Interrupted, Teaching, Training, finetune
 from hwprune.training.mix import Mix
-from hwprune.training.schedule import SCHEDULES, learning_rate
 
 QUICK = Training(epochs=2, batch_size=8, lr=1e-2)
 
@@ -48,26 +47,12 @@ def close(one: nn.Module, other: nn.Module) -> bool:
     return all(torch.allclose(a.float(), b.float(), rtol=1e-3, atol=1e-5) for a, b in pairs)
 
 
-def test_schedules_by_hand() -> None:
-    def at(name: str, progress: float) -> float:
-        return learning_rate(progress, 0.0, SCHEDULES[name])
-
-    assert [at("linear", p) for p in (0, 0.25, 0.75)] == [1, 0.75, 0.25]
-    assert [at("constant", p) for p in (0, 0.5, 0.99)] == [1, 1, 1]
-    assert [at("step", p) for p in (0, 0.49, 0.5, 0.74, 0.75, 0.99)] == [1, 1, 0.1, 0.1, 0.01, 0.01]
-    assert at("cosine", 0.5) == pytest.approx(0.5)
-    for schedule in SCHEDULES.values():
-        assert learning_rate(0.05, 0.1, schedule) == pytest.approx(0.5, rel=0.02)
-        assert learning_rate(0.1, 0.1, schedule) == 1.0
-    assert learning_rate(0.55, 0.1, SCHEDULES["linear"]) == pytest.approx(0.5)
-
-
 def test_two_batches_a_step_are_one_of_twice_the_size() -> None:
     whole = replace(QUICK, freeze_norms=True)  # else norms see half as many images
     halves = replace(whole, batch_size=4, accumulate=2)
-    told: list[int] = []
-    twice = trained(halves, report=lambda step, of, loss, top1: told.append(of))
-    assert told == [10] * 10
+    reported: list[int] = []
+    twice = trained(halves, report=lambda step, of, loss, top1: reported.append(of))
+    assert reported == [10] * 10
     assert close(trained(whole), twice)
     assert not close(trained(replace(whole, batch_size=4)), twice)
 
@@ -88,7 +73,7 @@ def test_an_accumulated_and_clipped_run_goes_on_bit_by_bit(tmp_path) -> None:
 
 
 def test_fewer_images_than_an_accumulated_step() -> None:
-    with pytest.raises(InputError, match=r"43 .* less than one batch of 8, 6 times over"):
+    with pytest.raises(InputError, match=r"43 .* fewer than 6 batches of 8"):
         trained(replace(QUICK, accumulate=6))
 
 
@@ -128,7 +113,7 @@ def test_mixed_images_and_labels_are_shares_of_two() -> None:
     own = (pasted == images).all(1).float().mean((1, 2))  # the share of pixels that stayed
     torch.testing.assert_close(wanted[1, 1], own[1])
     assert ((pasted == images) | (pasted == images.flip(0))).all()
-    with pytest.raises(InputError, match="even --batch-size, got 5"):
+    with pytest.raises(InputError, match="even batch_size, got 5"):
         Mix(0.2, 0.0, 5, 5)
 
 
@@ -151,13 +136,13 @@ def test_teacher_and_student_see_the_same_mixed_images(tmp_path) -> None:
     teaching = Teaching(net, graph, Plan.from_kept(graph, {}), Distillation(1.0, 1.0, 2.0))
     losses: dict[bool, float] = {}
     for taught in (False, True):
-        told: list[float] = []
+        reported: list[float] = []
         training = replace(QUICK, epochs=1, mixup=0.4, cutmix=1.0, freeze_norms=True)
         finetune(
             copy.deepcopy(net), tiny_data(), training, teaching=teaching if taught else None,
-            report=lambda step, of, loss, top1, told=told: told.append(loss),
+            report=lambda step, of, loss, top1, reported=reported: reported.append(loss),
         )  # fmt: skip
-        losses[taught] = told[0]
+        losses[taught] = reported[0]
     assert losses[True] == pytest.approx(losses[False], rel=1e-5)
 
 
@@ -222,7 +207,7 @@ def test_images_without_colours_have_no_policy() -> None:
 
 def test_a_users_function_must_take_the_augmentation(tmp_path) -> None:
     (tmp_path / "mine.py").write_text(
-        "from test_options import photos\n"
+        "from training_case import photos\n"
         "def takes(augmentation): return photos(augmentation)\n"
         "def does_not(): return photos()\n"
     )
@@ -231,17 +216,6 @@ def test_a_users_function_must_take_the_augmentation(tmp_path) -> None:
     assert load_data(f"{tmp_path}/mine.py:does_not").augmentation == Augmentation()
     with pytest.raises(InputError, match="takes no augmentation"):
         load_data(f"{tmp_path}/mine.py:does_not", augmentation=wanted)
-
-
-def photos(augmentation: Augmentation = Augmentation()):  # noqa: B008
-    """Eight images in colour."""
-    draw = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (8, 3, 20, 20), generator=draw, dtype=torch.uint8)
-    augment, evaluate = photographs(16, augmentation)
-    pixels = ArrayPixels(images, (0, 1) * 4)
-    return make_data(
-        (pixels, pixels, None), augment=augment, evaluate=evaluate, classes=("a", "b"), source="p"
-    )
 
 
 def test_the_memory_format_changes_nothing_but_speed() -> None:
@@ -262,11 +236,11 @@ def test_compiled_training_is_the_same_with_taps_and_again(backend, monkeypatch)
     for kept in ({}, {g.name: range(g.width // 2) for g in graph.groups}):
         teaching = Teaching(net, graph, Plan.from_kept(graph, kept))
         losses: dict[bool, list[float]] = {False: [], True: []}
-        for compiled, told in losses.items():
+        for compiled, reported in losses.items():
             student = copy.deepcopy(net) if not kept else pruned(teaching)
             finetune(
                 student, tiny_data(), replace(QUICK, compile=compiled), teaching=teaching,
-                report=lambda step, of, loss, top1, told=told: told.append(loss),
+                report=lambda step, of, loss, top1, reported=reported: reported.append(loss),
             )  # fmt: skip
         assert losses[True] == pytest.approx(losses[False], rel=1e-3)
 
