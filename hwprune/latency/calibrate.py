@@ -13,13 +13,13 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import least_squares, lsq_linear
+from scipy.optimize import lsq_linear
 
 from hwprune.graph import ChannelGraph
 from hwprune.latency.effort import Effort
 from hwprune.latency.kernels import Kernel
 from hwprune.latency.measure import Measurement, calm_ones, interleave, noise, together
-from hwprune.latency.samples import MOST_BEND, Network
+from hwprune.latency.samples import Network
 from hwprune.latency.sampling import calibration_widths, error_widths
 from hwprune.latency.table import LatencyTable
 from hwprune.targets.base import Runnable
@@ -28,7 +28,6 @@ Pair: TypeAlias = tuple[float, float]  # predicted and measured milliseconds
 Times: TypeAlias = tuple[tuple[float, ...], ...]  # milliseconds of each network, in order taken
 
 MOMENTS = 8  # at which whole networks are measured: before, between and after profiles
-_BENDABLE = 8  # networks fitted to: with more, the calibration may be a bent line
 _DENSE_WEIGHT = 5.0  # of the others' error, in the calibration
 
 
@@ -106,10 +105,10 @@ def calibrate(
     of_fit = [*zip(sampled[:end], latencies, strict=False)]
     of_fit += zip(profiled, latencies[len(sampled) :], strict=True)
     table.add(network=Network(graph.fingerprint, kernels, 1.0, 0.0, 0.0, dense_ms))
-    sums = np.array([table.straight_ms(graph, widths) for widths, _ in of_fit])
+    sums = np.array([table.predict_ms(graph, widths) for widths, _ in of_fit])
     params = np.array([graph.params(widths) / 1e6 for widths, _ in of_fit])
     fit = _fit_calibration(sums, params, np.array([ms for _, ms in of_fit]))
-    calibrated = Network(graph.fingerprint, kernels, *fit[:3], dense_ms, fit[3])
+    calibrated = Network(graph.fingerprint, kernels, *fit, dense_ms)
     table.add(network=calibrated)
 
     def pairs(networks: Iterable[tuple[Mapping[str, int], float]]) -> tuple[Pair, ...]:
@@ -126,27 +125,20 @@ def calibrate(
 
 def _fit_calibration(
     sums: NDArray[np.float64], params: NDArray[np.float64], measured: NDArray[np.float64]
-) -> tuple[float, float, float, float]:
-    """Scale, offset, milliseconds per million parameters and bend, as ``Network`` has them.
+) -> tuple[float, float, float]:
+    """Fit scale, offset and milliseconds per million parameters, as ``Network`` has them.
 
-    Least squares of relative errors: of a straight line first, then of a bent one. The dense
-    network, which comes first, weighs more: every budget is a fraction of it. The bend is bounded
-    so that latency rises with the sum up to the dense network's.
+    The fit minimises the squares of relative errors. The dense network, which comes first, weighs
+    more because every budget is a fraction of its latency.
+
+    Args:
+        sums: sums of the kernels' times [networks], in milliseconds.
+        params: parameters [networks], in millions.
+        measured: measured latencies [networks], in milliseconds.
     """
     features = np.stack([sums, np.ones_like(sums), params], axis=1)
     weights = np.where(np.arange(len(measured)) == 0, _DENSE_WEIGHT, 1.0)
     weighted = features * (weights / measured)[:, None]
-    lower, upper = [0.0, -np.inf, 0.0], [np.inf, np.inf, np.inf]
-    line = lsq_linear(weighted, weights, bounds=(lower, upper)).x
-    if len(measured) <= _BENDABLE:
-        return float(line[0]), float(line[1]), float(line[2]), 0.0
-
-    def errors(fit: NDArray[np.float64]) -> NDArray[np.float64]:
-        straight = features @ fit[:3]
-        latency = straight * (1 + fit[3] * (1 - straight / measured[0]))
-        return np.asarray(weights * (latency / measured - 1))
-
-    bounds = ([*lower, -MOST_BEND], [*upper, MOST_BEND])
-    found = least_squares(errors, [*np.maximum(line, lower), 0.0], bounds=bounds, x_scale="jac")
-    scale, offset_ms, ms_per_mparam, bend = map(float, found.x)
-    return scale, offset_ms, ms_per_mparam, bend
+    found = lsq_linear(weighted, weights, bounds=([0.0, -np.inf, 0.0], np.inf)).x
+    scale, offset_ms, ms_per_mparam = map(float, found)
+    return scale, offset_ms, ms_per_mparam

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 from hwprune.latency.kernels import Kernel
 from hwprune.latency.measure import Clock, Measurement, Statistic
-
-MOST_BEND = 0.7  # of a calibration, either way: latency rises up to the dense network's
 
 
 @dataclass(frozen=True)
@@ -59,13 +56,11 @@ class Network:
     Attributes:
         fingerprint: of its channel graph.
         kernels: of the dense network.
-        scale, offset_ms, ms_per_mparam: ``straight = scale * sum of kernels + offset_ms +
-            ms_per_mparam * millions of parameters``. Profilers charge each kernel a little, which
-            makes the offset negative; weights that outgrow a cache make every kernel slower than
-            it was inside smaller networks, which the last term stands for.
+        scale, offset_ms, ms_per_mparam: ``latency = scale * sum of kernels + offset_ms +
+            ms_per_mparam * millions of parameters``. The offset is negative where the profiler adds
+            a little to the time of each kernel. The last term stands for weights that outgrow a
+            cache: they make every kernel slower than it was inside smaller networks.
         dense_ms: the dense network's measured latency.
-        bend: ``latency = straight * (1 + bend * (1 - straight / dense_ms))``: small networks stay
-            in caches from run to run, so latency need not be a straight line over the sum.
         held_out: ``(predicted, measured)`` in milliseconds of networks not used in the fit.
         fitted: the same of the networks that were.
         noise: the relative standard error that the measured ratios to the dense network had when
@@ -81,7 +76,6 @@ class Network:
     offset_ms: float
     ms_per_mparam: float
     dense_ms: float
-    bend: float = 0.0
     held_out: tuple[tuple[float, float], ...] = ()
     fitted: tuple[tuple[float, float], ...] = ()
     noise: float | None = field(default=None, compare=False)
@@ -94,13 +88,3 @@ class Network:
     def errors(self) -> tuple[float, ...]:
         """``|predicted - measured| / measured`` on the held-out networks, ascending."""
         return tuple(sorted(abs(p - m) / m for p, m in self.held_out))
-
-    def bent(self, straight_ms: float) -> float:
-        """The latency in milliseconds of what lies at ``straight_ms`` on the straight line."""
-        return straight_ms * (1 + self.bend * (1 - straight_ms / self.dense_ms))
-
-    def straight(self, latency_ms: float) -> float:
-        """The inverse of ``bent``; where it rises no more, the most that it can be asked for."""
-        a, b = self.bend / self.dense_ms, 1 + self.bend
-        root = math.sqrt(max(0.0, b * b - 4 * a * latency_ms))
-        return 2 * latency_ms / (b + root) if root or a <= 0 else b / (2 * a)

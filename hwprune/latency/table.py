@@ -17,7 +17,7 @@ from hwprune.errors import TableError
 from hwprune.graph import ChannelGraph
 from hwprune.latency.anchors import anchors
 from hwprune.latency.measure import Statistic
-from hwprune.latency.samples import MOST_BEND, Moment, Network, Sample
+from hwprune.latency.samples import Moment, Network, Sample
 from hwprune.latency.slowdown import slowdowns_of
 from hwprune.latency.spread import Spread, spread_of_moments
 from hwprune.latency.surface import Surface, fit_surface, typical_ms
@@ -41,6 +41,7 @@ class LatencyTable:
         samples: all kernel times, in the order in which they were taken.
         networks: the networks that were profiled, by fingerprint.
         moments: times of whole networks, in the order in which they were taken.
+        outdated: fingerprints of networks in the file whose calibration this version cannot use.
     """
 
     target: str
@@ -49,6 +50,7 @@ class LatencyTable:
     samples: list[Sample] = field(default_factory=list)
     networks: dict[str, Network] = field(default_factory=dict)
     moments: list[Moment] = field(default_factory=list)
+    outdated: set[str] = field(default_factory=set, compare=False)
 
     def network(self, graph: ChannelGraph) -> Network:
         """The profiled network of a channel graph.
@@ -57,6 +59,12 @@ class LatencyTable:
             TableError: this network was not profiled into the table, or its kernels' samples
                 are not there.
         """
+        if graph.fingerprint in self.outdated:
+            raise TableError(
+                f"The latency table of {self.target} was calibrated for this network by an older "
+                "hwprune. Run `hwprune profile` with the same --table: it fits the calibration "
+                "anew to the times in the file and measures little."
+            )
         if graph.fingerprint not in self.networks:
             raise TableError(
                 f"The latency table of {self.target} holds no network with fingerprint "
@@ -147,10 +155,6 @@ class LatencyTable:
         Raises:
             TableError: as ``network``; or a width lies outside the range that was measured.
         """
-        return self.network(graph).bent(self.straight_ms(graph, widths))
-
-    def straight_ms(self, graph: ChannelGraph, widths: Mapping[str, int]) -> float:
-        """The same before it is bent: a sum over kernels and parameters, as the solver wants it."""
         network = self.network(graph)
         gone = {name for branch in graph.left_out(widths) for name in branch.groups}
         for name, least in self.narrowest(graph).items():
@@ -213,6 +217,7 @@ class LatencyTable:
         self.__dict__.pop("surfaces", None)
         if network is not None:
             self.networks[network.fingerprint] = network
+            self.outdated.discard(network.fingerprint)
 
     def save(self, path: StrPath) -> None:
         """Write the whole table, atomically."""
@@ -273,11 +278,15 @@ class LatencyTable:
                     raise ValueError(f"a moment lacks times: {moment.fingerprint}")
                 table.moments.append(moment)
             elif "network" in row:
+                bend = row["network"].pop("bend", 0.0)  # that calibrations of older versions had
                 network = restore(Network, row["network"])
-                slopes = min(network.scale, network.ms_per_mparam)
-                if not (slopes >= 0 and abs(network.bend) <= MOST_BEND):
+                if not min(network.scale, network.ms_per_mparam) >= 0:
                     raise ValueError(f"a calibration in which latency falls: {network.fingerprint}")
-                table.networks[network.fingerprint] = network
+                if bend:
+                    table.networks.pop(network.fingerprint, None)
+                    table.outdated.add(network.fingerprint)
+                else:
+                    table.add(network=network)
         return table
 
 

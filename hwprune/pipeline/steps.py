@@ -244,17 +244,13 @@ def _kernel_times(job: Job, widths: dict[str, dict[str, int]]) -> list[dict[str,
     """Predicted milliseconds of every kernel at each of the given widths."""
     table = job.table
     network = table.network(job.graph)
-    factors = {
-        name: network.scale * table.predict_ms(job.graph, w) / table.straight_ms(job.graph, w)
-        for name, w in widths.items()
-    }
     rows = []
     for kernel in network.kernels:
         surface = table.surfaces[kernel.kind]
         ms = {
             name: 0.0
             if kernel.vanishes(w)
-            else factors[name]
+            else network.scale
             * surface.ms(table.steps(kernel.inputs.count(w)), table.steps(kernel.outputs.count(w)))
             for name, w in widths.items()
         }

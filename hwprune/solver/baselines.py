@@ -150,7 +150,7 @@ def ordered_groups(
             for k, width in enumerate(options.of[owner]):
                 b = table.steps(kernel.outputs.count(before | options.widths({owner: width})))
                 costs[owner][k] += surface.ms(a, b)
-        chosen = _knapsack(values, costs, network.straight(budget_ms) - constant)
+        chosen = _knapsack(values, costs, budget_ms - constant)
         before = options.chosen(chosen)
     return _plan(graph, scores, table, before, budget_ms)
 

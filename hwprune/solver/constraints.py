@@ -20,7 +20,7 @@ from hwprune.solver.cost import (
 )
 
 Widths = Mapping[str, int]
-_ROUNDED = 1 + 1e-12  # a budget that was bent and made straight; what is met is asked of `exact`
+_ROUNDED = 1 + 1e-12  # for the rounding of sums; whether a budget is met is asked of `exact`
 
 
 @dataclass(frozen=True)
@@ -129,9 +129,8 @@ def limits_of(graph: ChannelGraph, options: WidthOptions, budgets: Budgets) -> l
     for key, table, most in budgets.latencies():
         assert table is not None  # as checked
         cost, exact = latency_cost(graph, table, options), partial(table.predict_ms, graph)
-        name, network = key.replace("ms", "latency", 1), table.network(graph)
-        within, told = network.straight(most) * _ROUNDED, network.bent
-        limits.append(Limit(key, name, "ms", cost, most, exact, within, told))
+        name = key.replace("ms", "latency", 1)
+        limits.append(Limit(key, name, "ms", cost, most, exact, most * _ROUNDED))
     if budgets.max_macs is not None:
         cost = macs_cost(graph, options)
         limits.append(Limit("macs", "MACs", "", cost, budgets.max_macs, graph.macs))

@@ -152,7 +152,7 @@ class Cost:
 
 
 def latency_cost(graph: ChannelGraph, table: LatencyTable, widths: WidthOptions) -> Cost:
-    """Milliseconds by the latency table, calibration included, but for its bend."""
+    """Milliseconds by the latency table, calibration included."""
     network = table.network(graph)
     cost = Cost(widths, network.offset_ms)
     for kernel in network.kernels:

@@ -145,8 +145,8 @@ def cheapest(
     )  # fmt: skip
     widths, found, _ = best_widths([limit], faster, gap, time_limit_s)
     plan = _plan(graph, worth, table, widths)
-    straight_ms = table.straight_ms(graph, widths)
-    off = max(0.0, straight_ms + found.bound) / straight_ms
+    latency_ms = table.predict_ms(graph, widths)
+    off = max(0.0, latency_ms + found.bound) / latency_ms
     return replace(plan, gap=off, budgets={limit.key: limit.most})
 
 

@@ -21,7 +21,6 @@ from hwprune.latency.step import find_step
 from hwprune.latency.table import LatencyTable
 from hwprune.latency.table_file import append
 from hwprune.pipeline.profile import profile
-from hwprune.solver.solve import solve
 from hwprune.targets.base import KernelTime
 from hwprune.targets.fake import FakeTarget
 from hwprune.tracing.trace import trace
@@ -300,34 +299,6 @@ def test_runs_are_told_apart_by_all_their_kernels() -> None:
         ]
     )
     assert kernels[0].times_ms == (0.002,) * 4
-
-
-class Cached(FakeTarget):
-    """Small networks are faster than their kernels are in larger ones."""
-
-    def load(self, model):
-        network = super().load(model)
-        kernels_ms = sum(kernel.times_ms[0] for kernel in network.profile(1))
-        network._total_ms = kernels_ms**1.15
-        return network
-
-
-def test_a_calibration_may_be_bent(model, graph, dense) -> None:
-    target = Cached(8)
-    table = profile(model, EXAMPLE, target, graph=graph)
-    network = table.network(graph)
-    assert network.bend < -0.02  # a straight line has 0
-    assert network.errors[-1] < 0.03
-    draw = random.Random(3)
-    for _ in range(10):
-        widths = {g.name: draw.randrange(g.width // 4, g.width + 1) for g in graph.groups}
-        truth = target.load(resize(dense, graph, keep_first(graph, widths))).run_ms()
-        assert table.predict_ms(graph, widths) == pytest.approx(truth, rel=0.03)
-    scores = {g.name: torch.arange(1.0, g.width + 1) for g in graph.groups}
-    plan = solve(graph, scores, table, budget_ms=0.5 * network.dense_ms)
-    assert plan.predicted_ms <= 0.5 * network.dense_ms
-    cut = target.load(resize(dense, graph, plan)).run_ms()
-    assert cut == pytest.approx(plan.predicted_ms, rel=0.03)
 
 
 class Crowded:
