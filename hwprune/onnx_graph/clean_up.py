@@ -33,6 +33,7 @@ def plain_reshapes(proto: onnx.ModelProto) -> None:
             graph.initializer.append(shape)
             inputs = [flat.input[0], shape.name]
             new = helper.make_node("Reshape", inputs, [node.output[0]], name=node.name)
+            new.metadata_props.extend(node.metadata_props)
             graph.node[place].CopyFrom(new)
     drop_unused(graph)
 

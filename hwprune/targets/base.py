@@ -30,12 +30,16 @@ class KernelTime:
     """What the runtime times as one thing, as its own profile names it.
 
     Attributes:
-        name: the kernel's name in this network.
+        name: the runtime's name of the kernel in this network.
         kind: all that sets its speed but the numbers of channels: operator, kernel, stride,
             groups, spatial size, batch, fused epilogue. Kernels of one kind share measurements.
         reads: names of the kernels whose outputs it reads.
-        times_ms: raw times, one a run; or the means of blocks of runs, where no more is told.
-        weights: the state dict's keys of what it computes with, where the target knows them.
+        times_ms: raw times in milliseconds, one for each run; or the means of blocks of runs, where
+            the runtime gives no more.
+        weights: state dict keys of the weights that it computes with; empty where the target cannot
+            say.
+        parts: what was fused into it, in order: names of ONNX nodes, or for PyTorch paths of
+            modules; empty where the target cannot say.
     """
 
     name: str
@@ -43,6 +47,7 @@ class KernelTime:
     reads: tuple[str, ...]
     times_ms: tuple[float, ...]
     weights: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -132,7 +132,9 @@ class OpenVinoNetwork:
             kind = _fact(operator, "layerType")
             ran = any((first.get(name), *means[name])) or (kind in _LAYERS and name in first)
             if ran and kind not in _DATA:
-                kernels.append(KernelTime(name, self._kind(operator), reads, tuple(means[name])))
+                parts = tuple(_fact(operator, "originalLayersNames").split(","))
+                times_ms = tuple(means[name])
+                kernels.append(KernelTime(name, self._kind(operator), reads, times_ms, parts=parts))
                 behind[name] = (name,)
             else:
                 behind[name] = reads

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import random
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from hwprune.latency.fill import batch_of, only_writer, quiet_runs
 from hwprune.latency.measure import Measurement
 from hwprune.latency.step import find_step
 from hwprune.latency.table import LatencyTable
-from hwprune.latency.table_file import append
+from hwprune.latency.table_file import append, table_line
 from hwprune.pipeline.profile import profile
 from hwprune.targets.base import KernelTime
 from hwprune.targets.fake import FakeTarget
@@ -442,3 +443,21 @@ def test_clocks_of_a_gpu_are_kept_with_its_times(model, graph, tmp_path, monkeyp
 
 def test_a_device_that_is_no_gpu_is_asked_for_no_clocks(unbroken) -> None:
     assert all(not moment.state for moment in LatencyTable.load(unbroken).moments)
+
+
+def test_an_outdated_calibration_is_fitted_anew_to_the_times_in_the_file(
+    model, graph, tmp_path
+) -> None:
+    path = tmp_path / "table.jsonl"
+    made = profile(model, EXAMPLE, "fake:step=8", graph=graph, path=path)
+    lines = path.read_text().splitlines(keepends=True)
+    row = json.loads(lines[-1])
+    del row["crc32"]
+    row["network"]["bend"] = 0.1
+    path.write_text("".join([*lines[:-1], table_line(row)]))
+    with pytest.raises(TableError, match="older hwprune"):
+        LatencyTable.load(path).network(graph)
+    again = profile(model, EXAMPLE, "fake:step=8", graph=graph, path=path)
+    assert again.moments == made.moments
+    assert again.network(graph) == made.network(graph)
+    assert LatencyTable.load(path).network(graph) == made.network(graph)

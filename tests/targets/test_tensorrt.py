@@ -84,8 +84,10 @@ def test_an_engine_s_layers_become_the_network_s_kernels(
     ]  # fmt: skip
     assert [k.weights[0] for k in times if k.weights and "Gemm" in k.kind] == ["head.weight"]
     kernels = describe(times, dense, graph)
-    layers = [(k.inputs, k.outputs) for k in kernels if "Conv" in k.kind or "Gemm" in k.kind]
-    assert layers == [(layer.inputs, layer.outputs) for layer in graph.layers]
+    layers = [k for k in kernels if "Conv" in k.kind or "Gemm" in k.kind]
+    assert [(k.name, k.inputs, k.outputs) for k in layers] == [
+        (layer.name, layer.inputs, layer.outputs) for layer in graph.layers
+    ]
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16", "int8", "fp8"])

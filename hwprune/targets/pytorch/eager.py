@@ -203,11 +203,25 @@ def _kernels(
         if node in times and isinstance(node.target, torch._ops.OpOverload) and tensors(node):
             weights = [key for n in node.all_input_nodes for key in held.get(n, ())]
             kernels.append(
-                KernelTime(node.name, kind(node, held), reads, tuple(times[node]), tuple(weights))
+                KernelTime(
+                    node.name,
+                    kind(node, held),
+                    reads,
+                    tuple(times[node]),
+                    tuple(weights),
+                    _module_path(node),
+                )
             )
             reads = (node.name,)
         behind[node] = reads
     return kernels
+
+
+def _module_path(node: fx.Node) -> tuple[str, ...]:
+    """The path of the innermost module that calls an operator; none in the outermost one."""
+    stack = node.meta.get("nn_module_stack") or {}
+    path = [module_path for module_path, _ in stack.values()][-1:]
+    return tuple(filter(None, path))
 
 
 def weights_held(program: ExportedProgram) -> dict[fx.Node, tuple[str, ...]]:

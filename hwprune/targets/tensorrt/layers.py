@@ -115,7 +115,7 @@ def kernel_times(
             own = [nodes[node] for node in layer.nodes]
             words = [word for node in own for word in _attributes(node, weights, sizes)]
             kind = _kind(own, words, shapes) if own else _kind_of_move(layer)
-            kernels.append(KernelTime(layer.name, kind, reads, times, held))
+            kernels.append(KernelTime(layer.name, kind, reads, times, held, layer.nodes))
             reads = (layer.name,)
         behind.update(dict.fromkeys(layer.outputs, reads))
     return kernels
