@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from hwprune.errors import InputError, NotHere
-
-if TYPE_CHECKING:
-    pass
 from hwprune.targets.base import Target
 
 
