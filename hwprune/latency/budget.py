@@ -10,7 +10,18 @@ from hwprune.errors import BudgetError, InputError
 
 @dataclass(frozen=True)
 class Budget:
-    """A latency budget: milliseconds, or a fraction of the dense network's latency."""
+    """A latency budget: milliseconds, or a fraction of the dense network's latency.
+
+    Attributes:
+        ms: greatest latency in milliseconds; None where ``ratio`` is given.
+        ratio: greatest latency as a fraction of the dense network's; None where ``ms`` is given.
+
+    Example:
+        >>> hwprune.Budget.parse("0.5x")
+        Budget(ms=None, ratio=0.5)
+        >>> hwprune.Budget.parse("12ms").share_of(20.0)
+        0.6
+    """
 
     ms: float | None = None
     ratio: float | None = None

@@ -42,6 +42,12 @@ class LatencyTable:
         networks: the networks that were profiled, by fingerprint.
         moments: times of whole networks, in the order in which they were taken.
         outdated: fingerprints of networks in the file whose calibration this version cannot use.
+
+    Example:
+        >>> from hwprune.latency.table_tools import shipped_tables
+        >>> table = hwprune.LatencyTable.load(shipped_tables()[0])
+        >>> table.target, table.step, table.environment["runtime"]
+        ('onnxruntime-cpu:threads=1', 8, 'onnxruntime 1.32.0')
     """
 
     target: str
