@@ -27,7 +27,7 @@ from hwprune.targets.registry import load_target, need_files
 
 from .resize import keep_first, resize
 
-FOLDER_VERSION = 1
+_FOLDER_VERSION = 1
 Planned: TypeAlias = Callable[[Mapping[str, int]], onnx.ModelProto]
 
 
@@ -48,10 +48,10 @@ class ExportedNetworks:
             InputError: it is none, or of another version.
         """
         facts = _read(folder / "graph.json")
-        if facts.get("version") != FOLDER_VERSION:
+        if facts.get("version") != _FOLDER_VERSION:
             raise InputError(
                 f"{folder} has version {facts.get('version')}; this hwprune reads "
-                f"{FOLDER_VERSION}. Export it again with the hwprune that is installed here."
+                f"{_FOLDER_VERSION}. Export it again with the hwprune that is installed here."
             )
         try:
             self.graph: ChannelGraph = restore(ChannelGraph, facts["graph"])
@@ -100,7 +100,7 @@ def write_networks(
             if not (folder / _name(widths)).exists():
                 _save(planned(widths), folder / _name(widths))
     facts = {
-        "version": FOLDER_VERSION,
+        "version": _FOLDER_VERSION,
         "step": None if planned is None else step,
         "graph": asdict(graph),
     }

@@ -64,7 +64,7 @@ def side_by_side(
     target: Target,
     effort: Effort | None = None,
     *,
-    known_ms: float = math.inf,
+    calm_ms: float = math.inf,
     spread: Spread | None = None,
 ) -> Pair:
     """Latencies of the dense and of the pruned network, from interleaved runs.
@@ -73,10 +73,10 @@ def side_by_side(
         dense, pruned: in the form that the target takes.
         target: where to measure.
         effort: how, and how long; None for the normal effort.
-        known_ms, spread: as in ``measure_pair``.
+        calm_ms, spread: as in ``measure_pair``.
     """
     first, second = target.load(dense), target.load(pruned)
-    return measure_pair(first, second, effort or Effort(), known_ms=known_ms, spread=spread)
+    return measure_pair(first, second, effort or Effort(), calm_ms=calm_ms, spread=spread)
 
 
 def latency_misses(pair: Pair | None, budget_ratio: float | None) -> list[HwpruneError]:

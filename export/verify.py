@@ -84,7 +84,7 @@ def verify(
     batches: Iterable[tuple[Tensor, Tensor]],
     *,
     effort: Effort | None = None,
-    known_ms: float = math.inf,
+    calm_ms: float = math.inf,
     spread: Spread | None = None,
 ) -> Verification:
     """Measure an exported file; it is read back from disk.
@@ -98,7 +98,7 @@ def verify(
         budget: what was promised.
         batches: real images and labels.
         effort: how to measure latency, and how long; None for the normal effort.
-        known_ms: the dense network's latency as measured before; where it is much slower now,
+        calm_ms: the dense network's latency as measured before; where it is much slower now,
             latency is measured again.
         spread: how far ratios move between moments of this machine, as known from before.
 
@@ -115,7 +115,7 @@ def verify(
     if target is not None:
         inputs = dense.inputs if isinstance(dense, TorchNetwork) else None
         timed = exported if inputs is None else TorchNetwork(student, inputs)
-        pair = side_by_side(dense, timed, target, effort, known_ms=known_ms, spread=spread)
+        pair = side_by_side(dense, timed, target, effort, calm_ms=calm_ms, spread=spread)
     return Verification(
         difference,
         difference / max(float(wanted.abs().max()), 1e-12),

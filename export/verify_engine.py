@@ -38,7 +38,7 @@ from .first_mismatch import Departure
 from .tolerance import TOLERANCES
 
 TIMES = ("run_ms", "transfers_ms", "enqueue_ms")  # methods of an engine; the last is wall time
-LAUNCHES = 50
+_LAUNCHES = 50
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,7 @@ def _times(engines: Mapping[str, Engine], seconds: float) -> dict[str, dict[str,
     parts: list[Timed] = [_Part(engines[e], what) for e in engines for what in TIMES[:2]]
     measured = iter(interleave(parts, seconds=seconds))
     times = {e: {what: next(measured) for what in TIMES[:2]} for e in engines}
-    launches = [{e: engine.enqueue_ms() for e, engine in engines.items()} for _ in range(LAUNCHES)]
+    launches = [{e: engine.enqueue_ms() for e, engine in engines.items()} for _ in range(_LAUNCHES)]
     for name in engines:
         times[name][TIMES[2]] = Measurement(tuple(launch[name] for launch in launches))
     return times

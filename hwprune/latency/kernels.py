@@ -1,4 +1,4 @@
-"""Which channel groups set the size of each kernel that a runtime reports."""
+"""Link the kernels that a runtime reports to channel groups and to the network's layers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hwprune.onnx_graph.module_paths import module_paths
 from hwprune.targets.base import KernelTime, Loadable
 
 _THROUGH = ("Relu", "Clip", "HardSwish", "HardSigmoid", "Sigmoid", "Identity", "BatchNormalization")
-_JOINS = {"Concat", "Concatenation", "cat"}  # words of kinds: the outputs are all inputs in a row
+_JOINS = {"Concat", "Concatenation", "cat"}  # operators whose outputs are all inputs in a row
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Kernel:
     outputs: Channels
 
     def vanishes(self, widths: Mapping[str, int]) -> bool:
-        """Whether a side has no channels left: its branch is left out."""
+        """Whether the kernel is gone because a branch is left out: a side has no channels left."""
         sides = (side for side in (self.inputs, self.outputs) if side.groups)
         return any(side.count(widths) == 0 for side in sides)
 
@@ -88,7 +88,7 @@ def _joined(paths: Iterable[str]) -> str:
 
 
 def _layers_by_name(model: onnx.ModelProto, by_weight: Mapping[str, Layer]) -> dict[str, Layer]:
-    """Layers by the names of their ONNX nodes and of the tensors up to the next other node."""
+    """Layers by the names of their ONNX nodes, and of the tensors that activations pass on."""
     found: dict[str, Layer] = {}
     of_tensor: dict[str, Layer] = {}
     for node in model.graph.node:
@@ -106,9 +106,10 @@ def _layers_by_name(model: onnx.ModelProto, by_weight: Mapping[str, Layer]) -> d
 
 
 def _aliases(name: str) -> list[str]:
-    """What a runtime's kernel name may stand for.
+    """The names of ONNX nodes and tensors that a runtime's kernel name may be derived from.
 
-    ``fused node_Gemm_3``, ``relu_4_nchwc``, ``node_Gemm_3/WithoutBiases``, ``node_Conv_3_token_7``.
+    Such names are ``fused node_Gemm_3``, ``relu_4_nchwc``, ``node_Gemm_3/WithoutBiases`` and
+    ``node_Conv_3_token_7``.
     """
     bare = name.removeprefix("fused ").removesuffix("_nchwc").removesuffix("/WithoutBiases")
     return [name, bare, re.sub(r"_token_\d+$", "", bare)]

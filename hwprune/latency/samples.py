@@ -12,7 +12,13 @@ from hwprune.latency.measure import Clock, Measurement, Statistic
 class Sample:
     """Raw times of one kernel at one number of input and output channels.
 
-    ``origin`` names the network and the run in which it was timed, as ``fingerprint/index``.
+    Attributes:
+        kind: the kernel's kind, as in ``KernelTime``.
+        inputs: input channels; 1 for a kernel that works on each channel by itself.
+        outputs: output channels.
+        times_ms: raw times in milliseconds.
+        origin: fingerprint of the dense network and number of the profiled one, as
+            ``fingerprint/number``.
     """
 
     kind: str
@@ -23,7 +29,7 @@ class Sample:
 
     @property
     def fingerprint(self) -> str:
-        """Of the dense network that was profiled."""
+        """The fingerprint of the dense network that was profiled."""
         return self.origin.partition("/")[0]
 
 
@@ -31,11 +37,13 @@ class Sample:
 class Moment:
     """Raw times of whole networks that were measured in turn.
 
-    ``fingerprint`` is that of the dense network. ``times_ms`` has the times of each network: the
-    dense one first, those that the calibration is fitted to and tested on, and at last the profiled
-    ones, whose numbers of ``origin`` are ``profiled``. ``state`` is what a GPU said of its clocks,
-    power and temperature right afterwards; empty for other devices. ``clock`` says which runs
-    count, and by which clock (``measure.CLOCKS``).
+    Attributes:
+        fingerprint: fingerprint of the dense network.
+        times_ms: milliseconds of each network's runs: of the dense one, then of those that the
+            calibration is fitted to and tested on, then of the profiled ones.
+        profiled: numbers of the profiled networks, as in ``Sample.origin``.
+        state: a GPU's clocks, power and temperature right afterwards; empty for other devices.
+        clock: which runs count, and by which clock, as described in ``measure.CLOCKS``.
     """
 
     fingerprint: str
@@ -51,23 +59,24 @@ class Moment:
 
 @dataclass(frozen=True)
 class Network:
-    """A network that was profiled: its kernels, and how their sum becomes its latency.
+    """A network that was profiled: its kernels, and how the sum of their times becomes its latency.
 
     Attributes:
-        fingerprint: of its channel graph.
-        kernels: of the dense network.
+        fingerprint: fingerprint of its channel graph.
+        kernels: the dense network's kernels.
         scale, offset_ms, ms_per_mparam: ``latency = scale * sum of kernels + offset_ms +
             ms_per_mparam * millions of parameters``. The offset is negative where the profiler adds
             a little to the time of each kernel. The last term stands for weights that outgrow a
             cache: they make every kernel slower than it was inside smaller networks.
         dense_ms: the dense network's measured latency.
-        held_out: ``(predicted, measured)`` in milliseconds of networks not used in the fit.
-        fitted: the same of the networks that were.
-        noise: the relative standard error that the measured ratios to the dense network had when
-            time was up, in the median of the networks; None where too few samples tell.
-        seconds, profiled, rejected: what the profile took from its last start on: seconds, runs
-            under the profiler, and those of them beside which the machine was slow.
-        statistic: of the measured latencies that it was fitted to.
+        held_out: ``(predicted, measured)`` milliseconds of networks that the fit did not use.
+        fitted: ``(predicted, measured)`` milliseconds of networks that the fit used.
+        noise: relative standard error of the measured ratios to the dense network, the median over
+            the networks; None where there were too few runs.
+        seconds: seconds that the profile took since its last start.
+        profiled: number of profiles since its last start.
+        rejected: number of those profiles during which the machine was slow.
+        statistic: the statistic of the runs that the calibration was fitted to.
     """
 
     fingerprint: str

@@ -186,7 +186,7 @@ def verify_network(job: Job, student: nn.Module) -> list[HwpruneError]:
         job.budget,
         job.test(),
         effort=job.effort,
-        known_ms=_dense_ms(job),
+        calm_ms=_dense_ms(job),
         spread=None if spread is None else Spread(**spread),
     )
     pair = result.pair

@@ -12,8 +12,15 @@ from hwprune.graph import ChannelGraph
 from hwprune.latency.budget import Budget as Budget
 from hwprune.latency.effort import Effort
 from hwprune.latency.fill import Networks, batch_of
-from hwprune.latency.measure import CALM, Measurement, at_moments, interleave, ratio_error, together
-from hwprune.latency.spread import Seen, Spread, pooled, spread_of
+from hwprune.latency.measure import (
+    CALM,
+    Measurement,
+    at_moments,
+    interleave,
+    join_moments,
+    ratio_error,
+)
+from hwprune.latency.spread import MeasuredRatio, Spread, pooled, spread_of
 from hwprune.latency.table import LatencyTable
 from hwprune.plan import Plan
 from hwprune.targets.base import Target
@@ -61,7 +68,7 @@ class LoopBench:
     @property
     def aim(self) -> float:
         """The share of the budget to ask for before anything was measured."""
-        return 1 - pooled([self.of_table]).room(self.effort.moments, USUAL_ERROR) - SLACK / 2
+        return 1 - pooled([self.of_table]).margin(self.effort.moments, USUAL_ERROR) - SLACK / 2
 
     def measure(self, plans: Sequence[Plan], asked_ms: float, number: int) -> list[FittedPlan]:
         """The plans with their measured latencies, from one interleaved run."""
@@ -71,10 +78,10 @@ class LoopBench:
             count=1,
             seconds=self.effort.moment_s,
             rounds=self.effort.rounds,
-            known_ms=self.known_ms,
+            calm_ms=self.known_ms,
             statistic=self.effort.statistic,
         )
-        dense, *pruned = together(moments)
+        dense, *pruned = join_moments(moments)
         return [
             self._fitted(plan, dense, own, asked_ms, number)
             for plan, own in zip(plans, pruned, strict=True)
@@ -107,13 +114,13 @@ class LoopBench:
     def spread(self) -> Spread:
         """How far ratios move between moments, by the profile and by what was measured twice."""
         series = [each.rounds for each in self.tried if len(each.rounds) > 1]
-        seen = [[Seen(t.share, t.error) for t in turns if t.calm] for turns in series]
+        seen = [[MeasuredRatio(t.share, t.error) for t in turns if t.calm] for turns in series]
         return pooled([self.of_table, spread_of(seen)])
 
     def room(self, tried: FittedPlan) -> float:
         """The share of the budget to keep free for a plan."""
         error = math.sqrt(fmean(turn.error**2 for turn in tried.rounds))
-        return self.spread().room(self.effort.moments, error)
+        return self.spread().margin(self.effort.moments, error)
 
     def is_near(self, tried: FittedPlan) -> bool:
         """Whether a plan is within the budget with its room, and not far below."""
@@ -165,7 +172,7 @@ class LoopBench:
 def _of_both(first: FittedPlan, again: FittedPlan) -> FittedPlan:
     """A plan with the measurements of further moments."""
     assert first.dense and first.pruned and again.dense and again.pruned
-    dense, own = together([(first.dense, first.pruned), (again.dense, again.pruned)])
+    dense, own = join_moments([(first.dense, first.pruned), (again.dense, again.pruned)])
     plan = replace(
         first.plan,
         measured_ms=own.latency_ms,

@@ -27,7 +27,7 @@ _START = (
 )
 
 
-class Apart:
+class SubprocessTarget:
     """A target like any other; what it does, another process does.
 
     Args:
@@ -63,14 +63,14 @@ class Apart:
 
     def environment(self) -> dict[str, str]:
         """What the target says."""
-        told: dict[str, str] = self.ask("environment")
+        told: dict[str, str] = self.request("environment")
         return told
 
-    def load(self, model: onnx.ModelProto) -> ApartNetwork:
+    def load(self, model: onnx.ModelProto) -> SubprocessNetwork:
         """Make a network ready to run, over there."""
-        return ApartNetwork(self, self.ask("load", model.SerializeToString()))
+        return SubprocessNetwork(self, self.request("load", model.SerializeToString()))
 
-    def ask(self, what: str, *arguments: Any) -> Any:
+    def request(self, what: str, *arguments: Any) -> Any:
         """One request and its answer."""
         assert self._process.stdin is not None
         unused, self.unused = self.unused, []
@@ -94,31 +94,31 @@ class Apart:
         return answer
 
 
-class ApartNetwork:
+class SubprocessNetwork:
     """A network that is loaded in the other process."""
 
-    def __init__(self, target: Apart, number: int) -> None:
+    def __init__(self, target: SubprocessTarget, number: int) -> None:
         self._target, self._number = target, number
         weakref.finalize(self, _let_go, target, number)
 
     def run_ms(self) -> float:
         """Run once; milliseconds, as the other process has timed it."""
-        taken: float = self._target.ask("run_ms", self._number)
+        taken: float = self._target.request("run_ms", self._number)
         return taken
 
     def run_watched(self) -> Timing:
         """Run once, with what the operating system tells the other process of it."""
-        taken: Timing = self._target.ask("run_watched", self._number)
+        taken: Timing = self._target.request("run_watched", self._number)
         return taken
 
     def profile(self, runs: int) -> list[KernelTime]:
         """Kernel times from the other process."""
-        times: list[KernelTime] = self._target.ask("profile", self._number, runs)
+        times: list[KernelTime] = self._target.request("profile", self._number, runs)
         return times
 
     def profile_here(self, runs: int) -> list[KernelTime]:
         """The same of a target whose ``profile`` would ask another process again."""
-        times: list[KernelTime] = self._target.ask("profile_here", self._number, runs)
+        times: list[KernelTime] = self._target.request("profile_here", self._number, runs)
         return times
 
 
@@ -129,7 +129,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _let_go(target: Apart, number: int) -> None:
+def _let_go(target: SubprocessTarget, number: int) -> None:
     target.unused.append(number)
 
 

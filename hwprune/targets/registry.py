@@ -15,10 +15,10 @@ def _onnxruntime_cpu(**options: str) -> Target:
 
 
 def _openvino_cpu(**options: str) -> Target:
-    from hwprune.targets.in_subprocess import Apart
+    from hwprune.targets.in_subprocess import SubprocessTarget
 
     try:
-        return Apart("hwprune.targets.openvino_cpu", "OpenVinoCpu", **options)
+        return SubprocessTarget("hwprune.targets.openvino_cpu", "OpenVinoCpu", **options)
     except ImportError as error:
         raise NotHere(
             f"The target openvino-cpu needs OpenVINO ({error}). Install it with "

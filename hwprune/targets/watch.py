@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from hwprune.targets.base import Timing
 
-LOST = 0.01  # of a run's wall time in which its thread did not compute: more is an interruption
+_LOST = 0.01  # of a run's wall time in which its thread did not compute: more is an interruption
 _RESOLUTION_S = 1e-4  # of a clock of CPU time that can time a run; Windows' has 16 ms
 
 
@@ -39,7 +39,7 @@ def _in_this_thread(run: Callable[[], object]) -> Timing:
     cpu_ms = (time.thread_time_ns() - cpu) / 1e6
     if time.get_clock_info("thread_time").resolution > _RESOLUTION_S:
         return Timing(wall_ms)
-    return Timing(wall_ms, cpu_ms, wall_ms - cpu_ms > LOST * wall_ms)
+    return Timing(wall_ms, cpu_ms, wall_ms - cpu_ms > _LOST * wall_ms)
 
 
 def _switches() -> int | None:

@@ -14,7 +14,7 @@ from hwprune.export.to_onnx import to_onnx
 from torch import nn
 
 from hwprune.errors import TableError
-from hwprune.latency.calibrate import calibrate, calibrating, calibration_run
+from hwprune.latency.calibrate import calibrate, calibration_run, whole_network_widths
 from hwprune.latency.effort import Effort
 from hwprune.latency.fill import batch_of, only_writer, quiet_runs
 from hwprune.latency.measure import Measurement
@@ -339,7 +339,7 @@ def test_a_table_is_fitted_to_either_latency_from_the_same_measurements(
     after = profile(model, EXAMPLE, FakeTarget(8), graph=graph, path=path, effort=typical)
     assert after.network(graph).statistic == "typical" != before.network(graph).statistic
     assert after.moments == before.moments
-    assert LatencyTable.load(path).is_read_alike(graph, "typical")
+    assert LatencyTable.load(path).is_calibration_current(graph, "typical")
 
 
 def test_progress_is_told_and_rises(model, graph) -> None:
@@ -413,7 +413,7 @@ def test_the_dense_latency_is_the_mean_of_its_copies(unbroken, graph) -> None:
     """Copies of one network differ by up to a percent: no ratio is to one of them alone."""
     table = LatencyTable.load(unbroken)
     kernels = table.networks[graph.fingerprint].kernels
-    wholes = [*calibrating(graph, table.step), graph.widths]
+    wholes = [*whole_network_widths(graph, table.step), graph.widths]
     assert [widths == graph.widths for widths in wholes].count(True) == 2
     measured = [Measurement((table.predict_ms(graph, widths),)) for widths in wholes]
     dense_ms = measured[0].latency_ms

@@ -265,8 +265,8 @@ def test_a_calibration_of_samples_that_are_read_otherwise_now_is_told() -> None:
     ms = made.predict_ms(GRAPH, GRAPH.widths)
     for predicted, alike in ((ms, True), (1.01 * ms, True), (1.2 * ms, False)):
         made.networks = {GRAPH.fingerprint: replace(NETWORK, fitted=((predicted, 1.0),))}
-        assert made.is_read_alike(GRAPH, "quiet") is alike
-        assert not made.is_read_alike(GRAPH, "typical")
+        assert made.is_calibration_current(GRAPH, "quiet") is alike
+        assert not made.is_calibration_current(GRAPH, "typical")
 
 
 def test_a_missing_file_says_how_to_make_one(tmp_path) -> None:

@@ -18,7 +18,7 @@ from hwprune.errors import InputError, NotHere
 from hwprune.onnx_graph.precision import in_precision
 from hwprune.targets.base import Form, KernelTime
 from hwprune.targets.cuda.nvidia import gpu_facts, library_folders
-from hwprune.targets.in_subprocess import Apart
+from hwprune.targets.in_subprocess import SubprocessTarget
 from hwprune.targets.onnxruntime.network import Bind, OnnxRuntimeNetwork, random_inputs
 from hwprune.targets.options import one_of
 
@@ -79,7 +79,7 @@ class OnnxRuntimeCuda:
         return CudaNetwork(model, self)
 
     @cached_property
-    def blocking(self) -> Apart:
+    def blocking(self) -> SubprocessTarget:
         """The same target in a process in which Python waits for every kernel.
 
         ONNX Runtime's profiler times what the CPU does; only there it is what the GPU does. That
@@ -90,7 +90,7 @@ class OnnxRuntimeCuda:
             "CUDA_LAUNCH_BLOCKING": "1",
             "LD_LIBRARY_PATH": os.pathsep.join([*before, *library_folders()]),
         }
-        return Apart(__name__, type(self).__name__, waiting, precision=self.precision)
+        return SubprocessTarget(__name__, type(self).__name__, waiting, precision=self.precision)
 
 
 class CudaNetwork:

@@ -194,7 +194,7 @@ def _kernels(
     program: ExportedProgram, times: Mapping[fx.Node, Sequence[float]]
 ) -> list[KernelTime]:
     """Name the operators that gave tensors; what is no operator passes its inputs on."""
-    held = weights_held(program)
+    held = _weights_held(program)
     behind: dict[fx.Node, tuple[str, ...]] = {}  # node -> the kernels whose outputs it holds
     kernels = []
     for node in program.graph.nodes:
@@ -224,7 +224,7 @@ def _module_path(node: fx.Node) -> tuple[str, ...]:
     return tuple(filter(None, path))
 
 
-def weights_held(program: ExportedProgram) -> dict[fx.Node, tuple[str, ...]]:
+def _weights_held(program: ExportedProgram) -> dict[fx.Node, tuple[str, ...]]:
     """The nodes that hold weights, or what is computed from weights alone, with their keys."""
     signature = program.graph_signature
     keys = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}

@@ -121,14 +121,16 @@ def check_place(options: EngineOptions) -> None:
         NotHere: the package, or the GPU that is needed, is not here.
     """
     flavour = load_flavour(options.flavour)
-    if flavour.builds_elsewhere and (options.version_compatible or options.hardware_compatible):
+    if flavour.builds_for_other_gpus and (
+        options.version_compatible or options.hardware_compatible
+    ):
         raise InputError(
             f"{flavour.name} has neither --version-compatible nor --hardware-compatible; it builds "
             "for several GPUs at once. Give --for sm86,sm89 or --for any instead."
         )
     if not options.built_for:
         gpu_here()
-    elif not flavour.builds_elsewhere:
+    elif not flavour.builds_for_other_gpus:
         _, here = gpu_here()
         if options.built_for != (here,):
             raise InputError(
@@ -283,7 +285,7 @@ def _facts(
     onnx_path: Path, precision: str, engine: bytes, options: EngineOptions, plan: Path | None
 ) -> EngineFacts:
     flavour = load_flavour(options.flavour)
-    device, here = ("", "") if options.built_for and flavour.builds_elsewhere else gpu_here()
+    device, here = ("", "") if options.built_for and flavour.builds_for_other_gpus else gpu_here()
     return EngineFacts(
         onnx_sha256=onnx_sha256(onnx_path),
         engine_sha256=sha256(engine),

@@ -15,7 +15,7 @@ from hwprune.storage.atomic_files import write_text
 from hwprune.storage.from_json import restore
 from hwprune.targets.tensorrt.build_options import ANY, Batches
 
-ENGINE_VERSION = 1
+_ENGINE_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class EngineFacts:
     hardware_compatible: bool = False
     widths: dict[str, int] | None = None
     plan_sha256: str | None = None
-    version: int = ENGINE_VERSION
+    version: int = _ENGINE_VERSION
 
     def check_onnx(self, path: Path) -> None:
         """Refuse an ONNX file that is not the one the engine was built from.
@@ -160,9 +160,9 @@ def read_engine(path: Path) -> tuple[bytes, EngineFacts]:
 
 def _facts(given: Mapping[str, object], path: Path) -> EngineFacts:
     version = given.get("version") if isinstance(given, dict) else None
-    if version != ENGINE_VERSION:
+    if version != _ENGINE_VERSION:
         raise EngineError(
-            f"{path} has version {version}; this hwprune reads {ENGINE_VERSION}. Build the engine "
+            f"{path} has version {version}; this hwprune reads {_ENGINE_VERSION}. Build the engine "
             "again with the hwprune that is installed here: `hwprune export --engine`."
         )
     facts: EngineFacts = restore(EngineFacts, dict(given))

@@ -11,7 +11,7 @@ from typing import Any
 from hwprune.errors import InputError, NotHere
 
 # The wheels of TensorRT-RTX's bindings and libraries work without the package in front of them.
-PACKAGES = {
+_PACKAGES = {
     "tensorrt": ("tensorrt",),
     "tensorrt-rtx": ("tensorrt_rtx", "tensorrt_rtx_bindings"),
 }
@@ -36,7 +36,7 @@ class Flavour:
         return str(self.api.__version__)
 
     @property
-    def builds_elsewhere(self) -> bool:
+    def builds_for_other_gpus(self) -> bool:
         """Whether it builds for GPUs that are not here: TensorRT-RTX does, on the CPU."""
         return self.name == "tensorrt-rtx"
 
@@ -49,7 +49,9 @@ class Flavour:
         """
         made = _logger(self.api)
         load = getattr(self.api, "init_libnvinfer_plugins", None)
-        if load is not None and not self.builds_elsewhere:  # 8.6 runs some operators by plugins
+        if (
+            load is not None and not self.builds_for_other_gpus
+        ):  # 8.6 runs some operators by plugins
             load(made, "")
         return made
 
@@ -62,13 +64,13 @@ def load_flavour(name: str) -> Flavour:
         InputError: there is no such flavour.
         NotHere: its package is not installed.
     """
-    if name not in PACKAGES:
+    if name not in _PACKAGES:
         raise InputError(
-            f"Unknown engine {name!r}; expected one of {', '.join(PACKAGES)}. "
+            f"Unknown engine {name!r}; expected one of {', '.join(_PACKAGES)}. "
             "Try `--engine tensorrt-rtx`."
         )
     reasons = []
-    for module in PACKAGES[name]:
+    for module in _PACKAGES[name]:
         try:
             return Flavour(name, importlib.import_module(module))
         except (ImportError, OSError) as error:  # the latter: a library that it loads is missing

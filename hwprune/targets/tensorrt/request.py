@@ -111,11 +111,11 @@ def engine_of_file(
                 f"from the run: `hwprune export --out RUN --engine "
                 f"{request.options.flavour}:precision={request.precision}`."
             )
-        path = in_other_precision(model, path, str(request.precision))
+        path = _in_other_precision(model, path, str(request.precision))
     return build(path, request, console, plan)
 
 
-def in_other_precision(
+def _in_other_precision(
     model: onnx.ModelProto,
     path: Path,
     precision: str,
