@@ -1,4 +1,4 @@
-"""A network with all that is needed to profile it, as files: for devices without PyTorch."""
+"""A folder with all files that profiling a network needs, for devices without PyTorch."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ class ExportedNetworks:
     Attributes:
         graph: the channel graph.
         dense: the dense network.
-        step: the channels that widths are multiples of; None where the device's own step will do,
-            because the dense file can be cut at any widths.
+        step: number of channels that the widths of the files are multiples of; None where the dense
+            file can be cut at any widths, so that the device's own step is used.
     """
 
     def __init__(self, folder: Path) -> None:
         """Read a folder of ``write_networks``.
 
         Raises:
-            InputError: it is none, or of another version.
+            InputError: the folder holds no exported network, or one of another version.
         """
         facts = _read(folder / "graph.json")
         if facts.get("version") != _FOLDER_VERSION:
@@ -84,15 +84,17 @@ def write_networks(
     planned: Planned | None = None,
     step: int = 1,
 ) -> None:
-    """Write what profiling a network needs.
+    """Write all files that profiling a network needs.
+
+    ``graph.json`` is written last, so that an incomplete folder is not taken for a complete one.
 
     Args:
         dense: the dense network.
         graph: its channel graph.
-        folder: is made; ``graph.json`` comes last, so that half a folder is none.
-        planned: gives the network at given widths, where the dense file cannot be cut on the
-            device: then every network that will be measured is written.
-        step: channels that the widths of these are multiples of.
+        folder: path of the folder, which is made.
+        planned: a function that gives the network at any widths, for a dense file that cannot be
+            cut on the device: every network to measure is then written. None if it can be cut.
+        step: number of channels that the widths of these networks are multiples of.
     """
     _save(dense, folder / "dense.onnx")
     if planned is not None:
@@ -113,22 +115,24 @@ def measure_folder(
     """Fill a latency table with the networks in a folder.
 
     Args:
-        folder: of ``write_networks``.
-        recipe: its target and table; without a table, ``table.jsonl`` in the folder.
-        console: is told what is being done.
-        renew: begin the table anew.
+        folder: a folder of ``write_networks``.
+        recipe: the recipe, for its target, table and effort; without a table, ``table.jsonl`` in
+            the folder is used.
+        console: where progress is printed.
+        renew: whether to begin a new table.
 
     Raises:
-        InputError, TableError: as ``ExportedNetworks`` and ``fill``.
+        InputError: as in ``ExportedNetworks``.
+        TableError: as in ``fill``.
     """
     need_files(recipe.target)
     networks, device = ExportedNetworks(folder), load_target(recipe.target)
     path = Path(recipe.table) if recipe.table else folder / "table.jsonl"
-    with profile_progress(console) as tell:
+    with profile_progress(console) as progress:
         table = fill(
             networks.graph, networks, device,
             path=path, step=networks.step, renew=renew,
-            effort=Effort.parse(recipe.measure, recipe.latency), progress=tell,
+            effort=Effort.parse(recipe.measure, recipe.latency), progress=progress,
         )  # fmt: skip
     console.print(profile_summary(path, table, table.network(networks.graph)))
     return table

@@ -131,7 +131,7 @@ def test_names_of_fused_nodes(name: str, metadata: str, nodes: tuple[str, ...]) 
 
 
 def test_an_engine_without_details_is_refused() -> None:
-    with pytest.raises(HwpruneError, match=r"names of its layers alone.*detailed=True"):
+    with pytest.raises(HwpruneError, match=r"only the names of its layers.*detailed=True"):
         engine_layers('{"Layers": ["a", "b"], "Bindings": []}', {})
 
 
