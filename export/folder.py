@@ -28,7 +28,7 @@ from hwprune.targets.registry import load_target, need_files
 from .resize import keep_first, resize
 
 _FOLDER_VERSION = 1
-Planned: TypeAlias = Callable[[Mapping[str, int]], onnx.ModelProto]
+_Planned: TypeAlias = Callable[[Mapping[str, int]], onnx.ModelProto]
 
 
 class ExportedNetworks:
@@ -81,7 +81,7 @@ def write_networks(
     dense: onnx.ModelProto,
     graph: ChannelGraph,
     folder: Path,
-    planned: Planned | None = None,
+    planned: _Planned | None = None,
     step: int = 1,
 ) -> None:
     """Write all files that profiling a network needs.

@@ -274,7 +274,7 @@ def _rebuilder(
     )
 
     def rebuilt(model: onnx.ModelProto) -> Engine:
-        is_bf16 = facts.precision == "bf16"  # whose outputs are compared with the model in fp32
+        is_bf16 = facts.precision == "bf16"  # its outputs are compared with the model in fp32
         own = for_tensorrt(model, "bf16") if is_bf16 else model
         return _loaded(build_engine(own.SerializeToString(), options), facts, flavour, batch)
 

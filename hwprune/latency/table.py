@@ -295,7 +295,7 @@ class LatencyTable:
                     raise ValueError(f"a moment lacks times: {moment.fingerprint}")
                 table.moments.append(moment)
             elif "network" in row:
-                bend = row["network"].pop("bend", 0.0)  # that calibrations of older versions had
+                bend = row["network"].pop("bend", 0.0)  # written by older versions
                 network = restore(Network, row["network"])
                 if not min(network.scale, network.ms_per_mparam) >= 0:
                     raise ValueError(f"a calibration in which latency falls: {network.fingerprint}")
@@ -308,7 +308,7 @@ class LatencyTable:
 
 
 def _differences(there: Mapping[str, str], here: Mapping[str, str]) -> dict[str, str]:
-    """What differs between two environments, in words."""
+    """The entries that differ between two environments, each with a sentence that says how."""
     return {
         name: f"{name} is {there.get(name)!r} there and {here.get(name)!r} here"
         for name in {**there, **here}

@@ -39,7 +39,7 @@ def with_batch(model: onnx.ModelProto, batch: int) -> onnx.ModelProto:
         for size in value.type.tensor_type.shape.dim:
             if size.dim_param == name:
                 size.dim_value = batch
-    del fixed.graph.value_info[:]  # whose batch is open
+    del fixed.graph.value_info[:]  # their batch is open
     return fixed
 
 

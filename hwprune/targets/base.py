@@ -106,7 +106,7 @@ class Target(Protocol):
 
     @property
     def name(self) -> str:
-        """What a user types to get this target."""
+        """The name with options that makes this target, as ``load_target`` takes it."""
 
     @property
     def takes(self) -> Form:

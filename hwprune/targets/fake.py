@@ -46,7 +46,7 @@ class FakeTarget:
 
     @property
     def name(self) -> str:
-        """What a user types to get this target."""
+        """The name with options that makes this target, as ``load_target`` takes it."""
         return (
             f"fake:step={self.step},factor={self.factor},offset_ms={self.offset_ms},"
             f"noise={self.noise},unfused={self.unfused}"

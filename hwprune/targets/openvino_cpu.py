@@ -39,7 +39,7 @@ class OpenVinoCpu:
 
     @property
     def name(self) -> str:
-        """What a user types to get this target."""
+        """The name with options that makes this target, as ``load_target`` takes it."""
         return f"openvino-cpu:threads={self.threads},precision={self.precision}"
 
     def environment(self) -> dict[str, str]:
@@ -97,7 +97,7 @@ class OpenVinoNetwork:
         means: dict[str, list[float]] = defaultdict(list)
         while runs > 0:
             compiled, request = self._compile({"PERF_COUNT": True})
-            sums, timed = _sums(request, runs)  # of the first 1, 2, 4, ... runs
+            sums, timed = _sums(request, runs)  # sums over the first 1, 2, 4, ... runs
             first = {name: own[0] for name, own in sums.items()}
             for name, own in sums.items():
                 means[name] += block_means(own)

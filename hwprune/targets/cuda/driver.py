@@ -23,7 +23,7 @@ def gpu_here() -> tuple[str, str]:
     """The first GPU's name and its compute capability, such as ``sm89``.
 
     Raises:
-        NotHere: as ``need_driver``.
+        NotHere: there is no driver, or it finds no GPU.
     """
     driver, device = _first()
     major, minor = ctypes.c_int(), ctypes.c_int()
@@ -38,7 +38,7 @@ def gpu_bus() -> str:
     """The first GPU's PCI bus ID, because ``nvidia-smi`` numbers GPUs otherwise than CUDA.
 
     Raises:
-        NotHere: as ``need_driver``.
+        NotHere: there is no driver, or it finds no GPU.
     """
     driver, device = _first()
     place = ctypes.create_string_buffer(32)

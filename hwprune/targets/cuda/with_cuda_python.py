@@ -86,7 +86,7 @@ class CudaPythonGpu:
         return lambda: _done(_CUDART.cudaGraphLaunch(ready, self._stream))
 
     def _keep(self, answer: tuple[Any, ...], end: str) -> Any:
-        """What a call has made; CUDA's function ``end`` gives it back when this object is gone."""
+        """The result of a call, which CUDA's function ``end`` frees when this object is deleted."""
         made = _done(answer)
         self._held.append((getattr(_CUDART, end), made))
         return made

@@ -67,7 +67,7 @@ class TorchGpu:
         try:
             with _CUDA.graph(graph, stream=self._stream, capture_error_mode=mode):
                 run()
-        except (RuntimeError, HwpruneError):  # of CUDA, or of what ``run`` runs
+        except (RuntimeError, HwpruneError):  # raised by CUDA or by ``run``
             return None
 
         def replay() -> None:

@@ -64,7 +64,7 @@ class OnnxRuntimeCuda:
 
     @property
     def name(self) -> str:
-        """What a user types to get this target."""
+        """The name with options that makes this target, as ``load_target`` takes it."""
         other = "" if self.kind == "cuda" else f",provider={self.kind}"
         return f"onnxruntime-cuda:precision={self.precision}{other}"
 

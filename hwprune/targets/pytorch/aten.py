@@ -11,7 +11,12 @@ from torch import Tensor, fx
 _LETTERS = {"kernel_size": "k", "stride": "s", "padding": "p", "output_padding": "op",
             "dilation": "d", "output_size": "o", "dim": "dim", "scale_factors": "x",
             "ceil_mode": "ceil"}  # fmt: skip
-_OF_EACH_SIDE = ("stride", "padding", "output_padding", "dilation")  # of a kernel, or one for all
+_OF_EACH_SIDE = (
+    "stride",
+    "padding",
+    "output_padding",
+    "dilation",
+)  # one number for each side, or one for all
 
 
 def kind(node: fx.Node, held: Mapping[fx.Node, tuple[str, ...]]) -> str:
@@ -27,7 +32,7 @@ def kind(node: fx.Node, held: Mapping[fx.Node, tuple[str, ...]]) -> str:
     words = [operator(node)]
     if isinstance(weight, fx.Node) and "conv" in words[0]:
         words += convolution(given, tensors(weight)[0].shape)
-    elif "size" not in given:  # whose strides count channels
+    elif "size" not in given:  # strides of such operators count channels
         words += settings_words(given)
     if shapes and shapes[0].ndim:
         words.append(f"b{shapes[0].shape[0]}")

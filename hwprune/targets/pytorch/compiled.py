@@ -26,7 +26,7 @@ _OWN = ("cpp_fused", "triton_")  # parts of the names of kernels that Inductor h
 _FUSED = ("attr", "unary_attr")  # arguments of a library's kernel that say what is fused into it
 _SAME = 1e-3  # greatest cosine distance of a channel's weights and the same scaled by a batch norm
 
-_Event: TypeAlias = tuple[str, float]  # of PyTorch's profile: name and milliseconds
+_Event: TypeAlias = tuple[str, float]  # name and milliseconds in PyTorch's profile
 
 
 class _Part(NamedTuple):
@@ -187,7 +187,7 @@ def _own_words(node: Any, graph: Any) -> list[str]:
     """The operators that Inductor has fused, and the sizes that they work on."""
     origins = [origin for each in node.get_nodes() for origin in each.node.origins]
     names = {str(origin.meta.get("original_aten", origin.name)) for origin in origins}
-    current = node.scheduler.mutation_real_name  # of a buffer that has been written over
+    current = node.scheduler.mutation_real_name  # names of overwritten buffers
     reads = [current.get(read.name, read.name) for read in node.read_writes.reads]
     reads = [name for name in reads if name not in graph.constants]
     buffers = [*reads[:2], *(output.get_name() for output in node.get_outputs()[:1])]

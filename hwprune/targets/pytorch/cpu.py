@@ -31,7 +31,7 @@ class TorchCpu:
 
     @property
     def name(self) -> str:
-        """What a user types to get this target."""
+        """The name with options that makes this target, as ``load_target`` takes it."""
         return (
             f"torch-cpu:threads={self.threads},precision={self.precision},layout={self.layout},"
             f"compile={self.compiled:d}"

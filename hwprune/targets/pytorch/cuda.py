@@ -51,7 +51,7 @@ class TorchCuda:
 
     @property
     def name(self) -> str:
-        """What a user types to get this target."""
+        """The name with options that makes this target, as ``load_target`` takes it."""
         return (
             f"torch-cuda:precision={self.precision},layout={self.layout},"
             f"compile={self.compiled:d},graphs={self.graphs:d}"

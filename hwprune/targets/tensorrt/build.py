@@ -80,7 +80,7 @@ def build_engine(content: bytes, options: EngineOptions, journal: Journal | None
     """An engine from the bytes of an ONNX file that holds its weights.
 
     Raises:
-        InputError, NotHere, EngineError: as ``save_engine``.
+        InputError, NotHere, EngineError: as in ``save_engine``.
     """
     journal = journal or Journal()
     flavour = load_flavour(options.flavour)
@@ -277,7 +277,9 @@ def _use_cache(config: Any, path: Path | None) -> None:
     held = path.read_bytes() if path.exists() else b""
     cache = config.create_timing_cache(held)
     if cache is None or not config.set_timing_cache(cache, False):
-        config.set_timing_cache(config.create_timing_cache(b""), False)  # of another GPU: anew
+        config.set_timing_cache(
+            config.create_timing_cache(b""), False
+        )  # the file is of another GPU
 
 
 def _keep_cache(config: Any, path: Path | None) -> None:

@@ -19,7 +19,7 @@ from hwprune.errors import EngineError, InputError
 from hwprune.targets.cuda.interface import Cuda
 from hwprune.targets.tensorrt.flavour import Flavour, Journal, logger_of, without_crash
 
-WARM_MS = 200.0  # milliseconds of runs before anything is timed
+_WARM_MS = 200.0  # milliseconds of runs before anything is timed
 _WARM_RUNS = 2  # runs before a profile, and before a CUDA graph is captured
 
 
@@ -145,7 +145,7 @@ class Engine:
         for _ in range(_WARM_RUNS):  # what it allocates at first is not captured
             self._enqueue()
         self._cuda.wait()
-        can = getattr(self._context, "is_stream_capturable", None)  # of RTX alone
+        can = getattr(self._context, "is_stream_capturable", None)  # only RTX has it
         refused = can is not None and not can(self._cuda.stream)
         graph = None if refused else self._cuda.captured(self._enqueue)
         self.graph = graph is not None
@@ -243,7 +243,7 @@ class Engine:
         return str(inspector.get_engine_information(self._trt.LayerInformationFormat.JSON))
 
     def _warm_up(self) -> None:
-        end = time.perf_counter() + WARM_MS / 1e3
+        end = time.perf_counter() + _WARM_MS / 1e3
         while not self._warm and time.perf_counter() < end:
             self._launch()
             self._cuda.wait()

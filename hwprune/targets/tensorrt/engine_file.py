@@ -1,4 +1,4 @@
-"""What an engine was built from and for: ``model.engine.json`` beside ``model.engine``."""
+"""The facts of an engine: ``model.engine.json`` beside ``model.engine``."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def onnx_sha256(path: Path) -> str:
 
 
 def facts_path(engine: Path) -> Path:
-    """Where the facts of an engine lie."""
+    """The path of an engine's facts."""
     return engine.with_name(f"{engine.name}.json")
 
 

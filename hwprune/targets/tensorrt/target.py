@@ -48,7 +48,7 @@ class TensorRtGpu:
 
     @property
     def name(self) -> str:
-        """What a user types to get this target."""
+        """The name with options that makes this target, as ``load_target`` takes it."""
         return f"{self.flavour.name}:precision={self.precision},level={self.level},grid={self.grid}"
 
     def environment(self) -> dict[str, str]:
