@@ -1,4 +1,4 @@
-"""The files that are verified together with an engine, by what was typed or what lies beside it."""
+"""The files that an engine is verified with: given by options, or found beside the engine."""
 
 from __future__ import annotations
 
@@ -15,20 +15,22 @@ from hwprune.errors import InputError
 from hwprune.onnx_graph.read import read_onnx
 from hwprune.targets.tensorrt.engine_file import EngineFacts
 
-IMAGES = "images.npy"  # some of a run's test images, for machines that have no data
-LABELS = "labels.npy"  # their classes
+IMAGES = "images.npy"  # some of a run's test images, for machines without the data set
+LABELS = "labels.npy"  # classes of these images
 
 
 @dataclass(frozen=True)
 class EngineFiles:
-    """An engine, and what it is held against; None: what lies beside it, if that is there.
+    """An engine, and the files that it is compared with.
 
     Attributes:
-        engine: to verify.
-        dense: the engine that it is timed beside; ``dense.engine``.
-        onnx: that it was built from; of its own name.
-        images: real ones, [n, C, H, W] as ``numpy.save`` writes them; ``images.npy``.
-        labels: their classes, [n]; ``labels.npy`` beside ``images.npy``.
+        engine: path of the engine to verify.
+        dense: path of the dense engine, which is timed beside it; None for ``dense.engine`` in the
+            same folder, if there is one.
+        onnx: path of the ONNX file that it was built from; None for the file of the same name.
+        images: path of real images [n, C, H, W], as ``numpy.save`` writes them; None for
+            ``images.npy`` in the same folder, if there is one.
+        labels: path of their classes [n]; None for ``labels.npy`` beside ``images.npy``.
     """
 
     engine: Path
@@ -39,11 +41,11 @@ class EngineFiles:
 
     @property
     def dense_beside(self) -> Path:
-        """Where the dense engine would lie: ``dense.fp16.engine`` beside ``model.fp16.engine``."""
+        """Path of the dense engine, such as ``dense.fp16.engine`` beside ``model.fp16.engine``."""
         return self.engine.with_name(f"dense.{self.engine.name.partition('.')[2]}")
 
     def found(self) -> EngineFiles:
-        """The same, with what lies beside the engine."""
+        """The same files, with those that are found in the engine's folder."""
         beside, images = self.dense_beside, self.engine.with_name(IMAGES)
         other = beside if beside.exists() and beside != self.engine else None
         chosen = self.images or (images if images.exists() else None)
@@ -58,11 +60,13 @@ class EngineFiles:
 
 
 def model_of(files: EngineFiles, facts: EngineFacts, console: Console) -> onnx.ModelProto | None:
-    """The ONNX model to hold numbers against; in bf16 the one in fp32, which is another file.
+    """The ONNX model that the engine's outputs are compared with; None if there is none.
+
+    For an engine in bf16 it is the model in fp32, which is another file.
 
     Raises:
-        InputError: a file that was given and is none.
-        EngineError: it is not what the engine was built from.
+        InputError: a given file is missing or is no ONNX model.
+        EngineError: the engine was built from another file.
     """
     path = files.onnx or files.engine.with_suffix(".onnx")
     if not path.exists() and files.onnx is None:
@@ -72,18 +76,18 @@ def model_of(files: EngineFiles, facts: EngineFacts, console: Console) -> onnx.M
     facts.check_onnx(path)
     if facts.precision != "bf16":
         return model
-    plain = path.with_name(path.name.replace(".bf16.", "."))
-    if plain == path or not plain.exists():
+    in_fp32 = path.with_name(path.name.replace(".bf16.", "."))
+    if in_fp32 == path or not in_fp32.exists():
         console.print("[yellow]ONNX Runtime has no bf16 on the CPU: the outputs are not checked.")
         return None
-    return read_onnx(plain)
+    return read_onnx(in_fp32)
 
 
 def images_of(files: EngineFiles) -> tuple[NDArray[Any] | None, NDArray[Any] | None]:
-    """Images [n, C, H, W] and their classes [n], as far as they are there.
+    """Read images [n, C, H, W] and their classes [n]; None for what is not given.
 
     Raises:
-        InputError: a file that is no array, or classes of other images or of none.
+        InputError: a file holds no array, or the classes do not belong to the images.
     """
     images = _array(files.images, "images") if files.images is not None else None
     labels = _array(files.labels, "labels") if files.labels is not None else None

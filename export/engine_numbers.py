@@ -1,4 +1,4 @@
-"""An engine's numbers beside ONNX Runtime's."""
+"""Compare an engine's outputs with those of ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from .tolerance import TOLERANCES
 
 @dataclass(frozen=True)
 class Numbers:
-    """How far outputs are from those that they are held against; the worst of several outputs.
+    """How far outputs are from the right ones; of several outputs the worst.
 
     Attributes:
-        relative_error: the largest difference, relative to the largest number; this is what a
-            tolerance is for.
-        max_abs_error: the largest difference.
-        cosine: of the angle between the two.
+        relative_error: largest difference as a share of the largest right number; it is compared
+            with the tolerance.
+        max_abs_error: largest difference.
+        cosine: cosine of the angle between the outputs and the right ones.
     """
 
     relative_error: float
@@ -40,13 +40,17 @@ def numbers(
     precision: str,
     rebuilt: Callable[[onnx.ModelProto], Engine],
 ) -> tuple[Numbers, Departure | None]:
-    """The outputs' errors on random inputs; and the first layer that departs, if they are large.
+    """Compare outputs on random inputs, and look for the first wrong layer if they differ.
 
     Args:
-        engine: to judge.
-        model: that it was built from, in a precision that ONNX Runtime runs.
-        precision: of the engine.
-        rebuilt: an engine of a network with marked outputs.
+        engine: the engine to check.
+        model: the ONNX model that it was built from, in a precision that ONNX Runtime runs.
+        precision: the engine's precision, for its tolerance.
+        rebuilt: a function that builds an engine of a model with additional outputs.
+
+    Returns:
+        The errors; and the first layer with wrong outputs, or None if the outputs are right or no
+        such layer is found.
     """
     draw = np.random.default_rng(1)
     inputs = [draw.standard_normal(x.here.shape).astype(x.here.dtype) for x in engine.inputs]
@@ -69,16 +73,23 @@ def numbers(
 
 
 def classes(engine: Engine, images: NDArray[Any]) -> NDArray[Any]:
-    """The class that an engine says of each image.
+    """The class that an engine predicts for each image.
+
+    Args:
+        engine: the engine.
+        images: images [n, C, H, W].
+
+    Returns:
+        Classes [n].
 
     Raises:
-        InputError: images of another size than the engine's.
+        InputError: the images have another size than the engine takes.
     """
     return _classes(engine, images, lambda feed: engine.infer([*feed.values()])[0])
 
 
 def right_classes(engine: Engine, images: NDArray[Any], model: onnx.ModelProto) -> NDArray[Any]:
-    """The class that ONNX Runtime says of each image, in batches as the engine takes them."""
+    """The class that ONNX Runtime predicts for each image, in batches of the engine's size."""
     run, name = _by_onnxruntime(model), engine.outputs[0].name
     return _classes(engine, images, lambda feed: run(feed)[name])
 
@@ -86,7 +97,7 @@ def right_classes(engine: Engine, images: NDArray[Any], model: onnx.ModelProto) 
 def _classes(
     engine: Engine, images: NDArray[Any], run: Callable[[Mapping[str, NDArray[Any]]], NDArray[Any]]
 ) -> NDArray[Any]:
-    """Batch after batch; the last one is filled up with its last image."""
+    """Predict batch after batch; the last batch is filled up with its last image."""
     place = engine.inputs[0]
     size = place.here.shape[0]
     if len(engine.inputs) > 1 or not len(images) or images.shape[1:] != place.here.shape[1:]:
@@ -122,7 +133,7 @@ def _cosine(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
 
 
 def _by_onnxruntime(model: onnx.ModelProto) -> Callable[[Mapping[str, NDArray[Any]]], Outputs]:
-    """What runs a model on the CPU, from inputs to outputs by name."""
+    """A function that runs a model on the CPU, from inputs by name to outputs by name."""
     session = session_of(model, threads=0)
     names = [output.name for output in session.get_outputs()]
     return lambda feed: dict(zip(names, session.run(None, dict(feed)), strict=True))

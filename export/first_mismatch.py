@@ -1,8 +1,7 @@
-"""Where a runtime's numbers depart: the first layer, found by marking inner tensors as outputs.
+"""Find the first layer whose outputs are wrong, by making inner tensors outputs of the network.
 
-Generic over what runs a network, since runtimes cannot be looked into otherwise. Marks keep layers
-from being fused, so few are set at a time; a fault that is only in a fused kernel may hide from
-them, and then nothing is found.
+It works with any runtime. An additional output keeps layers from being fused, so that few are added
+at a time. An error that only a fused kernel has may disappear, and then no layer is found.
 """
 
 from __future__ import annotations
@@ -19,20 +18,21 @@ from onnx import TensorProto, shape_inference
 Outputs: TypeAlias = Mapping[str, NDArray[Any]]
 Runner: TypeAlias = Callable[[onnx.ModelProto], Outputs]  # a network -> its outputs by name
 
-_AT_ONCE = 8  # marks in one run
+_AT_ONCE = 8  # additional outputs in one run
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
 
 @dataclass(frozen=True)
 class Departure:
-    """The first tensor that departs: all that its node reads agrees.
+    """The first wrong tensor: all that its node reads is right.
 
     Attributes:
-        node, operator: that computes it.
-        layer: the state dict's key of its weight; empty where it has none.
-        tensor: its name.
-        error: of it, relative to the largest number.
-        runs: of marked networks that were needed.
+        node: name of the node that computes it.
+        operator: the node's operator.
+        layer: state dict key of the node's weight; empty where it has none.
+        tensor: name of the tensor.
+        error: its largest difference as a share of its largest number.
+        runs: number of networks with additional outputs that were run.
     """
 
     node: str
@@ -53,14 +53,15 @@ class Departure:
 def first_departure(
     model: onnx.ModelProto, wanted: Runner, got: Runner, tolerance: float
 ) -> Departure | None:
-    """The first node, in the sense of what it reads, whose output departs; None if none does.
+    """The first node whose output is wrong while its inputs are right; None if there is none.
 
-    What agrees is taken to have been computed from what agrees.
+    All tensors that a right tensor was computed from are taken to be right.
 
     Args:
         model: the network.
-        wanted, got: run a network on the same inputs, rightly and as it is to be judged.
-        tolerance: largest difference of a tensor, relative to its largest number.
+        wanted: a function that runs a network and gives the right outputs.
+        got: a function that runs a network on the same inputs by the runtime to check.
+        tolerance: greatest difference of a tensor, as a share of its largest number.
     """
     graph = shape_inference.infer_shapes(model).graph
     maker = {output: node for node in graph.node for output in node.output}
@@ -119,7 +120,7 @@ def _errors(
 
 
 def relative_error(wanted: NDArray[Any], got: NDArray[Any]) -> float:
-    """The largest difference, relative to the largest number; NaN where either has one."""
+    """The largest difference as a share of the largest right number; NaN if either has a NaN."""
     right, other = (np.asarray(x, np.float64) for x in (wanted, got))
     most = float(np.abs(right).max(initial=0.0))
     return float(np.abs(right - other).max(initial=0.0)) / max(most, 1e-12)

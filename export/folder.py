@@ -1,4 +1,4 @@
-"""A network with all that is needed to profile it, as files: for devices without PyTorch."""
+"""A folder with all files that profiling a network needs, for devices without PyTorch."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from hwprune.targets.registry import load_target, need_files
 
 from .resize import keep_first, resize
 
-FOLDER_VERSION = 1
-Planned: TypeAlias = Callable[[Mapping[str, int]], onnx.ModelProto]
+_FOLDER_VERSION = 1
+_Planned: TypeAlias = Callable[[Mapping[str, int]], onnx.ModelProto]
 
 
 class ExportedNetworks:
@@ -36,21 +36,21 @@ class ExportedNetworks:
     Attributes:
         graph: the channel graph.
         dense: the dense network.
-        step: the channels that widths are multiples of; None where the device's own step will do,
-            because the dense file can be cut at any widths.
+        step: number of channels that the widths of the files are multiples of; None where the dense
+            file can be cut at any widths, so that the device's own step is used.
     """
 
     def __init__(self, folder: Path) -> None:
         """Read a folder of ``write_networks``.
 
         Raises:
-            InputError: it is none, or of another version.
+            InputError: the folder holds no exported network, or one of another version.
         """
         facts = _read(folder / "graph.json")
-        if facts.get("version") != FOLDER_VERSION:
+        if facts.get("version") != _FOLDER_VERSION:
             raise InputError(
                 f"{folder} has version {facts.get('version')}; this hwprune reads "
-                f"{FOLDER_VERSION}. Export it again with the hwprune that is installed here."
+                f"{_FOLDER_VERSION}. Export it again with the hwprune that is installed here."
             )
         try:
             self.graph: ChannelGraph = restore(ChannelGraph, facts["graph"])
@@ -80,18 +80,20 @@ def write_networks(
     dense: onnx.ModelProto,
     graph: ChannelGraph,
     folder: Path,
-    planned: Planned | None = None,
+    planned: _Planned | None = None,
     step: int = 1,
 ) -> None:
-    """Write what profiling a network needs.
+    """Write all files that profiling a network needs.
+
+    ``graph.json`` is written last, so that an incomplete folder is not taken for a complete one.
 
     Args:
         dense: the dense network.
         graph: its channel graph.
-        folder: is made; ``graph.json`` comes last, so that half a folder is none.
-        planned: gives the network at given widths, where the dense file cannot be cut on the
-            device: then every network that will be measured is written.
-        step: channels that the widths of these are multiples of.
+        folder: path of the folder, which is made.
+        planned: a function that gives the network at any widths, for a dense file that cannot be
+            cut on the device: every network to measure is then written. None if it can be cut.
+        step: number of channels that the widths of these networks are multiples of.
     """
     _save(dense, folder / "dense.onnx")
     if planned is not None:
@@ -99,7 +101,7 @@ def write_networks(
             if not (folder / _name(widths)).exists():
                 _save(planned(widths), folder / _name(widths))
     facts = {
-        "version": FOLDER_VERSION,
+        "version": _FOLDER_VERSION,
         "step": None if planned is None else step,
         "graph": asdict(graph),
     }

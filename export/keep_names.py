@@ -1,8 +1,8 @@
 """Give initializers of an optimised ONNX model the names of the state dict again.
 
-The exporter's optimiser folds transposed and reshaped weights into constants of other names and
-lets equal ones share; the channel graph knows weights by their names. What cannot be told apart is
-left alone: ``resize`` refuses what it does not find.
+The exporter's optimiser renames transposed and reshaped weights, and merges equal ones; the channel
+graph refers to weights by name. A constant that could be one of several weights keeps its name, and
+``resize`` refuses a weight that it does not find.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Place: TypeAlias = tuple[str, int]  # name of a node, and which of its inputs
 
 
 def uses_by_place(nodes: Iterable[Any], state: Mapping[str, Tensor]) -> dict[Place, str]:
-    """Which key of the state dict each input of each node is, before optimisation."""
+    """The state dict keys of the weights that nodes read, before optimisation."""
     return {
         (node.name, place): value.name
         for node in nodes
@@ -33,7 +33,16 @@ def uses_by_place(nodes: Iterable[Any], state: Mapping[str, Tensor]) -> dict[Pla
 def keep_names(
     proto: onnx.ModelProto, state: Mapping[str, Tensor], uses: Mapping[Place, str]
 ) -> None:
-    """Undo sharing; then call transposed weights ``KEY::T``, reshaped vectors ``KEY::view``."""
+    """Give weights their state dict keys as names again, in place.
+
+    Merged weights are separated. A transposed weight is called ``KEY::T``, a reshaped vector
+    ``KEY::view``.
+
+    Args:
+        proto: the optimised model, which is changed.
+        state: the network's state dict.
+        uses: keys by node and input, from ``uses_by_place``.
+    """
     arrays = {key: t.detach().float().cpu().numpy() for key, t in state.items() if t.numel() > 1}
     _unshare(proto, arrays, uses)
     _name_folded(proto, arrays)

@@ -1,4 +1,4 @@
-"""Measure exported files against a latency budget; PyTorch is not needed."""
+"""Measure exported files and compare them with a latency budget; PyTorch is not needed."""
 
 from __future__ import annotations
 
@@ -28,10 +28,18 @@ def measure_files(
     console: Console,
     effort: Effort | None = None,
 ) -> Pair:
-    """Measure two files beside each other and say whether the budget is met.
+    """Measure two files beside each other, and check the budget.
+
+    Args:
+        dense: path of the dense network's ONNX file.
+        pruned: path of the pruned network's ONNX file.
+        target: name of the target.
+        budget: the budget, such as ``0.5x``.
+        console: where the result is printed.
+        effort: how long to measure, and which statistic is the latency; None is the normal effort.
 
     Raises:
-        InputError: a file, target or budget that is none.
+        InputError: a file, the target or the budget cannot be used.
         LatencyMiss: the budget is not met.
     """
     need_files(target)
@@ -64,23 +72,30 @@ def side_by_side(
     target: Target,
     effort: Effort | None = None,
     *,
-    known_ms: float = math.inf,
+    calm_ms: float = math.inf,
     spread: Spread | None = None,
 ) -> Pair:
-    """Latencies of the dense and of the pruned network, from interleaved runs.
+    """Load the dense and the pruned network on a target, and measure them in turn.
 
     Args:
-        dense, pruned: in the form that the target takes.
-        target: where to measure.
-        effort: how, and how long; None for the normal effort.
-        known_ms, spread: as in ``measure_pair``.
+        dense: the dense network, in the form that the target loads.
+        pruned: the pruned network, in the same form.
+        target: the target to measure on.
+        effort: how long to measure, and which statistic is the latency; None is the normal effort.
+        calm_ms: the dense network's latency in earlier measurements, as in ``measure_pair``.
+        spread: how far ratios moved in earlier measurements, as in ``measure_pair``.
     """
     first, second = target.load(dense), target.load(pruned)
-    return measure_pair(first, second, effort or Effort(), known_ms=known_ms, spread=spread)
+    return measure_pair(first, second, effort or Effort(), calm_ms=calm_ms, spread=spread)
 
 
 def latency_misses(pair: Pair | None, budget_ratio: float | None) -> list[HwpruneError]:
-    """Why the latency budget is not known to be met; empty when it is."""
+    """One error if the latency budget is missed or was not measured; empty if it is met.
+
+    Args:
+        pair: the measured latencies; None if they were not measured.
+        budget_ratio: the budget as a fraction of the dense latency; None if it was not measured.
+    """
     if pair is None or budget_ratio is None:
         return [
             NotMeasured(

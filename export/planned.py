@@ -1,4 +1,4 @@
-"""Planned networks, for measuring: their latency does not depend on weights."""
+"""Networks of planned widths, to measure their latency, which does not depend on weights."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from .resize import keep_first, resize
 from .to_onnx import to_onnx
 from .without_branches import without_branches
 
-_TOLERANCE = 1e-3  # a wrong cut is wrong by far more, or does not run at all
+_TOLERANCE = 1e-3  # outputs of a wrong cut differ by far more, if it runs at all
 
 
 def planned_networks(
     form: Form, model: nn.Module, example_inputs: Tensor | tuple[Any, ...], graph: ChannelGraph
 ) -> Networks:
-    """A network, dense and at any widths, in the form that a target takes."""
+    """A network, dense and at any widths, in the form that a target loads."""
     planned = PlannedNetworks if form == "onnx" else PlannedModules
     return planned(model, example_inputs, graph)
 
@@ -58,14 +58,14 @@ class PlannedModules:
 class PlannedNetworks:
     """The dense network as ONNX, and the same network at any widths.
 
-    The dense file is cut where that is proven to give the pruned network's outputs; a file that
-    holds numbers of channels as constants (group norms, shuffles) cannot be cut: such a planned
-    network is pruned and exported instead, which takes seconds. Branches are left out of the file
-    where that too is proven.
+    The dense file is cut if a test shows that this gives the pruned network's outputs. A file that
+    holds numbers of channels as constants (group norms, shuffles) cannot be cut; then each network
+    is pruned and exported, which takes seconds. Branches are left out of the file if a test shows
+    that this works, too.
 
     Attributes:
-        dense: the dense network.
-        cuts: whether the dense file is cut.
+        dense: the dense network's ONNX model.
+        cuts: whether the dense model can be cut.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class PlannedNetworks:
 
     @cached_property
     def drops(self) -> bool:
-        """Whether branches are left out of the dense file: all of them, and every other one."""
+        """Whether branches can be left out of the dense model: all of them, and every other one."""
         branches = self._graph.branches
         return self.cuts and self._is_right(branches) and self._is_right(branches[::2])
 
@@ -94,7 +94,7 @@ class PlannedNetworks:
         return without_branches(smaller, self._graph, gone) if gone else smaller
 
     def _is_right(self, branches: Iterable[Branch]) -> bool:
-        """Whether half of all channels, and these branches, can be cut out of the dense file."""
+        """Whether half of all channels and these branches can be cut out of the dense model."""
         draw = random.Random(0)
         kept = {
             group.name: draw.sample(range(group.width), max(1, group.width // 2))
@@ -107,7 +107,7 @@ class PlannedNetworks:
         small = prune(self._model, self._graph, plan)
         with torch.no_grad(), evaluating(small):
             wanted = output_tensors(small(*given))
-        try:  # what cannot be cut is expected to fail
+        try:  # a model that cannot be cut may fail to run
             got = outputs_of(session_of(self._cut(plan), silent=True), inputs)
         except Exception:  # the runtime raises kinds of its own
             return False

@@ -1,7 +1,7 @@
-"""The ONNX model of a planned network without training or exporting it: cut the initializers.
+"""Make a planned network's ONNX model by cutting the dense one's initializers.
 
-Latency does not depend on weights, so this is what the closed loop and the profiler measure. It
-takes milliseconds where an export takes seconds.
+Latency does not depend on weights, so that the closed loop and the profiler measure such models.
+Cutting takes milliseconds where an export takes seconds.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def resize(dense: onnx.ModelProto, graph: ChannelGraph, plan: Plan) -> onnx.Mode
     """The dense ONNX model with the removed channels cut out of every initializer.
 
     Args:
-        dense: from ``to_onnx``, whose initializers have the names of the state dict.
+        dense: a model of ``to_onnx``, whose initializers have the names of the state dict.
         graph: the channel graph of the same network.
         plan: the channels to keep.
 
@@ -56,7 +56,7 @@ def resize(dense: onnx.ModelProto, graph: ChannelGraph, plan: Plan) -> onnx.Mode
 
 
 def keep_first(graph: ChannelGraph, widths: Mapping[str, int]) -> Plan:
-    """A plan that keeps the first channels of every group: for measuring, not for accuracy."""
+    """A plan that keeps the first channels of every group, for measuring latency only."""
     return Plan.from_kept(graph, {name: range(width) for name, width in widths.items()})
 
 

@@ -33,7 +33,7 @@ def to_onnx(
     Args:
         model: the network; it is left as it was.
         example_inputs: a tensor [batch, channels, ...] or a tuple; the batch is fixed to it.
-        dynamic_batch: leave the first dimension of every input open instead.
+        dynamic_batch: whether to leave the first dimension of every input open instead.
 
     Raises:
         TraceError: the exporter refused the network.
@@ -75,8 +75,8 @@ def save_onnx(proto: onnx.ModelProto, path: StrPath) -> None:
 
 
 def _first_line(error: Exception) -> str:
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error))  # the exporter colours its messages
-    lines = [line.strip() for line in plain.splitlines() if line.strip()]
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))  # without the colours of the exporter
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[0].rstrip(".") if lines else type(error).__name__
 
 

@@ -1,9 +1,9 @@
-"""How near outputs must be to those that they are held against, by precision."""
+"""How far outputs may be from the right ones, by precision."""
 
 from __future__ import annotations
 
-# How far outputs may be from PyTorch's, of the largest one, and the share of real images on which
-# both must predict the same class.
+# Greatest difference from PyTorch's outputs, as a share of the largest one; and least share of real
+# images for which both must predict the same class.
 TOLERANCES = {
     "fp32": (1e-4, 0.99),
     "tf32": (1e-2, 0.99),

@@ -1,4 +1,4 @@
-"""Verify an exported network: numbers against PyTorch, accuracy on real data, latency."""
+"""Verify an exported network: outputs against PyTorch, accuracy on real data, latency."""
 
 from __future__ import annotations
 
@@ -26,17 +26,18 @@ from .tolerance import TOLERANCES
 
 @dataclass(frozen=True)
 class Verification:
-    """What was measured of an exported file.
+    """The measurements of an exported file.
 
     Attributes:
-        max_abs_error, relative_error: of the outputs against PyTorch; relative to the largest.
-        agreement: share of images on which the file and PyTorch predict the same class.
-        accuracy: of the file itself.
-        pair: latencies of the dense network and of the file, measured by turns; None where latency
+        max_abs_error: largest difference of the outputs from PyTorch's.
+        relative_error: the same as a share of the largest output.
+        agreement: share of images for which the file and PyTorch predict the same class.
+        accuracy: accuracy of the file.
+        pair: latencies of the dense network and of the file, measured in turn; None where latency
             was not measured.
-        budget_ratio: the budget as a fraction of the dense latency in this run.
+        budget_ratio: the budget as a fraction of the dense latency in the same run.
         file_bytes: size of the file.
-        precision: of the file.
+        precision: precision of the file.
     """
 
     max_abs_error: float
@@ -50,11 +51,11 @@ class Verification:
 
     @property
     def ratio(self) -> float | None:
-        """Measured latency as a fraction of the dense one."""
+        """The measured latency as a fraction of the dense network's."""
         return None if self.pair is None else self.pair.ratio
 
     def misses(self) -> list[HwpruneError]:
-        """One error for each promise that the file does not keep; empty when it keeps all."""
+        """One error for each check that the file fails; empty if it passes all."""
         found: list[HwpruneError] = []
         most, least = TOLERANCES[self.precision]
         if not self.relative_error <= most:  # NaN is a mismatch as well
@@ -84,23 +85,22 @@ def verify(
     batches: Iterable[tuple[Tensor, Tensor]],
     *,
     effort: Effort | None = None,
-    known_ms: float = math.inf,
+    calm_ms: float = math.inf,
     spread: Spread | None = None,
 ) -> Verification:
-    """Measure an exported file; it is read back from disk.
+    """Measure an exported file, which is read from disk.
 
     Args:
-        path: the ONNX file.
-        student: the PyTorch network it was exported from.
-        dense: the dense network in the form that the target takes. It is timed beside the file, or
-            beside ``student`` where the target runs PyTorch itself.
-        target: where to measure latency; None where that is not here.
-        budget: what was promised.
+        path: path of the ONNX file.
+        student: the PyTorch network that the file was exported from.
+        dense: the dense network in the form that the target loads. It is timed beside the file, or
+            beside ``student`` where the target runs PyTorch.
+        target: the target to measure latency on; None if it is not on this machine.
+        budget: the latency budget.
         batches: real images and labels.
-        effort: how to measure latency, and how long; None for the normal effort.
-        known_ms: the dense network's latency as measured before; where it is much slower now,
-            latency is measured again.
-        spread: how far ratios move between moments of this machine, as known from before.
+        effort: how long to measure, and which statistic is the latency; None is the normal effort.
+        calm_ms: the dense network's latency in earlier measurements, as in ``measure_pair``.
+        spread: how far ratios moved in earlier measurements, as in ``measure_pair``.
 
     Raises:
         InputError: the file is missing or is no valid ONNX model.
@@ -115,7 +115,7 @@ def verify(
     if target is not None:
         inputs = dense.inputs if isinstance(dense, TorchNetwork) else None
         timed = exported if inputs is None else TorchNetwork(student, inputs)
-        pair = side_by_side(dense, timed, target, effort, known_ms=known_ms, spread=spread)
+        pair = side_by_side(dense, timed, target, effort, calm_ms=calm_ms, spread=spread)
     return Verification(
         difference,
         difference / max(float(wanted.abs().max()), 1e-12),

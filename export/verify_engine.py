@@ -1,7 +1,6 @@
 """Run and time an engine beside the dense one; PyTorch is not needed.
 
-Everything up to the GPU's first answer is tested without one, and what comes after it on an
-imitation; it has not run on a GPU yet.
+It is tested with an imitation of TensorRT and of the GPU, not on a GPU.
 """
 
 from __future__ import annotations
@@ -38,27 +37,28 @@ from .first_mismatch import Departure
 from .tolerance import TOLERANCES
 
 TIMES = ("run_ms", "transfers_ms", "enqueue_ms")  # methods of an engine; the last is wall time
-LAUNCHES = 50
+_LAUNCHES = 50  # launches whose times are taken
 
 
 @dataclass(frozen=True)
 class EngineReport:
-    """What was measured of an engine.
+    """The measurements of an engine.
 
     Attributes:
-        numbers: of its outputs against ONNX Runtime's; None where its ONNX file is not here.
-        agreement: share of the given images of which it and ONNX Runtime say the same class; None
-            without images.
-        top1: share of the given images of which it says the right class; None without their
-            classes.
-        precision: of the engine.
-        departure: the first layer that departs, where outputs differ by more than the tolerance.
-        times: of the engine, and where there is one of the dense one (``dense``), from the same
-            interleaved run: on the GPU alone (``run_ms``), with copies of inputs and outputs
-            (``transfers_ms``), and what this process spends launching it (``enqueue_ms``).
+        numbers: errors of its outputs against ONNX Runtime's; None without its ONNX file.
+        agreement: share of the given images for which the engine and ONNX Runtime predict the same
+            class; None without images.
+        top1: share of the given images for which the engine predicts the right class; None without
+            their classes.
+        precision: precision of the engine.
+        departure: first wrong layer, where outputs differ by more than the tolerance; None if none
+            is found.
+        times: times of the engine (``model``) and of the dense one (``dense``), if there is one,
+            from the same interleaved run: on the GPU (``run_ms``), with copies of inputs and
+            outputs (``transfers_ms``), and of launching it in this process (``enqueue_ms``).
         graph: whether it was run as a CUDA graph.
         budget_ratio: the budget as a fraction of the dense engine's ``run_ms``.
-        state: the GPU's clocks, power and temperature before and after; never set.
+        state: the GPU's clocks, power and temperature before and after, which are never set.
     """
 
     numbers: Numbers | None
@@ -73,14 +73,14 @@ class EngineReport:
 
     @property
     def ratio(self) -> float | None:
-        """Latency on the GPU as a fraction of the dense engine's."""
+        """The latency on the GPU as a fraction of the dense engine's."""
         if "dense" not in self.times:
             return None
         own, dense = (self.times[name]["run_ms"].latency_ms for name in ("model", "dense"))
         return own / dense
 
     def misses(self) -> list[HwpruneError]:
-        """One error for each promise that the engine does not keep."""
+        """One error for each check that the engine fails; empty if it passes all."""
         found: list[HwpruneError] = []
         most, least = TOLERANCES[self.precision]
         if self.agreement is not None and not self.agreement >= least:
@@ -114,20 +114,22 @@ class EngineReport:
 def verify_files(
     given: EngineFiles, *, budget: str, batch: int | None, seconds: float, console: Console
 ) -> EngineReport:
-    """Verify an engine, print what was found, and leave it in ``NAME.engine.verify.json``.
+    """Verify an engine, print the result, and write it to ``NAME.engine.verify.json``.
 
     Args:
-        given: the engine, and what to hold it against.
-        budget: such as ``0.5x``; empty: none.
-        batch: images at once, where the engine leaves that open.
-        seconds: to take times, at most.
-        console: is told.
+        given: the engine, and the files to compare it with.
+        budget: the latency budget, such as ``0.5x``; empty for none.
+        batch: images at once, for an engine that leaves its batch open.
+        seconds: greatest time to measure.
+        console: where the result is printed.
 
     Raises:
-        InputError: files that are none or do not belong together.
-        EngineError: an engine of another ONNX file, TensorRT or GPU.
-        NotHere: no package, no driver, no GPU.
-        OutputMismatch, AccuracyMiss, LatencyMiss: a promise that the engine does not keep.
+        InputError: files are missing, cannot be read or do not belong together.
+        EngineError: the engine is of another ONNX file, TensorRT or GPU.
+        NotHere: the package, the driver or the GPU is missing.
+        OutputMismatch: the outputs differ from ONNX Runtime's by more than the tolerance.
+        AccuracyMiss: the classes agree on too few images.
+        LatencyMiss: the budget is not met.
     """
     files = given.found()
     content, facts = read_engine(files.engine)
@@ -139,7 +141,7 @@ def verify_files(
     wanted = Budget.parse(budget) if budget else None
     if wanted is not None and files.dense is None:
         raise InputError(
-            f"A budget is held against the dense engine, and {files.dense_beside} is not there. "
+            f"A budget is compared with the dense engine, and {files.dense_beside} is not there. "
             "Build it with `hwprune export dense.onnx --engine ...`, or give it with --dense."
         )
     for _, each in read.values():
@@ -171,17 +173,19 @@ def verify_engines(
     labels: NDArray[Any] | None = None,
     budget: Budget | None = None,
 ) -> EngineReport:
-    """Hold an engine's numbers against ONNX Runtime's, and time it.
+    """Compare an engine's outputs with ONNX Runtime's, and measure its times.
 
     Args:
-        engines: ``model`` and perhaps ``dense``.
-        precision: of ``model``.
-        model: that it was built from, in a precision that ONNX Runtime runs; None: no numbers.
-        rebuilt: an engine of a network with marked outputs, to find where numbers depart.
-        seconds: to take times, at most.
-        images: real ones, [n, C, H, W]; None: no classes are compared.
-        labels: their classes, [n].
-        budget: as a fraction of the dense engine, or in milliseconds.
+        engines: the engine as ``model``, and the dense one as ``dense`` if there is one.
+        precision: precision of ``model``.
+        model: the ONNX model that it was built from, in a precision that ONNX Runtime runs; None
+            compares no outputs.
+        rebuilt: a function that builds an engine of a model with additional outputs, to find the
+            first wrong layer.
+        seconds: greatest time to measure.
+        images: real images [n, C, H, W]; None compares no classes.
+        labels: their classes [n].
+        budget: the latency budget; None for none.
     """
     before, own = gpu_state(), engines["model"]
     found, departure, agreement, top1 = None, None, None, None
@@ -202,28 +206,28 @@ def verify_engines(
 
 
 def _times(engines: Mapping[str, Engine], seconds: float) -> dict[str, dict[str, Measurement]]:
-    """All engines in turn, by the GPU's clock; then what launching takes, some times each.
+    """Time all engines in turn by the GPU's clock, then their launches.
 
-    The latter is not interleaved by its own length: a launch of microseconds waits for a whole run.
+    Launches are timed separately, because each launch of microseconds waits for a whole run.
     """
     parts: list[Timed] = [_Part(engines[e], what) for e in engines for what in TIMES[:2]]
     measured = iter(interleave(parts, seconds=seconds))
     times = {e: {what: next(measured) for what in TIMES[:2]} for e in engines}
-    launches = [{e: engine.enqueue_ms() for e, engine in engines.items()} for _ in range(LAUNCHES)]
+    launches = [{e: engine.enqueue_ms() for e, engine in engines.items()} for _ in range(_LAUNCHES)]
     for name in engines:
         times[name][TIMES[2]] = Measurement(tuple(launch[name] for launch in launches))
     return times
 
 
 class _Part:
-    """One way to time an engine."""
+    """An engine with one of its timing methods as ``run_ms``."""
 
     def __init__(self, engine: Engine, what: str) -> None:
         self.run_ms: Callable[[], float] = getattr(engine, what)
 
 
 def _flavour_of(engines: list[EngineFacts]) -> Flavour:
-    """The TensorRT that is here, if all of the engines can run on it and on this GPU."""
+    """The installed TensorRT, after checking that all engines can run on it and on this GPU."""
     flavour = load_flavour(engines[0].flavour)
     for each in engines:
         each.check_version(flavour.name, flavour.version)
@@ -250,7 +254,7 @@ def _check_batch(facts: EngineFacts, batch: int | None) -> None:
 
 
 def _check_sizes(engines: Mapping[str, Engine]) -> None:
-    """Refuse to hold an engine's latency against that of one which takes other inputs."""
+    """Refuse to compare latencies of engines that take inputs of different sizes."""
     sizes = {name: [place.here.shape for place in e.inputs] for name, e in engines.items()}
     if "dense" in sizes and sizes["dense"] != sizes["model"]:
         raise InputError(
@@ -270,8 +274,8 @@ def _rebuilder(
     )
 
     def rebuilt(model: onnx.ModelProto) -> Engine:
-        brain = facts.precision == "bf16"  # which numbers are held against fp32 for
-        own = for_tensorrt(model, "bf16") if brain else model
+        is_bf16 = facts.precision == "bf16"  # its outputs are compared with the model in fp32
+        own = for_tensorrt(model, "bf16") if is_bf16 else model
         return _loaded(build_engine(own.SerializeToString(), options), facts, flavour, batch)
 
     return rebuilt
@@ -280,7 +284,7 @@ def _rebuilder(
 def _leave(
     files: EngineFiles, facts: Mapping[str, EngineFacts], report: EngineReport, console: Console
 ) -> None:
-    """Print a table, and write everything beside the engine."""
+    """Print a table, and write the whole report beside the engine."""
     table = Table("engine", "GPU, ms", "with transfers", "to launch", "MB")
     for name, times in report.times.items():
         size = f"{facts[name].engine_bytes / 1e6:.2f}"
@@ -300,7 +304,7 @@ def _leave(
         + ("" if report.ratio is None else f", {report.ratio:.3f} of the dense engine")
         + ("" if report.graph else "; without a CUDA graph")
     )
-    told = {**asdict(report), "ratio": report.ratio, "engine": asdict(own)}
-    told["misses"] = [f"{type(miss).__name__}: {miss}" for miss in report.misses()]
+    content = {**asdict(report), "ratio": report.ratio, "engine": asdict(own)}
+    content["misses"] = [f"{type(miss).__name__}: {miss}" for miss in report.misses()]
     path = files.engine.with_name(f"{files.engine.name}.verify.json")
-    write_text(path, json.dumps(told, indent=1) + "\n")
+    write_text(path, json.dumps(content, indent=1) + "\n")

@@ -17,12 +17,13 @@ from hwprune.onnx_graph.clean_up import without_zeros
 def without_branches(
     model: onnx.ModelProto, graph: ChannelGraph, branches: Iterable[Branch]
 ) -> onnx.ModelProto:
-    """The model in which the shortcut of each branch takes the place of its addition.
+    """A copy of the model in which the shortcut of each branch replaces its addition.
 
     Args:
-        model: of ``to_onnx`` or ``resize``, whose initializers have the names of the state dict.
+        model: a model of ``to_onnx`` or ``resize``, whose initializers have the names of the state
+            dict.
         graph: the channel graph of the same network.
-        branches: of the graph.
+        branches: branches of the graph to leave out.
 
     Raises:
         HwpruneError: the addition of a branch cannot be found.
@@ -57,8 +58,8 @@ def _addition(graph: Any, branch: Branch, weights: set[str]) -> tuple[Any, str]:
             inside = _between(nodes, producer, shortcut, last)
             read = {name.removesuffix("::T") for i in inside for name in nodes[i].input}
             made = [name for i in inside for name in nodes[i].output]
-            apart = all(readers[name] <= inside | {place} for name in made)
-            if apart and results.isdisjoint(made) and {*weights, shortcut} <= read:
+            separate = all(readers[name] <= inside | {place} for name in made)
+            if separate and results.isdisjoint(made) and {*weights, shortcut} <= read:
                 return node, shortcut
     raise HwpruneError(
         f"The exported network holds no addition of the branch {branch.name}; the exporter has "

@@ -74,7 +74,7 @@ class _DigitsResNet(nn.Module):
 
 
 def digits_resnet(num_classes: int = 10) -> _DigitsResNet:
-    """A residual network for the digits of scikit-learn, as in the example of ``docs/python.md``."""
+    """A residual network for the digits of scikit-learn, as in ``docs/python.md``."""
     return _DigitsResNet(num_classes)
 
 

@@ -1,4 +1,4 @@
-"""What the targets that run on this machine's processor share."""
+"""The processor of this machine: its name and what it can do."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ _WHICH = (r"cpu family|CPU implementer", r"model|CPU part", r"stepping|CPU revis
 
 
 def cpu_name() -> str:
-    """The processor's name; where Linux tells them with its widest vectors, its family, model and
-    stepping, and its last cache: ``AMD EPYC AVX2 25/1/1, 32768K``."""
+    """A description of the processor, such as ``AMD EPYC AVX2 25/1/1, 32768K``.
+
+    On Linux these are its name, its widest vectors, its family, model and stepping, and the size of
+    its last cache; on other systems its name.
+    """
     if not _INFO.exists():
         return platform.processor() or platform.machine()
     cache = _LEVEL_3.read_text(encoding="utf-8").strip() if _LEVEL_3.exists() else ""
@@ -22,7 +25,7 @@ def cpu_name() -> str:
 
 
 def described(info: str, cache: str) -> str:
-    """The same from the text of ``/proc/cpuinfo`` and the size of the last cache."""
+    """The processor's description from the text of ``/proc/cpuinfo`` and its last cache's size."""
     named = _fact("model name", info) or platform.machine()
     vectors = "AVX-512" if " avx512f" in info else "AVX2" if " avx2" in info else ""
     which = "/".join(filter(None, (_fact(words, info) for words in _WHICH)))
@@ -35,7 +38,7 @@ def _fact(words: str, info: str) -> str:
 
 
 def saturates() -> bool:
-    """Whether sums of two products of bytes are cut off at 16 bits: x86 without VNNI."""
+    """Whether sums of two products of bytes saturate at 16 bits, as on x86 without VNNI."""
     if not _INFO.exists():
         return platform.machine().lower() in ("x86_64", "amd64")
     info = _INFO.read_text(encoding="utf-8")
@@ -43,10 +46,10 @@ def saturates() -> bool:
 
 
 def thread_count(given: str | int) -> int:
-    """A number of threads as it was typed.
+    """Read a number of threads.
 
     Raises:
-        ValueError: less than one, or no number.
+        ValueError: ``given`` is no number, or less than one.
     """
     threads = int(given)
     if threads < 1:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from hwprune.comparison.networks import Candidate
 from hwprune.errors import HwpruneError, InputError, NotHere
-from hwprune.latency.measure import Clock, Measurement, Statistic, interleave, together
-from hwprune.latency.spread import Seen, spread_of
+from hwprune.latency.measure import Clock, Measurement, Statistic, interleave, join_moments
+from hwprune.latency.spread import MeasuredRatio, spread_of
 from hwprune.storage.atomic_files import write_text
 from hwprune.storage.from_json import restore
 from hwprune.targets.base import Target
@@ -209,8 +209,8 @@ def _doubt(candidate: Candidate, entries: Sequence[Entry], target: str) -> str:
 
 def _entry(candidate: Candidate, batch: int, moments: Sequence[Measurement]) -> Entry:
     size = candidate.size
-    seen = [Seen(each.latency_ms, 0.0) for each in moments]
-    (measured,) = together([[each] for each in moments])
+    seen = [MeasuredRatio(each.latency_ms, 0.0) for each in moments]
+    (measured,) = join_moments([[each] for each in moments])
     return Entry(
         candidate.name,
         candidate.image,

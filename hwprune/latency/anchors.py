@@ -9,9 +9,15 @@ import numpy as np
 
 @cache
 def anchors(width: int, step: int, levels: int = 5) -> tuple[int, ...]:
-    """The widths at which a group of ``width`` channels is measured, ascending.
+    """The widths at which a channel group is measured, ascending.
 
-    Multiples of ``step`` spread evenly from an eighth of the width, and the width itself.
+    They are multiples of ``step``, spread evenly from an eighth of the width up to the width, and
+    the width itself.
+
+    Args:
+        width: channels of the group.
+        step: channels that the device computes at once.
+        levels: number of widths to spread.
     """
     lowest = step * max(1, round(width / 8 / step))
     if lowest >= width:

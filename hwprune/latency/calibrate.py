@@ -1,6 +1,6 @@
-"""Calibrate a latency table on whole networks: from sums of kernels to latencies.
+"""Calibrate a latency table: fit how a sum of kernel times becomes a network's latency.
 
-Nothing here needs PyTorch, so that a device without it can be measured.
+Nothing here needs PyTorch, so that a device without PyTorch can be measured.
 """
 
 from __future__ import annotations
@@ -13,27 +13,31 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import least_squares, lsq_linear
+from scipy.optimize import lsq_linear
 
 from hwprune.graph import ChannelGraph
 from hwprune.latency.effort import Effort
 from hwprune.latency.kernels import Kernel
-from hwprune.latency.measure import Measurement, calm_ones, interleave, noise, together
-from hwprune.latency.samples import MOST_BEND, Network
+from hwprune.latency.measure import Measurement, calm_moments, interleave, join_moments, noise
+from hwprune.latency.samples import Network
 from hwprune.latency.sampling import calibration_widths, error_widths
 from hwprune.latency.table import LatencyTable
 from hwprune.targets.base import Runnable
 
 Pair: TypeAlias = tuple[float, float]  # predicted and measured milliseconds
-Times: TypeAlias = tuple[tuple[float, ...], ...]  # milliseconds of each network, in order taken
+Times: TypeAlias = tuple[tuple[float, ...], ...]  # milliseconds of each network's runs
 
-MOMENTS = 8  # at which whole networks are measured: before, between and after profiles
-_BENDABLE = 8  # networks fitted to: with more, the calibration may be a bent line
-_DENSE_WEIGHT = 5.0  # of the others' error, in the calibration
+MOMENTS = 8  # moments at which whole networks are measured: before, between and after profiles
+_DENSE_WEIGHT = 5.0  # weight of the dense network's error in the fit; the others have 1
 
 
-def calibrating(graph: ChannelGraph, step: int) -> list[dict[str, int]]:
-    """Widths of the networks that are measured as wholes: to fit to, then to tell the error."""
+def whole_network_widths(graph: ChannelGraph, step: int) -> list[dict[str, int]]:
+    """Widths of the networks that are measured whole: those of the fit, then held-out ones.
+
+    Args:
+        graph: the dense network's channel graph.
+        step: channels that the device computes at once.
+    """
     return [*calibration_widths(graph, step), *error_widths(graph, step)]
 
 
@@ -42,27 +46,29 @@ def calibration_run(
     between: Sequence[Callable[[], None]] = (),
     *,
     effort: Effort,
-    known: Sequence[Times] = (),
-    keep: Callable[[Sequence[Measurement]], None] = lambda measured: None,
+    earlier: Sequence[Times] = (),
+    record: Callable[[Sequence[Measurement]], None] = lambda measured: None,
 ) -> list[Measurement]:
-    """Whole networks measured in turn, at several moments.
+    """Measure whole networks in turn, at several moments.
 
-    Many short moments tell more than few long ones. With three samples of a network at each moment
-    or with sixty, predictions of networks that were never fitted were off by the same (MobileNetV2
-    1.0 and 1.1 % in the median, RegNetY-400MF 0.8 and 0.6 %). What they miss is how the machine
-    changes between moments: other work on it changes within minutes, and slows a large network down
-    by more than a small one. Of quiet latencies only the moments count in which the dense network
-    was quiet at times.
+    Many short moments are better than few long ones. With three runs of a network at each moment,
+    predictions of other networks were as good as with sixty (``docs/measuring.md``). Longer moments
+    do not show how the machine changes between moments: other work on it changes within minutes,
+    and slows a large network down by more than a small one. Where the latency is the quiet one,
+    moments in which the dense network was never quiet do not count.
 
     Args:
-        runnables: the networks.
-        between: what is done between two moments.
-        effort: how long to measure, and what of the runs is the latency.
-        known: times of the first moments, which are over.
-        keep: is given the measurements of every moment that is measured.
+        runnables: the networks, the dense one first.
+        between: functions that are called between one moment and the next.
+        effort: how long to measure, and which statistic is the latency.
+        earlier: times of the first moments, where these were measured before.
+        record: a function that gets the measurements of every new moment.
+
+    Returns:
+        A measurement of each network, from the runs of all moments that count.
     """
     moments = len(between) + 1
-    taken = [[Measurement(own, effort.statistic) for own in times_ms] for times_ms in known]
+    taken = [[Measurement(own, effort.statistic) for own in times_ms] for times_ms in earlier]
     for number, before in enumerate([None, *between]):
         if before is not None:
             before()
@@ -76,8 +82,8 @@ def calibration_run(
                     statistic=effort.statistic,
                 )
             )
-            keep(taken[-1])
-    return together(calm_ones(taken))
+            record(taken[-1])
+    return join_moments(calm_moments(taken))
 
 
 def calibrate(
@@ -87,15 +93,19 @@ def calibrate(
     profiled: Sequence[Mapping[str, int]],
     measurements: Sequence[Measurement],
 ) -> Network:
-    """Fit how sums of kernels become latencies; tell the error on networks left out of it.
+    """Fit how sums of kernel times become latencies, and measure the error of the fit.
 
     Args:
-        table: holds the kernels.
-        graph, kernels: of the dense network.
-        profiled: the widths of the networks that were profiled, which are fitted to as well.
-        measurements: of ``calibrating``, then of these.
+        table: the latency table that holds the kernels' times.
+        graph: the dense network's channel graph.
+        kernels: the dense network's kernels.
+        profiled: widths of the networks that were profiled; the fit uses them as well.
+        measurements: latencies of the networks of ``whole_network_widths``, then of ``profiled``.
+
+    Returns:
+        The network's entry in the table, with predicted and measured latencies of all networks.
     """
-    sampled = calibrating(graph, table.step)
+    sampled = whole_network_widths(graph, table.step)
     end = len(calibration_widths(graph, table.step))
     copies = [widths == graph.widths for widths in (*sampled, *profiled)]
     dense_ms = fmean(m.latency_ms for m in itertools.compress(measurements, copies))
@@ -106,10 +116,10 @@ def calibrate(
     of_fit = [*zip(sampled[:end], latencies, strict=False)]
     of_fit += zip(profiled, latencies[len(sampled) :], strict=True)
     table.add(network=Network(graph.fingerprint, kernels, 1.0, 0.0, 0.0, dense_ms))
-    sums = np.array([table.straight_ms(graph, widths) for widths, _ in of_fit])
+    sums = np.array([table.predict_ms(graph, widths) for widths, _ in of_fit])
     params = np.array([graph.params(widths) / 1e6 for widths, _ in of_fit])
     fit = _fit_calibration(sums, params, np.array([ms for _, ms in of_fit]))
-    calibrated = Network(graph.fingerprint, kernels, *fit[:3], dense_ms, fit[3])
+    calibrated = Network(graph.fingerprint, kernels, *fit, dense_ms)
     table.add(network=calibrated)
 
     def pairs(networks: Iterable[tuple[Mapping[str, int], float]]) -> tuple[Pair, ...]:
@@ -126,27 +136,20 @@ def calibrate(
 
 def _fit_calibration(
     sums: NDArray[np.float64], params: NDArray[np.float64], measured: NDArray[np.float64]
-) -> tuple[float, float, float, float]:
-    """Scale, offset, milliseconds per million parameters and bend, as ``Network`` has them.
+) -> tuple[float, float, float]:
+    """Fit scale, offset and milliseconds per million parameters, as ``Network`` has them.
 
-    Least squares of relative errors: of a straight line first, then of a bent one. The dense
-    network, which comes first, weighs more: every budget is a fraction of it. The bend is bounded
-    so that latency rises with the sum up to the dense network's.
+    The fit minimises the squares of relative errors. The dense network, which comes first, weighs
+    more because every budget is a fraction of its latency.
+
+    Args:
+        sums: sums of the kernels' times [networks], in milliseconds.
+        params: parameters [networks], in millions.
+        measured: measured latencies [networks], in milliseconds.
     """
     features = np.stack([sums, np.ones_like(sums), params], axis=1)
     weights = np.where(np.arange(len(measured)) == 0, _DENSE_WEIGHT, 1.0)
     weighted = features * (weights / measured)[:, None]
-    lower, upper = [0.0, -np.inf, 0.0], [np.inf, np.inf, np.inf]
-    line = lsq_linear(weighted, weights, bounds=(lower, upper)).x
-    if len(measured) <= _BENDABLE:
-        return float(line[0]), float(line[1]), float(line[2]), 0.0
-
-    def errors(fit: NDArray[np.float64]) -> NDArray[np.float64]:
-        straight = features @ fit[:3]
-        latency = straight * (1 + fit[3] * (1 - straight / measured[0]))
-        return np.asarray(weights * (latency / measured - 1))
-
-    bounds = ([*lower, -MOST_BEND], [*upper, MOST_BEND])
-    found = least_squares(errors, [*np.maximum(line, lower), 0.0], bounds=bounds, x_scale="jac")
-    scale, offset_ms, ms_per_mparam, bend = map(float, found.x)
-    return scale, offset_ms, ms_per_mparam, bend
+    found = lsq_linear(weighted, weights, bounds=([0.0, -np.inf, 0.0], np.inf)).x
+    scale, offset_ms, ms_per_mparam = map(float, found)
+    return scale, offset_ms, ms_per_mparam

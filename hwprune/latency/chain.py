@@ -1,4 +1,4 @@
-"""Chains of 3x3 convolutions: what a device's speed and step are told by."""
+"""Chains of 3x3 convolutions, which are timed to find a device's speed and step."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def chain(form: Form, widths: Sequence[int]) -> Loadable:
     """Convolutions from ``widths[0]`` to ``widths[1]`` channels and so on, at 28 by 28 pixels.
 
     Args:
-        form: of networks that the target takes.
-        widths: at least two.
+        form: the form of networks that the target loads.
+        widths: two numbers of channels or more.
     """
     draw = np.random.default_rng(0)
     pairs = itertools.pairwise(widths)
@@ -29,7 +29,7 @@ def chain(form: Form, widths: Sequence[int]) -> Loadable:
 
 
 def probe_model(form: Form) -> Loadable:
-    """64 to 64 channels: about 0.3 ms on one CPU core."""
+    """One convolution from 64 to 64 channels, which takes about 0.3 ms on one CPU core."""
     return chain(form, (64, 64))
 
 

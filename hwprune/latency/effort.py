@@ -1,4 +1,4 @@
-"""How latency is measured: which statistic is the latency, and how long measuring may take."""
+"""How latency is measured: the statistic that is the latency, and how long measuring may take."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import get_args
 from hwprune.errors import InputError
 from hwprune.latency.measure import Statistic
 
-NOMINAL_S = 40.0  # that a normal profile and closed loop measure, beside loading networks
+# Seconds that a normal profile and closed loop measure, without loading networks.
+_NOMINAL_S = 40.0
 
 
 @dataclass(frozen=True)
@@ -16,14 +17,15 @@ class Effort:
     """How latency is measured.
 
     Attributes:
-        every: of the networks that are crossed for a profile (``sampling.crossed_widths``), every
-            which is profiled: 1 for all, 2 for every second one.
-        whole_s: seconds for whole networks in a profile, in all of its moments.
-        patience_s: seconds with one network under the profiler, at most, while the machine is slow.
+        every: which of the networks of ``sampling.crossed_widths`` are profiled: 1 for all, 2 for
+            every second one.
+        whole_s: seconds in which whole networks are measured, in all moments of a profile.
+        patience_s: greatest seconds with one network under the profiler while the machine is slow.
         moment_s: seconds of one moment of the closed loop or of a verification.
-        moments: at which a plan is measured before it is taken, and an exported file.
-        rounds: turns of each network in a moment, at most, and in all moments of a profile.
-        statistic: what of the runs is the latency.
+        moments: number of moments at which a plan or an exported file is measured.
+        rounds: greatest number of turns of each network: in a moment of the closed loop, and in all
+            moments of a profile.
+        statistic: the statistic of the runs that is the latency.
     """
 
     every: int = 2
@@ -36,15 +38,15 @@ class Effort:
 
     @classmethod
     def parse(cls, measure: str, latency: str = "quiet") -> Effort:
-        """The effort of ``--measure`` and ``--latency``.
+        """The effort that ``--measure`` and ``--latency`` ask for.
 
         Args:
-            measure: ``quick``, ``normal``, ``thorough``, or the seconds that a profile and the
-                closed loop together may measure, beside loading networks.
+            measure: ``quick``, ``normal``, ``thorough``, or a number of seconds that a profile and
+                the closed loop together may measure, without loading networks.
             latency: ``quiet`` or ``typical``.
 
         Raises:
-            InputError: neither of these.
+            InputError: ``measure`` or ``latency`` is none of these.
         """
         statistics = {name: name for name in get_args(Statistic)}
         if latency not in statistics:
@@ -52,7 +54,7 @@ class Effort:
                 f"--latency {latency!r}: expected quiet, which is what a network takes when "
                 "nothing disturbs it, or typical, which is the mean without outliers."
             )
-        effort = EFFORTS.get(measure) or cls._of_seconds(measure)
+        effort = _EFFORTS.get(measure) or cls._of_seconds(measure)
         return replace(effort, statistic=statistics[latency])
 
     @classmethod
@@ -63,10 +65,10 @@ class Effort:
             seconds = 0.0
         if not 1 <= seconds <= 86_400:
             raise InputError(
-                f"--measure {text!r}: expected {', '.join(EFFORTS)} or a number of seconds from 1 "
+                f"--measure {text!r}: expected {', '.join(_EFFORTS)} or a number of seconds from 1 "
                 "to 86400, such as --measure 120."
             )
-        times, normal = seconds / NOMINAL_S, cls()
+        times, normal = seconds / _NOMINAL_S, cls()
         return replace(
             normal,
             whole_s=normal.whole_s * times,
@@ -76,7 +78,7 @@ class Effort:
         )
 
 
-EFFORTS: dict[str, Effort] = {
+_EFFORTS: dict[str, Effort] = {
     "quick": Effort(whole_s=8.0, patience_s=0.5, moment_s=3.0, moments=2, rounds=50),
     "normal": Effort(),
     "thorough": Effort(every=1, whole_s=64.0, patience_s=2.0, moment_s=15.0, moments=5, rounds=400),

@@ -1,6 +1,6 @@
-"""Fill a latency table: kernel times inside whole networks, calibrated on whole networks.
+"""Fill a latency table: profile the kernels of whole networks, and calibrate their sum.
 
-Nothing here needs PyTorch, so that a device without it can be measured.
+Nothing here needs PyTorch, so that a device without PyTorch can be measured.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 
 from hwprune.errors import TableError
 from hwprune.graph import ChannelGraph
-from hwprune.latency.calibrate import MOMENTS, calibrate, calibrating, calibration_run
+from hwprune.latency.calibrate import MOMENTS, calibrate, calibration_run, whole_network_widths
 from hwprune.latency.chain import probe_model
 from hwprune.latency.effort import Effort
 from hwprune.latency.kernels import Kernel, describe
@@ -36,17 +36,17 @@ from hwprune.targets.cuda.nvidia import gpu_state
 
 Progress: TypeAlias = Callable[[str, float], None]  # what is being done, share done in [0, 1]
 
-_ATTEMPTS = 3  # at profiling one network while the machine is slow
-_AGREE = 1.03  # times the fastest run's time: runs up to this are as fast
-_FEWEST = 4  # runs of a network that are kept, however far apart
-_PLACES = 8  # of a kind of kernel: its surface is known between them
-_KNOWN = 0.98  # of a network's time measured before, in other networks: it is not run again
+_ATTEMPTS = 3  # profiles of one network that are enough while the machine is slow
+_AGREE = 1.03  # runs that take up to so many times the fastest run's time count as fast
+_FEWEST = 4  # runs of a network that are kept, however much their times differ
+_PLACES = 8  # measured channel numbers between which a kind of kernel need not be measured again
+_COVERED = 0.98  # share of a network's time; where other networks cover it, it is not profiled
 
 
 class Networks(Protocol):
-    """A network at any widths, in the form that the target takes.
+    """A network at any widths, in the form that the target loads.
 
-    ``PlannedNetworks``, ``PlannedModules``, or the files of an exported folder.
+    ``PlannedNetworks``, ``PlannedModules`` and ``ExportedNetworks`` of ``hwprune.export`` are such.
     """
 
     @property
@@ -58,8 +58,8 @@ class Networks(Protocol):
 
 
 @dataclass
-class _Taken:
-    """What filling has taken so far."""
+class _Tally:
+    """What filling a table took: its start, the profiles, and those that the machine disturbed."""
 
     begun: float = field(default_factory=time.monotonic)
     profiled: int = 0
@@ -79,20 +79,21 @@ def fill(
 ) -> LatencyTable:
     """Measure how long the kernels of a network take on ``device`` at many channel numbers.
 
-    Whole networks with crossed widths are run under the runtime's own profiler, but for those whose
-    kernels other networks in the table have shown already. Before, between and after these,
-    whole networks that span the latency range are measured to fit how the sum of their kernels
-    becomes their latency, and others, kept out of the fit, to state its error.
+    Networks of many widths run under the runtime's own profiler, except those whose kernels were
+    measured in other networks of the table. Before, between and after the profiles, whole networks
+    are measured without the profiler. The calibration is fitted to most of them: it turns the sum
+    of a network's kernel times into its latency. The others are held out, to measure its error.
 
     Args:
         graph: the dense network's channel graph.
-        networks: that network, dense and at any widths.
-        device: what to measure on.
-        path: a table file to begin, to resume after a kill, or to add this network to.
-        step: channels that the device computes at once, for a new table; None: find it.
-        renew: begin anew; a table that is there is kept under another name.
-        effort: how long to measure, and what of the runs is the latency; None for the normal one.
-        progress: is told what is being done.
+        networks: the same network, dense and at any widths.
+        device: the target to measure on.
+        path: the table's file: a new one, one to resume, or one to add this network to; None keeps
+            the table in memory.
+        step: channels that the device computes at once, for a new table; None measures it.
+        renew: whether to begin a new table; an existing file is kept under another name.
+        effort: how long to measure, and which statistic is the latency; None is the normal effort.
+        progress: a function that gets what is being done and the share that is done.
 
     Returns:
         The table, with this network in it.
@@ -101,42 +102,42 @@ def fill(
         TableError: ``path`` holds a table of another device, runtime or version, or another process
             is writing to it.
     """
-    tell, effort, taken = progress or (lambda what, share: None), effort or Effort(), _Taken()
+    report, effort, tally = progress or (lambda what, share: None), effort or Effort(), _Tally()
     with only_writer(path):
         if renew and path is not None:
             _set_aside(path)
-        table = _open(device, networks.dense, path, step, tell)
-        if graph.fingerprint in table.networks and table.is_read_alike(graph, effort.statistic):
+        table = _open(device, networks.dense, path, step, report)
+        if table.is_calibration_current(graph, effort.statistic):
             return table
         _forget_last(table, graph, path)
         probe = Probe(device.load(probe_model(device.takes)))
-        profiler = _Profiler(device, probe, effort.patience_s, taken)
+        profiler = _Profiler(device, probe, effort.patience_s, tally)
         dense = profiler.kernel_times(networks.dense)
         kernels = tuple(describe(dense, networks.dense, graph))
-        wanted = _unknown(table, graph, kernels, dense, effort.every)
-        profiles = _profiles(table, profiler, networks, graph, wanted, path, tell)
+        wanted = _to_profile(table, graph, kernels, dense, effort.every)
+        profiles = _profiles(table, profiler, networks, graph, wanted, path, report)
         measured = _measure_whole(
-            table, device, networks, graph, wanted, profiles, effort, path, tell
+            table, device, networks, graph, wanted, profiles, effort, path, report
         )
         network = replace(
             calibrate(table, graph, kernels, [widths for _, widths in wanted], measured),
-            seconds=round(time.monotonic() - taken.begun, 1),
-            profiled=taken.profiled,
-            rejected=taken.rejected,
+            seconds=round(time.monotonic() - tally.begun, 1),
+            profiled=tally.profiled,
+            rejected=tally.rejected,
         )
         table.add(network=network)
         if path is not None:
             append(path, network=network)
-    tell("done", 1.0)
+    report("done", 1.0)
     return table
 
 
 @contextmanager
 def only_writer(path: Path | None) -> Iterator[None]:
-    """Let no other process write to the table meanwhile.
+    """Hold the lock of a table's file, so that no other process writes to it.
 
     Raises:
-        TableError: another one does.
+        TableError: another process holds the lock.
     """
     if path is None:
         yield
@@ -157,20 +158,25 @@ def only_writer(path: Path | None) -> Iterator[None]:
 
 
 def _open(
-    device: Target, dense: Loadable, path: Path | None, step: int | None, tell: Progress
+    device: Target, dense: Loadable, path: Path | None, step: int | None, report: Progress
 ) -> LatencyTable:
-    """The table to add to: the one in the file if it is of this device, or a new one."""
+    """The table to add to: the one in the file, or a new one.
+
+    Raises:
+        TableError: the table in the file is of another device, batch or step.
+    """
     if path is not None and path.exists():
         table = LatencyTable.load(path)
         table.check_device(device.environment(), renew="hwprune profile ... --renew")
         table.check_batch(batch_of(dense))
         if step not in (None, table.step):
             raise TableError(
-                f"{path} is on a step of {table.step} channels, these networks were exported on "
-                f"{step}. Export them with --multiple {table.step}, or use another --table."
+                f"{path} was measured on a step of {table.step} channels; these networks were "
+                f"exported on a step of {step}. Export them with --multiple {table.step}, or use "
+                "another --table."
             )
         return table
-    tell("finding the device's step", 0.02)
+    report("finding the device's step", 0.02)
     environment = device.environment() | {"batch": batch_of(dense)}
     table = LatencyTable(device.name, environment, step or find_step(device))
     if path is not None:
@@ -179,14 +185,14 @@ def _open(
 
 
 def batch_of(model: Loadable) -> str:
-    """How many images a network takes at once."""
+    """The number of images that a network takes at once, as text."""
     if isinstance(model, TorchNetwork):
         return str(len(model.inputs[0]))
     return str(model.graph.input[0].type.tensor_type.shape.dim[0].dim_value)
 
 
 def _forget_last(table: LatencyTable, graph: ChannelGraph, path: Path | None) -> None:
-    """Drop the network that was profiled last: a kill may have left some of its kernels out."""
+    """Drop the samples of the profile that was taken last: a kill may have left it incomplete."""
     own = [s.origin for s in table.samples if s.fingerprint == graph.fingerprint]
     if own:
         kept = [sample for sample in table.samples if sample.origin != own[-1]]
@@ -203,17 +209,26 @@ def _set_aside(path: Path) -> None:
         path.rename(next(name for name in names if not name.exists()))
 
 
-def _unknown(
+def _to_profile(
     table: LatencyTable,
     graph: ChannelGraph,
     kernels: Sequence[Kernel],
     dense: Sequence[KernelTime],
     every: int,
 ) -> list[tuple[int, dict[str, int]]]:
-    """The networks to profile, numbered: those that show kernels no other network has shown.
+    """The networks to profile, with their numbers: those with kernels that were not measured yet.
 
-    Kernels count by the time they take in the dense network. Every second of the crossed networks
-    is enough: with all of them predictions of other networks were off by the same.
+    Kernels count by the time that they take in the dense network.
+
+    Args:
+        table: the table, which may hold kernels of other networks.
+        graph: the dense network's channel graph.
+        kernels: the dense network's kernels.
+        dense: their times.
+        every: which networks of ``crossed_widths`` to consider: 2 for every second one.
+
+    Returns:
+        ``(number, widths)`` of each network; the dense one is number 0.
     """
     places: dict[str, set[tuple[int, int]]] = defaultdict(set)
     for sample in table.samples:
@@ -224,21 +239,21 @@ def _unknown(
     wanted = []
     networks = list(enumerate([graph.widths, *crossed_widths(graph, table.step)]))
     for index, widths in networks[::every]:
-        known = [
-            _is_shown(
+        covered = [
+            _is_covered(
                 places[k.kind],
                 table.steps(k.inputs.count(widths)),
                 table.steps(k.outputs.count(widths)),
             )
             for k in kernels
         ]
-        if weights @ known < _KNOWN * weights.sum():
+        if weights @ covered < _COVERED * weights.sum():
             wanted.append((index, widths))
     return wanted
 
 
-def _is_shown(places: Collection[tuple[int, int]], inputs: int, outputs: int) -> bool:
-    """Whether a kind of kernel was measured there, or at enough places around."""
+def _is_covered(places: Collection[tuple[int, int]], inputs: int, outputs: int) -> bool:
+    """Whether a kind of kernel was measured at these steps of channels, or widely around them."""
     if len(places) < _PLACES:
         return (inputs, outputs) in places
     low, high = np.min(list(places), axis=0), np.max(list(places), axis=0)
@@ -254,13 +269,14 @@ def _measure_whole(
     profiles: Iterator[None],
     effort: Effort,
     path: Path | None,
-    tell: Progress,
+    report: Progress,
 ) -> list[Measurement]:
-    """Measure networks as wholes, at moments between which others are profiled.
+    """Measure whole networks at several moments, between which the profiles are taken.
 
-    These are the ones to calibrate on, and the profiled ones, in this order.
+    Returns:
+        A measurement of each network of ``whole_network_widths``, then of each profiled one.
     """
-    wholes = [*calibrating(graph, table.step), *(widths for _, widths in wanted)]
+    wholes = [*whole_network_widths(graph, table.step), *(widths for _, widths in wanted)]
     runnables = [device.load(networks.at(widths)) for widths in wholes]
     numbers = tuple(index for index, _ in wanted)
     part = math.ceil(len(wanted) / (MOMENTS - 1))
@@ -269,7 +285,7 @@ def _measure_whole(
         for _ in itertools.islice(profiles, part):
             pass
 
-    def keep(measured: Sequence[Measurement]) -> None:
+    def record(measured: Sequence[Measurement]) -> None:
         state = gpu_state() if "driver" in table.environment else {}
         times_ms = tuple(own.times_ms for own in measured)
         moment = Moment(graph.fingerprint, times_ms, numbers, state, measured[0].clock)
@@ -277,14 +293,14 @@ def _measure_whole(
         if path is not None:
             append(path, moment=moment)
 
-    known = [
+    earlier = [
         moment.times_ms
         for moment in table.moments
         if (moment.fingerprint, moment.profiled) == (graph.fingerprint, numbers)
     ]
-    tell("measuring whole networks", 0.05)
+    report("measuring whole networks", 0.05)
     between = [profile_some] * (MOMENTS - 1)
-    return calibration_run(runnables, between, effort=effort, known=known, keep=keep)
+    return calibration_run(runnables, between, effort=effort, earlier=earlier, record=record)
 
 
 def _profiles(
@@ -294,14 +310,14 @@ def _profiles(
     graph: ChannelGraph,
     wanted: Sequence[tuple[int, dict[str, int]]],
     path: Path | None,
-    tell: Progress,
+    report: Progress,
 ) -> Iterator[None]:
-    """Profile whole networks, one at each step; those already in the table are skipped."""
+    """Profile one network at each step of the iterator; those in the table are skipped."""
     done = {sample.origin for sample in table.samples}
     for count, (index, widths) in enumerate(wanted, 1):
         origin = f"{graph.fingerprint}/{index}"
         share = 0.05 + 0.85 * count / len(wanted)
-        tell(f"profiling network {count} of {len(wanted)}", share)
+        report(f"profiling network {count} of {len(wanted)}", share)
         if origin not in done:
             planned = networks.at(widths)
             times = profiler.kernel_times(planned)
@@ -320,22 +336,23 @@ class _Profiler:
     """Takes kernel times of whole networks.
 
     Attributes:
-        device: what to measure on.
-        probe: tells whether the machine is slow.
-        patience_s: seconds with one network, at most, while it is.
-        taken: is told of every profile.
+        device: the target to measure on.
+        probe: the network whose speed shows whether the machine is slow.
+        patience_s: greatest seconds with one network while the machine is slow.
+        tally: counts of profiles, which grow.
     """
 
     device: Target
     probe: Probe
     patience_s: float
-    taken: _Taken
+    tally: _Tally
 
     def kernel_times(self, network: Loadable) -> list[KernelTime]:
-        """Kernel times of one network in its quiet runs; again while the machine is slow.
+        """Kernel times of one network in its quiet runs.
 
-        Enough is one profile between two quiet probes whose fastest runs agree; or, where these are
-        rare, several whose fastest runs agree, with a quiet probe beside some of them.
+        One profile is enough where the probe was quiet before and after it and its fastest runs
+        agree. Otherwise the network is profiled again, until the fastest runs of several profiles
+        agree and some probe was quiet, or until ``patience_s`` is over.
         """
         runnable = load_for_grid(self.device, network)
         profiles: list[list[KernelTime]] = []
@@ -347,8 +364,8 @@ class _Profiler:
             around.append(self.probe.slowdown())
             probes += around
             slow = max(around) > PROBE_TOLERANCE
-            self.taken.profiled += 1
-            self.taken.rejected += slow
+            self.tally.profiled += 1
+            self.tally.rejected += slow
             quiet = quiet_runs(profiles)
             agree = len(quiet[0].times_ms) > _FEWEST and min(probes) <= PROBE_TOLERANCE
             if (agree and (not slow or len(profiles) >= _ATTEMPTS)) or time.monotonic() > end:
@@ -356,11 +373,12 @@ class _Profiler:
 
 
 def quiet_runs(profiles: Sequence[Sequence[KernelTime]]) -> list[KernelTime]:
-    """Of all profiles of one network the kernel times of its fastest runs, in the order taken.
+    """Kernel times of the fastest runs in all profiles of one network, in the order taken.
 
-    A machine may be quiet for a tenth of a second at a time: in most profiles there are quiet runs,
-    and hardly one profile is quiet from end to end. Runs are told apart by all their kernels, since
-    the fastest time of each kernel alone is the one that was rounded down most.
+    A machine may be quiet for a tenth of a second at a time: most profiles have quiet runs, and
+    hardly one profile is quiet from end to end. The fastest runs are those with the smallest sum
+    over all kernels, since the fastest time of one kernel alone is the one that was rounded down
+    most.
     """
     first = profiles[0]
     names = [kernel.name for kernel in first]
@@ -376,5 +394,5 @@ def quiet_runs(profiles: Sequence[Sequence[KernelTime]]) -> list[KernelTime]:
 
 
 def _runs(runnable: Runnable) -> int:
-    """Enough runs for a third of a second, between 10 and 100."""
+    """The number of runs that take a third of a second, at least 10 and at most 100."""
     return int(np.clip(300 / max(runnable.run_ms(), 1e-3), 10, 100))

@@ -1,4 +1,4 @@
-"""Which channel groups set the size of each kernel that a runtime reports."""
+"""Link the kernels that a runtime reports to channel groups and to the network's layers."""
 
 from __future__ import annotations
 
@@ -9,17 +9,25 @@ from dataclasses import dataclass
 import onnx
 
 from hwprune.graph import ChannelGraph, Channels, Layer
+from hwprune.onnx_graph.module_paths import module_paths
 from hwprune.targets.base import KernelTime, Loadable
 
 _THROUGH = ("Relu", "Clip", "HardSwish", "HardSigmoid", "Sigmoid", "Identity", "BatchNormalization")
-_JOINS = {"Concat", "Concatenation", "cat"}  # words of kinds: the outputs are all inputs in a row
+_JOINS = {"Concat", "Concatenation", "cat"}  # operators whose outputs are all inputs in a row
 
 
 @dataclass(frozen=True)
 class Kernel:
     """A kernel of a network, and how its channel numbers follow from the groups' widths.
 
-    A kernel that works on each channel by itself (depthwise, pooling, adding) has one input.
+    Attributes:
+        name: paths of the layers that the kernel computes, such as ``layer1.0.conv1`` or
+            ``features.3.conv.1.0 + 1 more``. A kernel without weights has the path of its module.
+            Where no path is found, this is the runtime's own name.
+        kind: the kernel's kind, as in ``KernelTime``.
+        inputs: the channels that it reads; one for a kernel that works on each channel by itself
+            (depthwise, pooling, adding).
+        outputs: the channels that it writes.
     """
 
     name: str
@@ -28,45 +36,59 @@ class Kernel:
     outputs: Channels
 
     def vanishes(self, widths: Mapping[str, int]) -> bool:
-        """Whether a side has no channels left: its branch is left out."""
+        """Whether the kernel is gone because a branch is left out: a side has no channels left."""
         sides = (side for side in (self.inputs, self.outputs) if side.groups)
         return any(side.count(widths) == 0 for side in sides)
 
 
 def describe(times: Iterable[KernelTime], model: Loadable, graph: ChannelGraph) -> list[Kernel]:
-    """Link the runtime's kernels to channel groups.
+    """Link the runtime's kernels to channel groups and to the network's layers.
 
-    A kernel that a layer of the network was compiled into is found by the weight that it is said to
-    compute with, or by its name, which runtimes derive from the ONNX node or from the tensor it
-    writes; every other kernel has the channels of what it reads.
+    The layer of a kernel is found by the weight that the kernel computes with, or by the kernel's
+    name, which runtimes derive from the ONNX node or from the tensor that it writes. Every other
+    kernel has the channels of what it reads.
 
     Args:
-        times: kernels of the dense network in order of execution.
+        times: the network's kernels in order of execution.
         model: the network that was run; an ONNX model's initializers have the state dict's names.
         graph: the channel graph of the same network.
+
+    Returns:
+        A kernel for each of ``times``, in the same order.
     """
     by_weight = {layer.weight: layer for layer in graph.layers}
-    layer_of = _layers_by_name(model, by_weight) if isinstance(model, onnx.ModelProto) else {}
+    exported = model if isinstance(model, onnx.ModelProto) else None
+    layer_of = _layers_by_name(exported, by_weight) if exported else {}
+    paths = module_paths(exported) if exported else {}
     written: dict[str, Channels] = {}
     kernels = []
     for time in times:
-        known = [by_weight[weight] for weight in time.weights if weight in by_weight]
-        known += [layer_of[name] for name in _aliases(time.name) if name in layer_of]
+        names = [*_aliases(time.name), *time.parts]
+        layers = [by_weight[weight] for weight in time.weights if weight in by_weight]
+        layers += [layer_of[name] for name in names if name in layer_of]
         sources = [written[name] for name in time.reads if name in written]
-        if known:
-            inputs, outputs = known[0].inputs, known[0].outputs
+        if layers:
+            inputs, outputs = layers[0].inputs, layers[0].outputs
         elif _JOINS & set(time.kind.split()):
             inputs, outputs = Channels(fixed=1), _sum(sources)
         else:
             widest = max(sources, key=lambda c: c.count(graph.widths), default=Channels(fixed=1))
             inputs, outputs = Channels(fixed=1), widest
         written[time.name] = outputs
-        kernels.append(Kernel(time.name, time.kind, inputs, outputs))
+        modules = [paths[name] for name in names if name in paths] if exported else time.parts
+        name = _joined([layer.name for layer in layers] or modules) or time.name
+        kernels.append(Kernel(name, time.kind, inputs, outputs))
     return kernels
 
 
+def _joined(paths: Iterable[str]) -> str:
+    """``layer1.0.conv1``, or ``layer1.0.conv1 + 1 more`` for several; empty for none."""
+    first, *others = dict.fromkeys(paths) or [""]
+    return f"{first} + {len(others)} more" if others else first
+
+
 def _layers_by_name(model: onnx.ModelProto, by_weight: Mapping[str, Layer]) -> dict[str, Layer]:
-    """Layers by the names of their ONNX nodes and of the tensors up to the next other node."""
+    """Layers by the names of their ONNX nodes, and of the tensors that activations pass on."""
     found: dict[str, Layer] = {}
     of_tensor: dict[str, Layer] = {}
     for node in model.graph.node:
@@ -84,9 +106,10 @@ def _layers_by_name(model: onnx.ModelProto, by_weight: Mapping[str, Layer]) -> d
 
 
 def _aliases(name: str) -> list[str]:
-    """What a runtime's kernel name may stand for.
+    """The names of ONNX nodes and tensors that a runtime's kernel name may be derived from.
 
-    ``fused node_Gemm_3``, ``relu_4_nchwc``, ``node_Gemm_3/WithoutBiases``, ``node_Conv_3_token_7``.
+    Such names are ``fused node_Gemm_3``, ``relu_4_nchwc``, ``node_Gemm_3/WithoutBiases`` and
+    ``node_Conv_3_token_7``.
     """
     bare = name.removeprefix("fused ").removesuffix("_nchwc").removesuffix("/WithoutBiases")
     return [name, bare, re.sub(r"_token_\d+$", "", bare)]

@@ -1,18 +1,17 @@
-"""Measure networks against each other on a machine that does other work as well.
+"""Measure networks beside each other on a machine that does other work as well.
 
-Networks that are compared take turns, because a shared machine moves between plateaus of speed, and
-one network suffers more from them than another. Three things keep a ratio honest:
+Networks that are compared take turns, because the speed of a shared machine changes, and slows one
+network down by more than another. Three rules make a ratio of two latencies repeatable:
 
-* Runs that another process interrupted are no measurement of a network. The operating system shows
-  them (``hwprune.targets.watch``), and they do not count. Where hardly any run is left, CPU time
-  stands in for wall time.
-* Two statistics tell a latency. ``quiet`` is the third percentile of the runs: what the network
-  takes when nothing disturbs it. ``typical`` is the mean of the runs between the outer tenths: what
-  it takes on the machine as it is.
-* A quiet latency is known only from moments in which the machine was quiet at times. Several are
-  measured; those in which the dense network was slower than it is known to be do not count.
+* Runs that another process interrupted do not count. The operating system reports interruptions
+  (``hwprune.targets.watch``). Where hardly any run is left, CPU time is used instead of wall time.
+* A latency is one of two statistics. ``quiet`` is the third percentile of the runs: what the
+  network takes when nothing disturbs it. ``typical`` is the mean of the runs without the outer
+  tenths: what the network takes on the machine as it is.
+* A quiet latency is measured at several moments. Moments in which the dense network was slower than
+  in earlier measurements do not count.
 
-What remains moves a ratio from one moment to the next: ``hwprune.latency.spread``.
+How far a ratio still moves between moments is estimated in ``hwprune.latency.spread``.
 """
 
 from __future__ import annotations
@@ -33,23 +32,23 @@ from hwprune.targets.base import Runnable, Timed, Timing, run_timed
 Statistic: TypeAlias = Literal["quiet", "typical"]
 Clock: TypeAlias = Literal["uninterrupted", "cpu", "unwatched", "interrupted"]
 
-QUANTILE = 0.03  # of the runs: the quiet latency; what is above may be of busy moments
-TRIMMED = 0.1  # of the runs at either end are left out of the typical latency
-LEAST_COUNTED = 0.1  # of the runs were not interrupted; of fewer, CPU time is the better measure
-FEWEST = 2  # runs that tell a latency, though hardly
-PROBE_TOLERANCE = 1.10  # a probe slower than this times its best marks a slow window
-PROBE_RUNS = 5  # whose fastest counts: what ran before has emptied the caches
-LEAST_ROUNDS = 5  # of a comparison of few networks
-CALM = 1.05  # times its known latency: what a network takes while nothing slows it down
-BLOCKS = 8  # of consecutive runs, whose spread tells the error of a ratio
-VISIT_MS = 5.0  # of counted runs when a network's turn comes, two runs at least
-WARM_MS = 8.0  # of runs before these: until then they tell what ran before, see `interleave`
+_QUANTILE = 0.03  # quantile of the runs that is the quiet latency
+_TRIMMED = 0.1  # share of the runs that is left out of the typical latency, at either end
+_LEAST_COUNTED = 0.1  # share of uninterrupted runs below which CPU time is the better measure
+_FEWEST = 2  # fewest runs that a latency is taken from
+PROBE_TOLERANCE = 1.10  # a probe that takes more than so many times its best shows a slow machine
+_PROBE_RUNS = 5  # runs of a probe, of which the fastest counts: the first ones fill the caches
+_LEAST_ROUNDS = 5  # fewest rounds of a comparison
+CALM = 1.05  # greatest ratio of the dense network's latency to its earlier one in a calm moment
+_BLOCKS = 8  # blocks of consecutive runs, whose spread gives the error of a ratio
+_VISIT_MS = 5.0  # milliseconds of counted runs in a network's turn, which has two runs or more
+_WARM_MS = 8.0  # milliseconds of uncounted runs before these, which fill the caches
 
 CLOCKS: dict[Clock, str] = {
     "uninterrupted": "wall time of the runs that no other process interrupted",
     "cpu": "CPU time, because other processes interrupted nearly all runs",
-    "unwatched": "wall time; whether runs were interrupted cannot be told on this target",
-    "interrupted": "wall time of runs that other processes interrupted: there are no others",
+    "unwatched": "wall time; this target does not report whether runs were interrupted",
+    "interrupted": "wall time of runs that other processes interrupted; there are no others",
 }
 
 
@@ -58,9 +57,9 @@ class Measurement:
     """Times of one network.
 
     Attributes:
-        times_ms: of the runs that count, in the order taken.
-        statistic: what of them is the latency.
-        clock: which runs count, and by which clock; ``CLOCKS`` says it in words.
+        times_ms: milliseconds of the runs that count, in the order taken.
+        statistic: the statistic of the runs that is the latency.
+        clock: which runs count, and by which clock, as described in ``CLOCKS``.
     """
 
     times_ms: tuple[float, ...]
@@ -69,35 +68,35 @@ class Measurement:
 
     @property
     def latency_ms(self) -> float:
-        """The network's latency, by the statistic that was asked for."""
+        """The network's latency in milliseconds, by ``statistic``."""
         return self.quiet_ms if self.statistic == "quiet" else self.typical_ms
 
     @property
     def quiet_ms(self) -> float:
-        """What the network takes when nothing disturbs it: the third percentile."""
-        return float(np.quantile(self.times_ms, QUANTILE))
+        """What the network takes when nothing disturbs it: the third percentile of the runs."""
+        return float(np.quantile(self.times_ms, _QUANTILE))
 
     @property
     def typical_ms(self) -> float:
-        """What it takes on the machine as it is: the mean without the outer tenths."""
+        """What the network takes on the machine as it is: the mean without the outer tenths."""
         return _latency(np.array(self.times_ms), "typical")
 
     @property
     def iqr_ms(self) -> float:
-        """The distance between the quartiles."""
+        """The distance between the quartiles of the runs, in milliseconds."""
         low, high = np.quantile(self.times_ms, [0.25, 0.75])
         return float(high - low)
 
 
 class Probe:
-    """A fixed small network whose speed tells how fast the machine is at this moment."""
+    """A fixed small network whose speed shows how fast the machine is at this moment."""
 
     def __init__(self, runnable: Runnable) -> None:
         self._runnable = runnable
         self.best_ms = min(self._time() for _ in range(30))
 
     def _time(self) -> float:
-        return min(self._runnable.run_ms() for _ in range(PROBE_RUNS))
+        return min(self._runnable.run_ms() for _ in range(_PROBE_RUNS))
 
     def slowdown(self) -> float:
         """The probe's time now, divided by its best so far."""
@@ -109,13 +108,15 @@ class Probe:
 def ratio_error(first: Measurement, other: Measurement) -> float:
     """Relative standard error of ``other.latency_ms / first.latency_ms``: a jackknife.
 
-    Both must come from the same interleaved run. The ratio is taken again without each of some
-    blocks in time (Künsch 1989, "The Jackknife and the Bootstrap for General Stationary
-    Observations"). The spread of the blocks' own ratios would be that of blocks in which the
-    machine was never quiet. There are eight blocks, fewer where there are few runs. Infinite for
-    less than three blocks of two runs.
+    Both must come from the same interleaved run. The ratio is computed again without each of
+    several blocks of consecutive runs (Künsch 1989, "The Jackknife and the Bootstrap for General
+    Stationary Observations"). The ratios within single blocks are not used, since the machine may
+    never be quiet during a block.
+
+    Returns:
+        The error as a share of the ratio; infinity for less than three blocks of two runs.
     """
-    blocks = min(BLOCKS, len(first.times_ms) // 2, len(other.times_ms) // 2)
+    blocks = min(_BLOCKS, len(first.times_ms) // 2, len(other.times_ms) // 2)
     if blocks < 3:
         return math.inf
     pairs = zip(_without(other, blocks), _without(first, blocks), strict=True)
@@ -125,7 +126,7 @@ def ratio_error(first: Measurement, other: Measurement) -> float:
 
 
 def _without(measured: Measurement, count: int) -> list[float]:
-    """The latency without each of so many blocks."""
+    """The latency without the runs of each block, for ``count`` blocks."""
     times = np.array(measured.times_ms)
     blocks = np.array_split(np.arange(len(times)), count)
     return [_latency(np.delete(times, block), measured.statistic) for block in blocks]
@@ -133,13 +134,13 @@ def _without(measured: Measurement, count: int) -> list[float]:
 
 def _latency(times_ms: np.ndarray[tuple[int, ...], np.dtype[np.float64]], of: Statistic) -> float:
     if of == "quiet":
-        return float(np.quantile(times_ms, QUANTILE))
-    cut = int(TRIMMED * len(times_ms))
+        return float(np.quantile(times_ms, _QUANTILE))
+    cut = int(_TRIMMED * len(times_ms))
     return float(np.sort(times_ms)[cut : len(times_ms) - cut].mean())
 
 
 def noise(measurements: Sequence[Measurement]) -> float | None:
-    """The median of ``ratio_error`` to the first one; None where too few samples tell."""
+    """The median ``ratio_error`` of the others to the first; None where there are too few runs."""
     errors = [ratio_error(measurements[0], other) for other in measurements[1:]]
     middle = statistics.median(errors) if errors else math.inf
     return middle if math.isfinite(middle) else None
@@ -149,29 +150,30 @@ def interleave(
     runnables: Sequence[Timed],
     *,
     rounds: int | None = None,
-    least: int = LEAST_ROUNDS,
+    least: int = _LEAST_ROUNDS,
     seconds: float = 20.0,
     statistic: Statistic = "quiet",
 ) -> list[Measurement]:
     """Measure networks in turn, round after round, until one of the limits is reached.
 
-    Before the runs that count a network runs until the caches hold what they hold when it runs
-    alone. With one such run in place of many, the ratio of two small networks depended on how many
-    others were measured with them: 0.503 for a pair, 0.48 among four, 0.47 among eight.
+    In its turn a network first runs uncounted, until the caches hold what they hold when it runs
+    alone. With only one uncounted run, the ratio of two small networks depended on how many others
+    were measured with them: 0.503 for a pair, 0.48 among four, 0.47 among eight.
 
     Args:
         runnables: networks on the same target.
-        rounds: in each of which every network has a turn.
-        least: rounds at least, however slow the networks are.
-        seconds: after which to stop, though not before these rounds.
-        statistic: what of the runs is the latency.
+        rounds: greatest number of rounds, in each of which every network has a turn; None sets no
+            limit.
+        least: fewest rounds, however slow the networks are.
+        seconds: time after which to stop, but not before ``least`` rounds.
+        statistic: the statistic of the runs that is the latency.
 
     Returns:
         A measurement of each network, in order.
     """
     once = [_once_ms(runnable) for runnable in runnables]
-    warm = [max(1, round(WARM_MS / ms)) for ms in once]
-    runs = [max(2, round(VISIT_MS / ms)) for ms in once]
+    warm = [max(1, round(_WARM_MS / ms)) for ms in once]
+    runs = [max(2, round(_VISIT_MS / ms)) for ms in once]
     taken: list[list[Timing]] = [[] for _ in runnables]
     end = time.monotonic() + seconds
     order = random.Random(0)  # a fixed order would give each network the same predecessor
@@ -186,7 +188,7 @@ def interleave(
 
 
 def _counted(taken: Sequence[Sequence[Timing]], statistic: Statistic) -> list[Measurement]:
-    """The times that count, by one clock for all networks."""
+    """The times that count, by the same clock for all networks."""
     clock = _clock(taken)
 
     def times_ms(own: Sequence[Timing]) -> tuple[float, ...]:
@@ -203,7 +205,7 @@ def _clock(taken: Sequence[Sequence[Timing]]) -> Clock:
         return "unwatched"
     counted = [sum(not timing.interrupted for timing in own) for own in taken]
     if all(
-        count >= max(FEWEST, LEAST_COUNTED * len(own))
+        count >= max(_FEWEST, _LEAST_COUNTED * len(own))
         for count, own in zip(counted, taken, strict=True)
     ):
         return "uninterrupted"
@@ -217,47 +219,53 @@ def at_moments(
     count: int,
     seconds: float,
     rounds: int | None = None,
-    known_ms: float = math.inf,
+    calm_ms: float = math.inf,
     statistic: Statistic = "quiet",
 ) -> list[list[Measurement]]:
     """Measure networks at several moments, one after the other.
 
-    Of a quiet latency only moments count in which the machine was quiet at times: those in which
-    the first network, the dense one, took at most ``CALM`` times its known latency. While it is
-    slower its pruned networks' ratios are too small. The dense network of the demo once took 1.4
-    times its latency for seven seconds, and its pruned network's ratio was 0.342 in place of 0.387.
-    As many moments again are measured in search of calm ones, and no more.
+    Where the latency is the quiet one, only calm moments count: those in which the first network,
+    the dense one, took at most ``CALM`` times ``calm_ms``. In other moments the ratios of pruned
+    networks to it are too small. The dense network of the demo once took 1.4 times its latency for
+    seven seconds, and its pruned network's ratio was 0.342 instead of 0.387. Up to ``2 * count``
+    moments are measured to find ``count`` calm ones.
 
     Args:
         runnables: networks on the same target, the dense one first.
-        count: moments that are wanted.
-        seconds, rounds: of each, as in ``interleave``.
-        known_ms: the dense network's latency, as measured before.
-        statistic: what of the runs is the latency.
+        count: number of moments that are wanted.
+        seconds: time of each moment, as in ``interleave``.
+        rounds: greatest number of rounds in each moment, as in ``interleave``.
+        calm_ms: the dense network's latency in earlier measurements, in milliseconds.
+        statistic: the statistic of the runs that is the latency.
 
     Returns:
-        For each moment that counts a measurement of each network; of none was calm, all moments.
+        For each calm moment a measurement of each network; for all moments if none was calm.
     """
     found: list[list[Measurement]] = []
     while True:
         found.append(interleave(runnables, rounds=rounds, seconds=seconds, statistic=statistic))
-        calm = calm_ones(found, known_ms)
+        calm = calm_moments(found, calm_ms)
         if len(calm) >= count or len(found) >= 2 * count:
             return calm or found
 
 
-def calm_ones(
-    moments: Sequence[Sequence[Measurement]], known_ms: float = math.inf
+def calm_moments(
+    moments: Sequence[Sequence[Measurement]], calm_ms: float = math.inf
 ) -> list[list[Measurement]]:
-    """The moments in which the machine was quiet at times; all of them where latency is typical."""
+    """The moments in which the machine was calm; all moments where the latency is typical.
+
+    Args:
+        moments: at each moment a measurement of each network, the dense one first.
+        calm_ms: as in ``at_moments``.
+    """
     if moments and moments[0][0].statistic == "typical":
         return [list(moment) for moment in moments]
-    most = CALM * min(known_ms, *(moment[0].latency_ms for moment in moments))
+    most = CALM * min(calm_ms, *(moment[0].latency_ms for moment in moments))
     return [list(moment) for moment in moments if moment[0].latency_ms <= most]
 
 
-def together(moments: Sequence[Sequence[Measurement]]) -> list[Measurement]:
-    """Each network's runs of all moments."""
+def join_moments(moments: Sequence[Sequence[Measurement]]) -> list[Measurement]:
+    """Join the runs of several moments to one measurement of each network."""
     return [
         Measurement(
             tuple(itertools.chain.from_iterable(each.times_ms for each in own)),

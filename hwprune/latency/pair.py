@@ -1,4 +1,4 @@
-"""A network's latency beside the dense one's, with what another minute may show instead."""
+"""A pruned network's latency beside the dense one's, and how far the ratio may move."""
 
 from __future__ import annotations
 
@@ -7,20 +7,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hwprune.latency.effort import Effort
-from hwprune.latency.measure import CALM, Measurement, at_moments, ratio_error, together
-from hwprune.latency.spread import Seen, Spread, pooled, spread_of
+from hwprune.latency.measure import CALM, Measurement, at_moments, join_moments, ratio_error
+from hwprune.latency.spread import MeasuredRatio, Spread, pooled, spread_of
 from hwprune.targets.base import Timed
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two networks measured by turns, at several moments.
+    """Two networks measured in turn, at several moments.
 
     Attributes:
-        dense, pruned: all their runs that count.
-        error: half of the interval in which the ratio of another minute lies with 95 % probability,
-            as a share of the ratio.
-        slower: the dense network's latency, divided by what it is known to be; NaN where unknown.
+        dense: the dense network's runs that count.
+        pruned: the pruned network's runs that count.
+        error: half of the interval in which a later ratio lies with 95 % probability, as a share of
+            the ratio.
+        slower: the dense network's latency as a multiple of its earlier one; NaN where there is no
+            earlier one.
     """
 
     dense: Measurement
@@ -38,13 +40,13 @@ class Pair:
 
     @property
     def doubt(self) -> str:
-        """Why the ratio may be another one when the machine is calm; empty where it is."""
+        """Why the ratio may change when the machine is calm; empty where the machine is calm."""
         if self.dense.statistic == "typical" or not self.slower > CALM:
             return ""
         return (
-            f"The dense network took {self.slower:.2f} times its known latency at every moment: "
-            "the machine is busy, or slower than it was. Pruned networks suffer less from that, so "
-            "their ratio may be greater when it is calm."
+            f"The dense network took {self.slower:.2f} times its earlier latency at every moment: "
+            "the machine is busy, or slower than it was. This slows a pruned network down by less, "
+            "so that its ratio may be greater on a calm machine."
         )
 
 
@@ -53,31 +55,35 @@ def measure_pair(
     pruned: Timed,
     effort: Effort,
     *,
-    known_ms: float = math.inf,
+    calm_ms: float = math.inf,
     spread: Spread | None = None,
 ) -> Pair:
-    """Measure two networks by turns.
+    """Measure two networks in turn.
 
     Args:
-        dense, pruned: on the same target.
-        effort: how long, at how many moments, and what of the runs is the latency.
-        known_ms: the dense network's latency, as measured before; infinite where it was not.
-        spread: how far ratios move between moments of this machine, as known from before.
+        dense: the dense network.
+        pruned: the pruned network, on the same target.
+        effort: how long and at how many moments to measure, and which statistic is the latency.
+        calm_ms: the dense network's latency in earlier measurements, in milliseconds; infinity
+            where there are none.
+        spread: how far ratios moved between moments in earlier measurements on this machine.
     """
     moments = at_moments(
         [dense, pruned],
         count=effort.moments,
         seconds=effort.moment_s,
         rounds=effort.rounds,
-        known_ms=known_ms,
+        calm_ms=calm_ms,
         statistic=effort.statistic,
     )
-    first, second = together(moments)
-    seen = [Seen(b.latency_ms / a.latency_ms, min(ratio_error(a, b), 0.1)) for a, b in moments]
-    return Pair(first, second, _error(seen, spread), first.latency_ms / known_ms or math.nan)
+    first, second = join_moments(moments)
+    seen = [
+        MeasuredRatio(b.latency_ms / a.latency_ms, min(ratio_error(a, b), 0.1)) for a, b in moments
+    ]
+    return Pair(first, second, _error(seen, spread), first.latency_ms / calm_ms or math.nan)
 
 
-def _error(seen: Sequence[Seen], known: Spread | None) -> float:
-    spread = pooled([spread_of([seen]), *([known] if known else [])])
+def _error(seen: Sequence[MeasuredRatio], earlier: Spread | None) -> float:
+    spread = pooled([spread_of([seen]), *([earlier] if earlier else [])])
     within = math.sqrt(sum(each.error**2 for each in seen) / len(seen))
     return spread.interval(len(seen), within)

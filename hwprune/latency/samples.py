@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 from hwprune.latency.kernels import Kernel
 from hwprune.latency.measure import Clock, Measurement, Statistic
-
-MOST_BEND = 0.7  # of a calibration, either way: latency rises up to the dense network's
 
 
 @dataclass(frozen=True)
 class Sample:
     """Raw times of one kernel at one number of input and output channels.
 
-    ``origin`` names the network and the run in which it was timed, as ``fingerprint/index``.
+    Attributes:
+        kind: the kernel's kind, as in ``KernelTime``.
+        inputs: input channels; 1 for a kernel that works on each channel by itself.
+        outputs: output channels.
+        times_ms: raw times in milliseconds.
+        origin: fingerprint of the dense network and number of the profiled one, as
+            ``fingerprint/number``.
     """
 
     kind: str
@@ -26,7 +29,7 @@ class Sample:
 
     @property
     def fingerprint(self) -> str:
-        """Of the dense network that was profiled."""
+        """The fingerprint of the dense network that was profiled."""
         return self.origin.partition("/")[0]
 
 
@@ -34,11 +37,13 @@ class Sample:
 class Moment:
     """Raw times of whole networks that were measured in turn.
 
-    ``fingerprint`` is that of the dense network. ``times_ms`` has the times of each network: the
-    dense one first, those that the calibration is fitted to and tested on, and at last the profiled
-    ones, whose numbers of ``origin`` are ``profiled``. ``state`` is what a GPU said of its clocks,
-    power and temperature right afterwards; empty for other devices. ``clock`` says which runs
-    count, and by which clock (``measure.CLOCKS``).
+    Attributes:
+        fingerprint: fingerprint of the dense network.
+        times_ms: milliseconds of each network's runs: of the dense one, then of those that the
+            calibration is fitted to and tested on, then of the profiled ones.
+        profiled: numbers of the profiled networks, as in ``Sample.origin``.
+        state: a GPU's clocks, power and temperature right afterwards; empty for other devices.
+        clock: which runs count, and by which clock, as described in ``measure.CLOCKS``.
     """
 
     fingerprint: str
@@ -54,25 +59,24 @@ class Moment:
 
 @dataclass(frozen=True)
 class Network:
-    """A network that was profiled: its kernels, and how their sum becomes its latency.
+    """A network that was profiled: its kernels, and how the sum of their times becomes its latency.
 
     Attributes:
-        fingerprint: of its channel graph.
-        kernels: of the dense network.
-        scale, offset_ms, ms_per_mparam: ``straight = scale * sum of kernels + offset_ms +
-            ms_per_mparam * millions of parameters``. Profilers charge each kernel a little, which
-            makes the offset negative; weights that outgrow a cache make every kernel slower than
-            it was inside smaller networks, which the last term stands for.
+        fingerprint: fingerprint of its channel graph.
+        kernels: the dense network's kernels.
+        scale, offset_ms, ms_per_mparam: ``latency = scale * sum of kernels + offset_ms +
+            ms_per_mparam * millions of parameters``. The offset is negative where the profiler adds
+            a little to the time of each kernel. The last term stands for weights that outgrow a
+            cache: they make every kernel slower than it was inside smaller networks.
         dense_ms: the dense network's measured latency.
-        bend: ``latency = straight * (1 + bend * (1 - straight / dense_ms))``: small networks stay
-            in caches from run to run, so latency need not be a straight line over the sum.
-        held_out: ``(predicted, measured)`` in milliseconds of networks not used in the fit.
-        fitted: the same of the networks that were.
-        noise: the relative standard error that the measured ratios to the dense network had when
-            time was up, in the median of the networks; None where too few samples tell.
-        seconds, profiled, rejected: what the profile took from its last start on: seconds, runs
-            under the profiler, and those of them beside which the machine was slow.
-        statistic: of the measured latencies that it was fitted to.
+        held_out: ``(predicted, measured)`` milliseconds of networks that the fit did not use.
+        fitted: ``(predicted, measured)`` milliseconds of networks that the fit used.
+        noise: relative standard error of the measured ratios to the dense network, the median over
+            the networks; None where there were too few runs.
+        seconds: seconds that the profile took since its last start.
+        profiled: number of profiles since its last start.
+        rejected: number of those profiles during which the machine was slow.
+        statistic: the statistic of the runs that the calibration was fitted to.
     """
 
     fingerprint: str
@@ -81,7 +85,6 @@ class Network:
     offset_ms: float
     ms_per_mparam: float
     dense_ms: float
-    bend: float = 0.0
     held_out: tuple[tuple[float, float], ...] = ()
     fitted: tuple[tuple[float, float], ...] = ()
     noise: float | None = field(default=None, compare=False)
@@ -94,13 +97,3 @@ class Network:
     def errors(self) -> tuple[float, ...]:
         """``|predicted - measured| / measured`` on the held-out networks, ascending."""
         return tuple(sorted(abs(p - m) / m for p, m in self.held_out))
-
-    def bent(self, straight_ms: float) -> float:
-        """The latency in milliseconds of what lies at ``straight_ms`` on the straight line."""
-        return straight_ms * (1 + self.bend * (1 - straight_ms / self.dense_ms))
-
-    def straight(self, latency_ms: float) -> float:
-        """The inverse of ``bent``; where it rises no more, the most that it can be asked for."""
-        a, b = self.bend / self.dense_ms, 1 + self.bend
-        root = math.sqrt(max(0.0, b * b - 4 * a * latency_ms))
-        return 2 * latency_ms / (b + root) if root or a <= 0 else b / (2 * a)

@@ -1,4 +1,4 @@
-"""Which networks to measure: widths for filling a table and for calibrating it."""
+"""Widths of the networks to measure, for filling a latency table and for calibrating it."""
 
 from __future__ import annotations
 
@@ -7,32 +7,32 @@ import random
 from hwprune.graph import ChannelGraph
 from hwprune.latency.anchors import anchors
 
-LEVELS = 5  # a prime: the design below needs one
-CALIBRATING = 12  # networks beside the dense one
-HELD_OUT = 8
+_LEVELS = 5  # a prime: the design below needs one
+_CALIBRATING = 12  # networks beside the dense one
+_HELD_OUT = 8
 
 
 def crossed_widths(graph: ChannelGraph, step: int) -> list[dict[str, int]]:
-    """``LEVELS**2`` networks in which nearly every two groups take all pairs of levels, and one.
+    """Networks in which nearly every two groups take all pairs of five levels, and the narrowest.
 
     An orthogonal array OA(25, 6, 5, 2): a group takes one of its six columns, groups that meet in
     a kernel take different ones (greedy colouring of the coupling graph), so that 25 whole
     networks measure each kernel at all 5 by 5 combinations of its input and output channels. The
-    last network has every group at its narrowest: what is measured reaches from there to the dense
-    one, for kernels too that read many groups.
+    last network has every group at its narrowest, so that kernels which read many groups are
+    measured over their whole range, too.
     """
     column = _colours(graph)
     order = random.Random(0)
     networks = []
-    shuffles = {g.name: order.sample(range(LEVELS), LEVELS) for g in graph.groups}
-    for i in range(LEVELS):
-        for j in range(LEVELS):
+    shuffles = {g.name: order.sample(range(_LEVELS), _LEVELS) for g in graph.groups}
+    for i in range(_LEVELS):
+        for j in range(_LEVELS):
             widths = {}
             for group in graph.groups:
                 c = column[group.name]
-                level = shuffles[group.name][(i + c * j) % LEVELS if c < LEVELS else j]
-                options = anchors(group.width, graph.step(group, step), LEVELS)
-                widths[group.name] = options[round(level * (len(options) - 1) / (LEVELS - 1))]
+                level = shuffles[group.name][(i + c * j) % _LEVELS if c < _LEVELS else j]
+                options = anchors(group.width, graph.step(group, step), _LEVELS)
+                widths[group.name] = options[round(level * (len(options) - 1) / (_LEVELS - 1))]
             networks.append(widths)
     narrowest = {g.name: anchors(g.width, graph.step(g, step))[0] for g in graph.groups}
     return [*networks, narrowest]
@@ -41,10 +41,11 @@ def crossed_widths(graph: ChannelGraph, step: int) -> list[dict[str, int]]:
 def calibration_widths(graph: ChannelGraph, step: int) -> list[dict[str, int]]:
     """The dense network, and random structured ones that span the range of latencies.
 
-    Not evenly thinned ones: on some devices these run up to a tenth faster than their kernels do in
-    networks of mixed widths, as which plans come, and a fit to them is off for all others.
+    Networks with the same share of every group are not used: on some devices they run up to a tenth
+    faster than their kernels do in networks of mixed widths, such as plans have, so that a fit to
+    them would be wrong for plans.
     """
-    return [graph.widths, *held_out_widths(graph, step, CALIBRATING, seed=0)]
+    return [graph.widths, *held_out_widths(graph, step, _CALIBRATING, seed=0)]
 
 
 def held_out_widths(graph: ChannelGraph, step: int, count: int, seed: int) -> list[dict[str, int]]:
@@ -72,10 +73,13 @@ def all_widths(graph: ChannelGraph, step: int) -> list[dict[str, int]]:
 
 
 def error_widths(graph: ChannelGraph, step: int) -> list[dict[str, int]]:
-    """Networks that a table's stated error is measured on: none that is fitted to, if there are."""
+    """Widths of the held-out networks, on which a table's error is measured.
+
+    Networks that the fit uses are taken only where there are too few others.
+    """
     fitted = (*calibration_widths(graph, step), *crossed_widths(graph, step))
-    drawn = held_out_widths(graph, step, 4 * HELD_OUT, seed=1)
-    return sorted(drawn, key=lambda widths: widths in fitted)[:HELD_OUT]
+    drawn = held_out_widths(graph, step, 4 * _HELD_OUT, seed=1)
+    return sorted(drawn, key=lambda widths: widths in fitted)[:_HELD_OUT]
 
 
 def _colours(graph: ChannelGraph) -> dict[str, int]:
@@ -88,5 +92,5 @@ def _colours(graph: ChannelGraph) -> dict[str, int]:
     colour: dict[str, int] = {}
     for name in sorted(neighbours, key=lambda n: -len(neighbours[n])):
         taken = [colour[other] for other in neighbours[name] if other in colour]
-        colour[name] = min(range(LEVELS + 1), key=lambda c: (taken.count(c), c))
+        colour[name] = min(range(_LEVELS + 1), key=lambda c: (taken.count(c), c))
     return colour

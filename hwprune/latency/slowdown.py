@@ -16,14 +16,17 @@ from hwprune.latency.surface import typical_ms
 if TYPE_CHECKING:
     from hwprune.latency.samples import Moment, Sample
 
-_BELOW = 0.2  # of the profiles lie below the line
-_ON_A_LINE = 6  # profiled networks, at least, that tell which of them was profiled slowly
+_BELOW = 0.2  # share of the profiles that lie below the line
+_ON_A_LINE = 6  # fewest profiled networks from which the line is estimated
 
 
 def slowdowns_of(samples: Iterable[Sample], moments: Iterable[Moment]) -> dict[str, float]:
-    """By what factor the machine was slower than usual, for every ``origin`` of which that is told.
+    """By what factor the machine was slower than usual during each profile.
 
-    Profiles of one network are held against each other; where these are few, against all.
+    Profiles of one dense network are compared with each other; where they are few, with all others.
+
+    Returns:
+        ``Sample.origin`` -> factor, for the profiles for which it can be estimated.
     """
     whole: dict[str, list[float]] = defaultdict(list)
     for moment in moments:
@@ -47,19 +50,22 @@ def slowdowns_of(samples: Iterable[Sample], moments: Iterable[Moment]) -> dict[s
 def slowdowns(
     sums_ms: NDArray[np.float64], latencies_ms: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """What each profile's sum of kernels is, divided by what it would be on a quiet machine.
+    """Each profile's sum of kernel times, divided by what it would be on a quiet machine.
 
-    A profile takes a second, in which the machine may be slow from end to end, by a factor of up
-    to 1.5. How long its network takes is known better, from many moments, and a quiet profile is on
-    one line with that: what the profiler charges for each kernel, less what is in no kernel, and
-    the rest in proportion. Noise only adds; so it is a line with few profiles below it, found by
-    quantile regression of relative errors (Koenker and Bassett 1978, "Regression Quantiles"). Least
-    squares would be drawn by the slow ones, and with half of them slow it stretched the times of
-    wide kernels against those of narrow ones.
+    A profile takes a second, during all of which the machine may be slower by a factor of up to
+    1.5. The latency of the same network was measured at many moments and is more reliable. Over
+    these latencies the sums of quiet profiles lie on a line: its start is what the profiler adds to
+    the kernels, less what is in no kernel. Slow profiles lie above it, since noise only adds. The
+    line is therefore found by quantile regression of relative errors, with few profiles below it
+    (Koenker and Bassett 1978, "Regression Quantiles"). With least squares and half of the profiles
+    slow, wide kernels came out too slow against narrow ones.
 
     Args:
-        sums_ms: of the kernels of each profile [profiles], all positive.
-        latencies_ms: of the same networks as wholes [profiles].
+        sums_ms: sums of the kernels' times in each profile [profiles], all positive.
+        latencies_ms: latencies of the same networks [profiles].
+
+    Returns:
+        The factors [profiles].
     """
     candidates = [(s / ms, 0.0) for s, ms in zip(sums_ms, latencies_ms, strict=True)]
     candidates += [(0.0, s) for s in sums_ms]

@@ -1,9 +1,9 @@
-"""How far the ratio of two latencies can be trusted, and what that costs of a budget.
+"""How far a ratio of two latencies moves, and the margin below a budget that follows from it.
 
-A ratio carries two errors. Its error within a run is what more runs of the same minute would
-change (``measure.ratio_error``). Its spread between moments is what another minute changes: the
-processor's speed, and what neighbours leave of its caches. Only measuring the same networks again
-tells it, and a profile and the closed loop have done that anyway.
+A ratio has two errors. Its error within a run is what more runs in the same minute would change
+(``measure.ratio_error``). Its spread between moments is what another minute changes: the
+processor's speed, and how much of its caches other processes use. It is estimated from networks
+that were measured at several moments, as a profile and the closed loop do.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from statistics import fmean, variance
 import numpy as np
 from scipy.special import stdtrit
 
-from hwprune.latency.measure import Measurement, calm_ones
+from hwprune.latency.measure import Measurement, calm_moments
 
-CONFIDENCE = 0.95  # that a later measurement is within the budget
-_SMALLER = 0.9  # of the dense latency: networks whose ratios tell how ratios move
+_CONFIDENCE = 0.95  # probability that a later measurement is within the budget
+_SMALLER = 0.9  # share of the dense latency; the ratios of faster networks show how ratios move
 
 
 @dataclass(frozen=True)
-class Seen:
-    """One ratio at one moment.
+class MeasuredRatio:
+    """One ratio, measured at one moment.
 
     Attributes:
-        ratio: of a network's latency to another, or to a budget.
-        error: its relative standard error within the run.
+        ratio: a network's latency as a fraction of another network's, or of a budget.
+        error: relative standard error of the ratio within the run.
     """
 
     ratio: float
@@ -40,47 +40,53 @@ class Spread:
     """How far ratios move between moments of one machine.
 
     Attributes:
-        between: relative standard deviation of a ratio between moments, less its error within runs.
+        between: relative standard deviation of a ratio between moments, without its error within
+            runs.
         freedom: degrees of freedom of this estimate; 0 where nothing was measured twice.
     """
 
     between: float
     freedom: int
 
-    def room(self, moments: int, error: float) -> float:
-        """The share of a budget to keep free, so that a later measurement is within it.
+    def margin(self, moments: int, error: float) -> float:
+        """The share of a budget to keep free, so that a later measurement is within the budget.
 
-        The later one differs from the mean of those at hand by both their errors. The bound holds
-        with 95 % probability for errors of a normal distribution whose spread is only estimated,
-        hence Student's t.
+        The later measurement differs from the mean of the earlier ones by the errors of both. The
+        bound holds with 95 % probability for normally distributed errors whose spread is estimated
+        from few measurements; hence it uses Student's t.
 
         Args:
-            moments: at which the ratio was measured, 1 or more.
-            error: relative standard error within the run, of one of them.
+            moments: number of moments at which the ratio was measured, 1 or more.
+            error: relative standard error of the ratio within one run.
         """
-        return 1 - math.exp(-self._bound(CONFIDENCE, moments, error))
+        return 1 - math.exp(-self._bound(_CONFIDENCE, moments, error))
 
     def interval(self, moments: int, error: float) -> float:
-        """Half of the interval in which a later ratio lies with 95 % probability, as a share of it.
+        """Half of the interval in which a later ratio lies with 95 % probability.
 
         Args:
-            moments, error: as in ``room``.
+            moments: number of moments at which the ratio was measured, 1 or more.
+            error: relative standard error of the ratio within one run.
+
+        Returns:
+            The half as a share of the ratio.
         """
-        return self._bound((1 + CONFIDENCE) / 2, moments, error)
+        return self._bound((1 + _CONFIDENCE) / 2, moments, error)
 
     def _bound(self, probability: float, moments: int, error: float) -> float:
         deviation = math.sqrt((self.between**2 + error**2) * (1 + 1 / moments))
         return float(stdtrit(self.freedom, probability)) * deviation
 
 
-UNKNOWN = Spread(0.02, 4)  # of a machine of which nothing is known: what rented ones have shown
+# What rented machines have shown, for a machine that was measured too little.
+USUAL_SPREAD = Spread(0.02, 4)
 
 
-def spread_of(repeats: Iterable[Sequence[Seen]]) -> Spread:
-    """The spread between moments of ratios that were measured more than once.
+def spread_of(repeats: Iterable[Sequence[MeasuredRatio]]) -> Spread:
+    """The spread between moments, of ratios that were measured at several moments.
 
     Args:
-        repeats: for each network its ratios, one a moment.
+        repeats: for each network its ratios, one for each moment.
     """
     squares, freedom = 0.0, 0
     for seen in repeats:
@@ -93,32 +99,33 @@ def spread_of(repeats: Iterable[Sequence[Seen]]) -> Spread:
 
 
 def pooled(spreads: Iterable[Spread]) -> Spread:
-    """One spread from several of one machine.
+    """Pool several estimates of one machine's spread.
 
-    What they lack of four degrees of freedom is filled up with ``UNKNOWN``: of two measurements
-    that happen to agree nobody knows how far a third one is away.
+    Where they have fewer than four degrees of freedom together, ``USUAL_SPREAD`` supplies the rest:
+    two measurements that happen to agree do not show how far a third one may be away.
     """
-    known = list(spreads)
-    missing = max(0, UNKNOWN.freedom - sum(each.freedom for each in known))
-    known.append(Spread(UNKNOWN.between, missing))
-    freedom = sum(each.freedom for each in known)
-    squares = sum(each.freedom * each.between**2 for each in known)
+    estimates = list(spreads)
+    missing = max(0, USUAL_SPREAD.freedom - sum(each.freedom for each in estimates))
+    estimates.append(Spread(USUAL_SPREAD.between, missing))
+    freedom = sum(each.freedom for each in estimates)
+    squares = sum(each.freedom * each.between**2 for each in estimates)
     return Spread(math.sqrt(squares / freedom), freedom)
 
 
 def spread_of_moments(
     moments: Sequence[Sequence[Measurement]], *, absolute: bool = False
 ) -> Spread:
-    """The spread of what many networks did together, measured at several moments.
+    """The spread between moments of the mean over many networks.
 
-    The mean over the networks is taken at each moment, so that their errors within the moment
-    matter little. Of a quiet latency only calm moments count, unless there is one only.
+    The mean makes the networks' errors within a moment small. Where the latency is the quiet one,
+    only calm moments count, unless there is only one.
 
     Args:
-        moments: at each the same networks, the dense one first.
-        absolute: latencies themselves, not their ratios to the dense network's.
+        moments: at each moment a measurement of the same networks, the dense one first.
+        absolute: whether to take the latencies themselves instead of their ratios to the dense
+            network's.
     """
-    calm = calm_ones(moments)
+    calm = calm_moments(moments)
     chosen = calm if len(calm) > 1 else moments
     if len(chosen) < 2:
         return Spread(0.0, 0)

@@ -6,15 +6,16 @@ from hwprune.latency.chain import chain
 from hwprune.latency.measure import interleave
 from hwprune.targets.base import Target
 
-AT_ONCE = 0.75  # of a step's cost, due with half of its channels: 1 on a staircase, 0.5 on a slope
+# Share of a step's cost that half of its channels cost: 1 on a staircase, 0.5 on a slope.
+_AT_ONCE = 0.75
 
 
 def find_step(device: Target) -> int:
-    """How many output channels the device computes at once: 32, 16, 8, 4 or 1.
+    """Measure how many output channels the device computes at once: 32, 16, 8, 4 or 1.
 
-    On a device that rounds up to s, most of what 32 + s channels of a 3x3 convolution cost more
-    than 32 is due with the first half of them already; where it does not, half of it. The largest
-    such s is the step.
+    A 3x3 convolution with 32 + s channels costs more than one with 32. On a device that rounds up
+    to s, the first half of the additional channels already costs most of that; on other devices it
+    costs half of it. The step is the greatest s for which it is most.
     """
     steps = (32, 16, 8, 4)
     widths = sorted({32} | {32 + s // 2 for s in steps} | {32 + s for s in steps})
@@ -22,6 +23,6 @@ def find_step(device: Target) -> int:
     measured = interleave(runnables, rounds=100, seconds=4)
     ms = {w: m.latency_ms for w, m in zip(widths, measured, strict=True)}
     for step in steps:
-        if ms[32 + step // 2] - ms[32] >= AT_ONCE * (ms[32 + step] - ms[32]):
+        if ms[32 + step // 2] - ms[32] >= _AT_ONCE * (ms[32 + step] - ms[32]):
             return step
     return 1

@@ -18,9 +18,9 @@ class Surface:
     """Time of a kernel: ``overhead + input*a + output*b + pair*a*b + spills`` milliseconds.
 
     ``a`` and ``b`` are the input and output channels in steps of the device, rounded up. Each
-    spill ``(knee, slope)`` adds ``slope * max(0, a*b - knee)``: weights that outgrow a cache. No
-    coefficient is negative, so more channels never cost less: a monotone envelope in which an
-    optimiser finds no lucky dips.
+    spill ``(knee, slope)`` adds ``slope * max(0, a*b - knee)``, for weights that outgrow a cache.
+    No coefficient is negative, so that more channels never cost less: noise makes no width look
+    faster than a narrower one.
     """
 
     overhead: float
@@ -30,14 +30,14 @@ class Surface:
     spills: tuple[tuple[float, float], ...] = ()
 
     def ms(self, a: Steps, b: Steps) -> Steps:
-        """Milliseconds at ``a`` input steps and ``b`` output steps; numbers or arrays of them."""
+        """Milliseconds at ``a`` input steps and ``b`` output steps, which may be arrays."""
         linear = self.overhead + self.input * a + self.output * b + self.pair * a * b
         for knee, slope in self.spills:
             linear = linear + slope * np.maximum(0.0, a * b - knee)
         return linear
 
     def scaled(self, by: float) -> Surface:
-        """The surface times a factor."""
+        """The same surface with all times multiplied by ``by``."""
         spills = tuple((knee, by * slope) for knee, slope in self.spills)
         return Surface(
             by * self.overhead, by * self.input, by * self.output, by * self.pair, spills
@@ -45,13 +45,20 @@ class Surface:
 
 
 def typical_ms(times_ms: tuple[float, ...]) -> float:
-    """The mean of the faster half: noise only adds, and profilers round to microseconds."""
+    """The mean of the faster half of a kernel's times.
+
+    The faster half, because noise only adds; a mean, because profilers round to microseconds.
+    """
     fastest = sorted(times_ms)[: max(1, len(times_ms) // 2)]
     return sum(fastest) / len(fastest)
 
 
 def fit_surface(points: Mapping[tuple[int, int], list[float]]) -> Surface:
-    """Non-negative least squares on relative errors."""
+    """Fit a surface by non-negative least squares of relative errors.
+
+    Args:
+        points: input and output steps of channels -> milliseconds that were measured there.
+    """
     places = np.array(list(points), dtype=float)
     times = np.array([float(np.median(values)) for values in points.values()])
     times = np.maximum(times, 1e-4)

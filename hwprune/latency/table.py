@@ -17,7 +17,7 @@ from hwprune.errors import TableError
 from hwprune.graph import ChannelGraph
 from hwprune.latency.anchors import anchors
 from hwprune.latency.measure import Statistic
-from hwprune.latency.samples import MOST_BEND, Moment, Network, Sample
+from hwprune.latency.samples import Moment, Network, Sample
 from hwprune.latency.slowdown import slowdowns_of
 from hwprune.latency.spread import Spread, spread_of_moments
 from hwprune.latency.surface import Surface, fit_surface, typical_ms
@@ -25,9 +25,9 @@ from hwprune.latency.table_file import parse_line, table_line
 from hwprune.storage.atomic_files import StrPath, write_text
 from hwprune.storage.from_json import restore
 
-TABLE_VERSION = 1
-_READ_ALIKE = 0.05  # of the dense latency: a calibration and the samples that it was fitted to
-_VERSIONS = {"runtime", "driver"}  # of the environment: where only these differ a table is stale
+_TABLE_VERSION = 1
+_TOLERANCE = 0.05  # share of the dense latency by which a current calibration may miss it
+_VERSIONS = {"runtime", "driver"}  # entries of the environment; a stale table differs in these only
 
 
 @dataclass
@@ -36,11 +36,18 @@ class LatencyTable:
 
     Attributes:
         target: what a user types to get the target.
-        environment: device, runtime and version; a table is valid for these only.
-        step: channels that the device computes at once; widths are worth choosing on it.
+        environment: device, runtime and version, for which alone the table is valid.
+        step: channels that the device computes at once; good widths are multiples of it.
         samples: all kernel times, in the order in which they were taken.
         networks: the networks that were profiled, by fingerprint.
         moments: times of whole networks, in the order in which they were taken.
+        outdated: fingerprints of networks in the file whose calibration this version cannot use.
+
+    Example:
+        >>> from hwprune.latency.table_tools import shipped_tables
+        >>> table = hwprune.LatencyTable.load(shipped_tables()[0])
+        >>> table.target, table.step, table.environment["runtime"]
+        ('onnxruntime-cpu:threads=1', 8, 'onnxruntime 1.32.0')
     """
 
     target: str
@@ -49,6 +56,7 @@ class LatencyTable:
     samples: list[Sample] = field(default_factory=list)
     networks: dict[str, Network] = field(default_factory=dict)
     moments: list[Moment] = field(default_factory=list)
+    outdated: set[str] = field(default_factory=set, compare=False)
 
     def network(self, graph: ChannelGraph) -> Network:
         """The profiled network of a channel graph.
@@ -57,6 +65,12 @@ class LatencyTable:
             TableError: this network was not profiled into the table, or its kernels' samples
                 are not there.
         """
+        if graph.fingerprint in self.outdated:
+            raise TableError(
+                f"The latency table of {self.target} was calibrated for this network by an older "
+                "hwprune. Run `hwprune profile` with the same --table: it fits the calibration "
+                "anew to the times in the file and measures little."
+            )
         if graph.fingerprint not in self.networks:
             raise TableError(
                 f"The latency table of {self.target} holds no network with fingerprint "
@@ -75,21 +89,21 @@ class LatencyTable:
 
     @property
     def device(self) -> str:
-        """The device that was measured."""
+        """The name of the device that was measured."""
         return self.environment.get("device", "a device without a name")
 
     def check_device(
         self, environment: Mapping[str, str], *, renew: str, stale: bool = False
     ) -> None:
-        """Refuse a device, runtime or setting other than those that the table was made under.
+        """Refuse another device, runtime or setting than those that the table was measured with.
 
         Args:
-            environment: of the target at hand.
+            environment: the environment of the target in use.
             renew: the command that makes the table anew, for the message.
-            stale: accept another version of the runtime or driver.
+            stale: whether another version of the runtime or driver is accepted.
 
         Raises:
-            TableError: says what differs.
+            TableError: the environments differ; the message has each difference.
         """
         differing = _differences(self._own(), environment)
         facts = "; ".join(sorted(differing.values()))
@@ -102,12 +116,12 @@ class LatencyTable:
                 "with --stale-table."
             )
         raise TableError(
-            f"The latency table was made elsewhere: {facts}. Use another file with --table, or "
-            f"make it anew for this target with `{renew}`."
+            f"The latency table was made on another device or with other settings: {facts}. Use "
+            f"another file with --table, or make it anew for this target with `{renew}`."
         )
 
     def is_stale(self, environment: Mapping[str, str]) -> bool:
-        """Whether it differs in the version of the runtime or driver, and in nothing else."""
+        """Whether only the version of the runtime or of the driver differs."""
         names = [facts.get("runtime", "").partition(" ")[0] for facts in (self._own(), environment)]
         differing = set(_differences(self._own(), environment))
         return bool(differing) and differing <= _VERSIONS and names[0] == names[1]
@@ -115,23 +129,33 @@ class LatencyTable:
     def _own(self) -> dict[str, str]:
         return {name: value for name, value in self.environment.items() if name != "batch"}
 
-    def is_read_alike(self, graph: ChannelGraph, statistic: Statistic) -> bool:
-        """Whether a network's calibration is of this statistic and fits the samples still.
+    def is_calibration_current(self, graph: ChannelGraph, statistic: Statistic) -> bool:
+        """Whether the table has a calibration of this network that fits its samples.
 
-        It does not fit where another version of hwprune has made it, which reads samples otherwise.
+        A calibration that another version of hwprune made may not fit, because that version may
+        have read the samples otherwise.
+
+        Args:
+            graph: the dense network's channel graph.
+            statistic: the statistic that the calibration must be of.
         """
+        if graph.fingerprint not in self.networks:
+            return False
         if self.network(graph).statistic != statistic:
             return False
         fitted = self.network(graph).fitted
         if not fitted:
             return True
-        return bool(abs(self.predict_ms(graph, graph.widths) / fitted[0][0] - 1) < _READ_ALIKE)
+        return bool(abs(self.predict_ms(graph, graph.widths) / fitted[0][0] - 1) < _TOLERANCE)
 
     def check_batch(self, batch: str) -> None:
         """Refuse another batch than the table was measured with.
 
+        Args:
+            batch: number of images at once, as text.
+
         Raises:
-            TableError: says which.
+            TableError: the batches differ.
         """
         own = {"batch": self.environment.get("batch", "1")}
         differing = _differences(own, {"batch": batch})
@@ -145,19 +169,15 @@ class LatencyTable:
         """Predicted latency of the whole network at the given widths.
 
         Raises:
-            TableError: as ``network``; or a width lies outside the range that was measured.
+            TableError: as in ``network``, or a width lies outside the measured range.
         """
-        return self.network(graph).bent(self.straight_ms(graph, widths))
-
-    def straight_ms(self, graph: ChannelGraph, widths: Mapping[str, int]) -> float:
-        """The same before it is bent: a sum over kernels and parameters, as the solver wants it."""
         network = self.network(graph)
         gone = {name for branch in graph.left_out(widths) for name in branch.groups}
         for name, least in self.narrowest(graph).items():
             if not least <= widths[name] <= graph.widths[name] and name not in gone:
                 raise TableError(
-                    f"Nothing was measured of {widths[name]} channels of group {name}: widths from "
-                    f"{least} to {graph.widths[name]} were. Choose one of these."
+                    f"Group {name} was not measured at {widths[name]} channels, only from {least} "
+                    f"to {graph.widths[name]}. Choose a width in this range."
                 )
         total = sum(
             self.surfaces[kernel.kind].ms(
@@ -174,15 +194,16 @@ class LatencyTable:
 
         Args:
             graph: the dense network's channel graph.
-            statistic: what of the runs is the latency.
-            absolute: latencies themselves; otherwise their ratios to the dense network's.
+            statistic: the statistic of the runs that is the latency.
+            absolute: whether to take the latencies themselves instead of their ratios to the dense
+                network's.
         """
         own = [m for m in self.moments if m.fingerprint == graph.fingerprint]
         alike = [m.measured(statistic) for m in own if m.profiled == own[-1].profiled]
         return spread_of_moments(alike, absolute=absolute)
 
     def steps(self, channels: int) -> int:
-        """Channels in steps of the device, rounded up."""
+        """A number of channels in steps of the device, rounded up."""
         return math.ceil(channels / self.step)
 
     def narrowest(self, graph: ChannelGraph) -> dict[str, int]:
@@ -191,7 +212,7 @@ class LatencyTable:
 
     @cached_property
     def surfaces(self) -> dict[str, Surface]:
-        """A fitted surface for every kind of kernel."""
+        """The fitted surface of every kind of kernel."""
         points: dict[str, dict[tuple[int, int], list[float]]] = defaultdict(dict)
         slower = slowdowns_of(self.samples, self.moments)
         for sample in self.samples:
@@ -207,12 +228,13 @@ class LatencyTable:
         moment: Moment | None = None,
         network: Network | None = None,
     ) -> None:
-        """Add measurements."""
+        """Add measurements; surfaces are fitted again when they are next used."""
         self.samples.extend(samples or [])
         self.moments.extend([moment] if moment else [])
         self.__dict__.pop("surfaces", None)
         if network is not None:
             self.networks[network.fingerprint] = network
+            self.outdated.discard(network.fingerprint)
 
     def save(self, path: StrPath) -> None:
         """Write the whole table, atomically."""
@@ -220,7 +242,7 @@ class LatencyTable:
 
     def _lines(self) -> list[str]:
         header = {
-            "version": TABLE_VERSION,
+            "version": _TABLE_VERSION,
             "target": self.target,
             "environment": self.environment,
             "step": self.step,
@@ -232,10 +254,10 @@ class LatencyTable:
 
     @classmethod
     def load(cls, path: StrPath) -> LatencyTable:
-        """Read a table; a torn last line, from a killed profile, is left out.
+        """Read a table. An incomplete last line, which a killed profile leaves, is ignored.
 
         Raises:
-            TableError: no such file, not a table, another version, or a line that was changed.
+            TableError: the file is missing, is no table, is of another version, or is damaged.
         """
         path = Path(path)
         try:
@@ -248,16 +270,16 @@ class LatencyTable:
         if not lines:
             raise TableError(f"{path} holds no latency table. Delete it and profile again.")
         header, *rows = [parse_line(line, path, number) for number, line in enumerate(lines, 1)]
-        if header.get("version") != TABLE_VERSION:
+        if header.get("version") != _TABLE_VERSION:
             raise TableError(
-                f"{path} has version {header.get('version')}; this hwprune reads {TABLE_VERSION}. "
+                f"{path} has version {header.get('version')}; this hwprune reads {_TABLE_VERSION}. "
                 "Profile again, or use the hwprune that wrote it."
             )
         try:
             return cls._of(header, rows)
         except (KeyError, TypeError, ValueError) as error:
             raise TableError(
-                f"{path} is whole but holds no latency table of version {TABLE_VERSION} "
+                f"{path} is whole but holds no latency table of version {_TABLE_VERSION} "
                 f"({type(error).__name__}: {error}). Delete it and run `hwprune profile` again."
             ) from error
 
@@ -273,16 +295,20 @@ class LatencyTable:
                     raise ValueError(f"a moment lacks times: {moment.fingerprint}")
                 table.moments.append(moment)
             elif "network" in row:
+                bend = row["network"].pop("bend", 0.0)  # written by older versions
                 network = restore(Network, row["network"])
-                slopes = min(network.scale, network.ms_per_mparam)
-                if not (slopes >= 0 and abs(network.bend) <= MOST_BEND):
+                if not min(network.scale, network.ms_per_mparam) >= 0:
                     raise ValueError(f"a calibration in which latency falls: {network.fingerprint}")
-                table.networks[network.fingerprint] = network
+                if bend:
+                    table.networks.pop(network.fingerprint, None)
+                    table.outdated.add(network.fingerprint)
+                else:
+                    table.add(network=network)
         return table
 
 
 def _differences(there: Mapping[str, str], here: Mapping[str, str]) -> dict[str, str]:
-    """What differs between two environments, in words."""
+    """The entries that differ between two environments, each with a sentence that says how."""
     return {
         name: f"{name} is {there.get(name)!r} there and {here.get(name)!r} here"
         for name in {**there, **here}

@@ -20,10 +20,10 @@ def append(
     moment: Moment | None = None,
     network: Network | None = None,
 ) -> None:
-    """Add measurements to the end of a table file; a torn last line is cut off first.
+    """Add measurements to the end of a table file; an incomplete last line is cut off first.
 
     Raises:
-        HwpruneError: the file cannot be written; what it held is still there.
+        HwpruneError: the file cannot be written; its earlier content is still there.
     """
     rows = [{"sample": asdict(sample)} for sample in samples]
     rows += [{"moment": asdict(moment)}] if moment else []
@@ -37,7 +37,7 @@ def append(
     except OSError as error:
         raise HwpruneError(
             f"Could not write {path}: {error.strerror or error}. Free some space and run the same "
-            "command again: it goes on from what the file holds."
+            "command again: it resumes from what the file holds."
         ) from error
 
 
@@ -48,15 +48,15 @@ def table_line(row: Mapping[str, Any]) -> str:
 
 
 def parse_line(line: bytes, path: Path, number: int) -> dict[str, Any]:
-    """The content of a line.
+    """The content of a line of a table file.
 
     Args:
-        line: without its newline.
-        path: of the file, for the message.
-        number: of the line, from 1, for the message.
+        line: the line without its newline.
+        path: path of the file, for the message.
+        number: number of the line, from 1, for the message.
 
     Raises:
-        TableError: the checksum does not fit.
+        TableError: the line does not have its checksum.
     """
     text, _, check = line.rpartition(b',"crc32":')
     text += b"}"

@@ -1,4 +1,4 @@
-"""Find the shipped latency tables, lay several into one, and compare two."""
+"""Find the shipped latency tables, merge several tables, and compare two."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from hwprune.latency.table import LatencyTable
 
 
 def shipped_tables() -> list[Path]:
-    """The latency tables that ship with hwprune: to plan for their devices, and to look at."""
+    """Paths of the latency tables that ship with hwprune, to plan for their devices."""
     found = resources.files("hwprune.latency_tables").iterdir()
     return sorted(Path(str(each)) for each in found if each.name.endswith(".jsonl"))
 
 
 def merge_tables(tables: Sequence[LatencyTable]) -> LatencyTable:
-    """One table with the samples and networks of all.
+    """One table with the samples and networks of several tables.
 
-    Of a network that several have profiled to the end, the last one's samples and moments count:
-    the machine was slow by other factors in each, and calibrations belong to samples.
+    Where several tables have profiled a network completely, the samples and moments of the last one
+    count, because a calibration fits only the samples that it was made with.
 
     Args:
-        tables: of one device, runtime and batch, and of one step.
+        tables: tables of the same device, runtime, batch and step.
 
     Raises:
-        TableError: they are not; the message says what differs.
+        TableError: the tables differ in one of these; the message says in which.
     """
     first = tables[0]
     merged = LatencyTable(first.target, dict(first.environment), first.step)
@@ -46,8 +46,8 @@ def merge_tables(tables: Sequence[LatencyTable]) -> LatencyTable:
         merged.samples = [s for s in merged.samples if s.fingerprint not in whole]
         merged.moments = [m for m in merged.moments if m.fingerprint not in whole]
         done = merged.networks.keys() - whole
-        known, moments = set(merged.samples), list(merged.moments)
-        new = [s for s in table.samples if s not in known and s.fingerprint not in done]
+        present, moments = set(merged.samples), list(merged.moments)
+        new = [s for s in table.samples if s not in present and s.fingerprint not in done]
         merged.add(samples=new)
         for moment in table.moments:
             if moment not in moments and moment.fingerprint not in done:
@@ -58,7 +58,7 @@ def merge_tables(tables: Sequence[LatencyTable]) -> LatencyTable:
 
 
 def environment_differences(one: LatencyTable, other: LatencyTable) -> list[str]:
-    """What two tables were made under, where it differs: ``runtime: A, B``."""
+    """The facts in which two tables' targets differ, each as ``runtime: A, B``."""
     facts = [{"target": t.target, "step": str(t.step), **t.environment} for t in (one, other)]
     return [
         f"{name}: {facts[0].get(name, 'not said')}, {facts[1].get(name, 'not said')}"
@@ -68,7 +68,11 @@ def environment_differences(one: LatencyTable, other: LatencyTable) -> list[str]
 
 
 def kernel_ratios(one: LatencyTable, other: LatencyTable) -> dict[str, list[float]]:
-    """Kind -> ``other / one`` for every number of channels that both have measured."""
+    """Kernel times of the second table as multiples of the first's.
+
+    Returns:
+        Kind of kernel -> a ratio for every number of channels that both tables have measured.
+    """
     there = _typical(other.samples)
     ratios: dict[str, list[float]] = defaultdict(list)
     for (kind, inputs, outputs), ms in _typical(one.samples).items():
@@ -78,12 +82,12 @@ def kernel_ratios(one: LatencyTable, other: LatencyTable) -> dict[str, list[floa
 
 
 def kernel_kinds(table: LatencyTable) -> dict[str, None]:
-    """The kinds of kernel that a table has samples of."""
+    """The kinds of kernel that a table has samples of, in the order in which they were measured."""
     return dict.fromkeys(sample.kind for sample in table.samples)
 
 
 def _typical(samples: Iterable[Sample]) -> Mapping[tuple[str, int, int], float]:
-    """The median of what was measured at each number of channels."""
+    """The median time at each ``(kind, input channels, output channels)``, in milliseconds."""
     found: dict[tuple[str, int, int], list[float]] = defaultdict(list)
     for sample in samples:
         key = sample.kind, sample.inputs, sample.outputs

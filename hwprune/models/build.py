@@ -44,10 +44,14 @@ _BUILD_SEED = 0
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A network in evaluation mode and where it came from.
+    """A network in evaluation mode, and where it came from.
 
-    ``num_classes`` is what was asked for. ``new_head`` says in a sentence which part of the network
-    is untrained, and is None where all of it has weights from the file.
+    Attributes:
+        model: the network.
+        source: the short name that it was built from.
+        num_classes: number of classes that was asked for; None if none was.
+        new_head: a sentence on which part of the network is untrained; None where all weights come
+            from the file.
     """
 
     model: nn.Module
@@ -59,13 +63,18 @@ class LoadedModel:
 def load_model(
     source: str, *, num_classes: int | None = None, weights: StrPath | None = None
 ) -> LoadedModel:
-    """Build ``source`` and load ``weights`` into it, strictly.
+    """Build the network ``source`` and load the file ``weights`` into it.
 
-    A classifier whose number of classes differs from the file's is left as built, and
-    ``new_head`` says so; the same call always leaves the same values in it.
+    All weights must fit, except those of a classifier with another number of classes: it keeps its
+    initial values, which are the same at every call, and ``new_head`` says so.
+
+    Args:
+        source: short name of the network, as in ``build_model``.
+        num_classes: number of classes; None for the network's default.
+        weights: path of a file of weights; None leaves the network untrained.
 
     Raises:
-        InputError: ``source`` cannot be built, the file cannot be read, or it does not fit.
+        InputError: ``source`` cannot be built, or ``weights`` cannot be read or does not fit.
     """
     model = build_model(source, num_classes=num_classes).eval()
     if weights is None:
@@ -85,7 +94,8 @@ def build_model(source: str, *, num_classes: int | None = None) -> nn.Module:
     Args:
         source: ``torchvision:NAME``, ``timm:NAME``, ``package.module:callable`` or
             ``path/to/file.py:callable``. Nothing is downloaded.
-        num_classes: passed on if given; a callable gets it only if its signature takes it.
+        num_classes: number of classes; None for the network's default. A callable gets it only if
+            its signature has such an argument.
 
     Raises:
         InputError: an unknown name, a module that cannot be imported, or a failing callable.
@@ -110,7 +120,7 @@ def build_model(source: str, *, num_classes: int | None = None) -> nn.Module:
 
 
 def import_callable(source: str) -> Callable[..., Any]:
-    """Import what ``package.module:callable`` or ``path/to/file.py:callable`` names.
+    """Import the function or class ``package.module:callable`` or ``path/to/file.py:callable``.
 
     The working folder, and the folder of a file, are added to the end of the import path.
 
@@ -127,18 +137,18 @@ def import_callable(source: str) -> Callable[..., Any]:
     except (Exception, SystemExit) as error:  # whatever the user's module raises at import
         raise InputError(
             f"Importing {place} for {source!r} failed: {type(error).__name__}: {error}. "
-            "Mend that module, or start from the folder that holds it."
+            "Correct that module, or run the command in the folder that holds it."
         ) from error
     found = getattr(module, name, None)
     if not callable(found):
-        names = [known for known, value in vars(module).items() if callable(value)]
+        names = [key for key, value in vars(module).items() if callable(value)]
         raise InputError(f"{place} has no callable {name!r}.{_closest(name, names)}")
     return found  # type: ignore[no-any-return]
 
 
 def call_with(
     source: str, function: Callable[..., Any], options: Mapping[str, object]
-) -> Any:  # what a user's function returns, for the caller to check
+) -> Any:  # a user's function may return anything; callers check it
     """Call ``function`` with those ``options`` that are not None and that its signature takes.
 
     Raises:
@@ -246,15 +256,15 @@ def _extend_path(folder: Path) -> None:
         sys.path.append(str(folder))
 
 
-def _unknown_name(library: str, name: str, known: Iterable[str], prefix: str = "") -> str:
+def _unknown_name(library: str, name: str, names: Iterable[str], prefix: str = "") -> str:
     return (
-        f"{library} has no model {name!r}.{_closest(name, known)} All of them: "
+        f"{library} has no model {name!r}.{_closest(name, names)} All of them: "
         f'python -c "import {library}; print(*{library}.{prefix}list_models())"'
     )
 
 
-def _closest(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(known), n=4, cutoff=0.5)
+def _closest(name: str, names: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(names), n=4, cutoff=0.5)
     return f" Closest: {', '.join(near)}." if near else ""
 
 

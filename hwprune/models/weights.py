@@ -1,4 +1,4 @@
-"""Read a file of weights, and give them to a network strictly."""
+"""Read files of weights, and load them into networks."""
 
 from __future__ import annotations
 
@@ -47,7 +47,21 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 def load_weights(
     model: nn.Module, state: Mapping[str, Tensor], num_classes: int | None, misfit: str
 ) -> str | None:
-    """Copy ``state`` into ``model``; returns the sentence about a head that was left as built."""
+    """Load weights into a network.
+
+    Args:
+        model: the network, which is changed.
+        state: tensors by state dict key.
+        num_classes: number of classes that was asked for; None if none was.
+        misfit: beginning of the error message, such as ``FILE does not fit NETWORK``.
+
+    Returns:
+        A sentence on the head, if it has another number of classes than the file and was left as
+        built; otherwise None.
+
+    Raises:
+        InputError: keys or shapes differ.
+    """
     built: dict[str, Tensor] = model.state_dict()
     counters = {name: value for name, value in built.items() if name.endswith(_BATCH_COUNTER)}
     complete = {**counters, **state}

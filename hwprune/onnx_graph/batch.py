@@ -10,19 +10,19 @@ from hwprune.errors import InputError
 
 
 def batch_in(model: onnx.ModelProto) -> int | None:
-    """How many images the file takes at once; None where that is open.
+    """How many images a model takes at once; None where its batch is open.
 
     Raises:
-        InputError: it takes none.
+        InputError: its first input has no dimensions.
     """
     return _first(model).dim_value or None
 
 
 def with_batch(model: onnx.ModelProto, batch: int) -> onnx.ModelProto:
-    """A copy that takes ``batch`` images at once.
+    """A copy of a model with an open batch that takes ``batch`` images at once.
 
     Raises:
-        InputError: the file fixes another batch, or takes no images.
+        InputError: the model has another fixed batch, or takes no images.
     """
     own = batch_in(model)
     if own == batch:
@@ -39,7 +39,7 @@ def with_batch(model: onnx.ModelProto, batch: int) -> onnx.ModelProto:
         for size in value.type.tensor_type.shape.dim:
             if size.dim_param == name:
                 size.dim_value = batch
-    del fixed.graph.value_info[:]  # whose batch is open
+    del fixed.graph.value_info[:]  # their batch is open
     return fixed
 
 

@@ -1,4 +1,4 @@
-"""Remove what the exporter writes and nothing needs.
+"""Remove superfluous nodes that the exporter writes.
 
 Pooling to one pixel of an activation whose channels lie last in memory becomes a gather of every
 element by a table of indices: slow to run, and wrong once channels are cut. A residual branch that
@@ -17,7 +17,11 @@ from onnx import helper, numpy_helper
 
 
 def plain_reshapes(proto: onnx.ModelProto) -> None:
-    """Replace ``Gather(Reshape(x, [-1]), [[0, 1, 2, ...]])`` by one reshape, in place."""
+    """Replace ``Gather(Reshape(x, [-1]), [[0, 1, 2, ...]])`` by one reshape, in place.
+
+    Args:
+        proto: the model, which is changed.
+    """
     graph = proto.graph
     constants = {i.name: i for i in graph.initializer}
     producer = {output: node for node in graph.node for output in node.output}
@@ -33,16 +37,17 @@ def plain_reshapes(proto: onnx.ModelProto) -> None:
             graph.initializer.append(shape)
             inputs = [flat.input[0], shape.name]
             new = helper.make_node("Reshape", inputs, [node.output[0]], name=node.name)
+            new.metadata_props.extend(node.metadata_props)
             graph.node[place].CopyFrom(new)
     drop_unused(graph)
 
 
 def without_zeros(proto: onnx.ModelProto, weights: Collection[str]) -> None:
-    """Remove additions of zeros, and a ReLU of what has just been one, in place.
+    """Remove additions of zeros, and a ReLU of a ReLU's output, in place.
 
     Args:
-        proto: the model.
-        weights: initializers that count as weights, even if they are zero.
+        proto: the model, which is changed.
+        weights: names of initializers that stay even if they are zero.
     """
     graph = proto.graph
     constants = {i.name: i for i in graph.initializer if i.name not in weights}

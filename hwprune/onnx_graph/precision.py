@@ -14,11 +14,12 @@ from onnx import shape_inference
 
 from hwprune.processor import saturates
 
-_MARK = {"onnx.quant.pre_process": "onnxruntime.quant"}  # shapes are inferred, norms are folded
+# Tells ONNX Runtime that shapes are inferred and norms folded already.
+_MARK = {"onnx.quant.pre_process": "onnxruntime.quant"}
 
 
-# What TensorRT takes: signed numbers around zero, biases in fp32, and no quantiser between a layer
-# and what can be fused into it.
+# TensorRT needs signed numbers around zero, biases in fp32, and no quantiser between a layer and
+# what can be fused into it.
 _SYMMETRIC_OPERATORS = ["Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "GlobalAveragePool",
                         "AveragePool", "MaxPool"]  # fmt: skip
 _SYMMETRIC = {
@@ -44,13 +45,13 @@ def in_precision(
     on processors whose byte products saturate (x86 without VNNI) weights get 7 bits.
 
     Args:
-        model: in fp32; in another precision already, it is given back.
-        precision: ``fp16``, or ``int8``: activations and weights in 8 bits around explicit
-            quantisers, each output channel with its own scale. Anything else leaves it as it is.
-        images: inputs [batch, ...] of the model's own batch, whose activations set the int8
-            ranges. Random ones do for timing alone, and are the default.
-        symmetric: in int8, activations are signed too and every range is symmetric, as TensorRT
-            wants it.
+        model: a model in fp32; a model in another precision is returned unchanged.
+        precision: ``fp16``, or ``int8`` with activations and weights in 8 bits, explicit quantisers
+            and a scale for each output channel. For anything else the model is returned unchanged.
+        images: inputs [batch, ...] of the model's batch, whose activations set the int8 ranges;
+            None for random ones, which are enough for timing.
+        symmetric: whether int8 activations are signed too and every range is symmetric, as TensorRT
+            needs it.
     """
     if precision not in ("fp16", "int8") or precision_of(model) != "fp32":
         return model
@@ -62,7 +63,11 @@ def in_precision(
 
 
 def precision_of(model: onnx.ModelProto) -> str:
-    """``int8`` or ``fp8`` where it quantises; by its weights ``fp16``, ``bf16`` or ``fp32``."""
+    """A model's precision: ``int8`` or ``fp8`` by its quantisers, else by its weights.
+
+    Returns:
+        ``int8``, ``fp8``, ``fp16``, ``bf16`` or ``fp32``.
+    """
     held = {i.data_type for i in model.graph.initializer}
     if any(node.op_type == "QuantizeLinear" for node in model.graph.node):
         return "fp8" if onnx.TensorProto.FLOAT8E4M3FN in held else "int8"
@@ -120,7 +125,7 @@ def _quantised(
 
 
 class _Reader:
-    """Images as ONNX Runtime's calibration asks for them: one after the other, then None."""
+    """Gives ONNX Runtime's calibration one image after the other, then None."""
 
     def __init__(self, name: str, images: Iterable[NDArray[np.float32]]) -> None:
         self._name, self._images = name, iter(images)

@@ -13,7 +13,7 @@ def read_onnx(path: Path) -> onnx.ModelProto:
     """Read and check an ONNX file.
 
     Raises:
-        InputError: it is missing or no valid ONNX model.
+        InputError: the file is missing or is no valid ONNX model.
     """
     try:
         model = onnx.load(str(path))

@@ -1,4 +1,4 @@
-"""Run ONNX models where only their numbers matter: nothing here is timed."""
+"""Run ONNX models for their outputs; nothing here is timed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hwprune.onnx_graph.session import session_of as session_of
 
 
 def outputs_of(session: Session, inputs: Sequence[Tensor]) -> list[Tensor]:
-    """All outputs for the given inputs, in the model's order."""
+    """Run a session on one tensor for each input; returns all outputs, in the model's order."""
     names = [entry.name for entry in session.get_inputs()]
     feed = {name: np.ascontiguousarray(x.numpy()) for name, x in zip(names, inputs, strict=True)}
     return [torch.from_numpy(array) for array in session.run(None, feed)]
@@ -23,7 +23,8 @@ def outputs_of(session: Session, inputs: Sequence[Tensor]) -> list[Tensor]:
 def onnx_runner(model: onnx.ModelProto) -> Callable[[Tensor], Tensor]:
     """A function from images [n, C, H, W] to logits [n, classes] that runs ONNX Runtime.
 
-    A model with a fixed batch gets its batches one by one, the last filled up.
+    For a model with a fixed batch the images are split into batches; the last one is filled up with
+    its last image.
     """
     session = session_of(model)
     batch = session.get_inputs()[0].shape[0]

@@ -1,4 +1,4 @@
-"""ONNX models in ONNX Runtime on the CPU, for their numbers; PyTorch is not needed."""
+"""Load ONNX models into ONNX Runtime on the CPU, for their outputs; PyTorch is not needed."""
 
 from __future__ import annotations
 
@@ -11,22 +11,23 @@ from hwprune.onnx_graph.precision import precision_of
 
 Session: TypeAlias = Any  # an ort.InferenceSession, which has no types
 
-_SILENT = 4  # of ONNX Runtime's levels of logging
+_SILENT = 4  # ONNX Runtime's level of logging at which nothing but fatal errors is printed
 
 
 def session_of(model: onnx.ModelProto, *, silent: bool = False, threads: int = 1) -> Session:
-    """The model in ONNX Runtime.
+    """Load a model into an ONNX Runtime session.
 
     Args:
-        model: to run.
-        silent: whether errors are expected, and not told.
-        threads: 0 for all; one by default, because waiting threads spin.
+        model: the model.
+        silent: whether errors are expected and therefore not printed.
+        threads: number of threads, 0 for one on each core; one by default, because waiting threads
+            use their core.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     if silent:
         options.log_severity_level = _SILENT
-    if precision_of(model) == "fp8":  # further ones gave errors of 0.2 in place of 0.03 (1.31.1)
+    if precision_of(model) == "fp8":  # all optimisations gave errors of 0.2, not 0.03 (1.31.1)
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     return ort.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]

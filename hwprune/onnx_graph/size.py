@@ -1,4 +1,4 @@
-"""Work and weights of an ONNX file."""
+"""Multiply-accumulates and parameters of an ONNX model."""
 
 from __future__ import annotations
 
@@ -15,17 +15,22 @@ _QUANTISERS = ("QuantizeLinear", "DequantizeLinear")
 
 @dataclass(frozen=True)
 class Size:
-    """Multiply-accumulates for one image, and parameters with batch norms folded as in the file."""
+    """The size of a model.
+
+    Attributes:
+        macs: multiply-accumulates for one image; NaN where a layer's sizes are not in the file.
+        params: parameters, with batch norms folded as they are in the file.
+    """
 
     macs: float
     params: int
 
 
 def size_of(model: onnx.ModelProto) -> Size:
-    """Count convolutions and matrix products; the file must fix its batch.
+    """Count a model's parameters, and the work of its convolutions and matrix products.
 
-    Where the sizes of a layer's inputs or outputs cannot be told from the file, its work is not a
-    number (NaN), and so is the sum.
+    Args:
+        model: a model with a fixed batch.
     """
     graph = shape_inference.infer_shapes(model).graph
     shapes = {

@@ -14,21 +14,22 @@ from hwprune.onnx_graph.clean_up import drop_unused
 from hwprune.onnx_graph.precision import in_precision, precision_of
 
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8", "fp8")
-CALIBRATED = ("int8", "fp8")  # whose ranges are those of images
-_OPSET = 22  # of which convolutions in bfloat16 are a part
-_OPSET_FP8 = 19  # of which quantisers to 8-bit floats are a part
-_LARGEST = {"int8": 127.0, "fp8": 448.0}  # number that each holds
+CALIBRATED = ("int8", "fp8")  # precisions whose ranges are taken from images
+_OPSET = 22  # first opset with convolutions in bfloat16
+_OPSET_FP8 = 19  # first opset with quantisers to 8-bit floats
+_LARGEST = {"int8": 127.0, "fp8": 448.0}  # greatest number of each precision
 
 
 def for_tensorrt(
     model: onnx.ModelProto, precision: str, images: Iterable[NDArray[np.float32]] | None = None
 ) -> onnx.ModelProto:
-    """A copy of a model as TensorRT wants it: TensorRT 11 and RTX take precision from nothing else.
+    """A copy of a model in a precision of TensorRT, whose newer versions take it from the file.
 
     Args:
-        model: in fp32; in another precision already, it is given back.
-        precision: one of ``PRECISIONS``; ``tf32`` is no matter of the file.
-        images: that set the ranges in 8 bits; random ones do for timing alone, and are the default.
+        model: a model in fp32; a model in another precision is returned unchanged.
+        precision: one of ``PRECISIONS``; ``tf32`` does not change the file.
+        images: inputs that set the ranges of 8-bit numbers; None for random ones, which are enough
+            for timing.
     """
     if precision == "bf16":
         return _brain(model)
@@ -43,13 +44,13 @@ def for_tensorrt(
 def _eight_bit_floats(
     model: onnx.ModelProto, images: Iterable[NDArray[np.float32]] | None
 ) -> onnx.ModelProto:
-    """The same quantisers as in int8, to E4M3: a range's end is 448 in place of 127."""
+    """The quantisers of int8 changed to E4M3, whose ranges end at 448 instead of 127."""
     if precision_of(model) != "fp32":
         return model
-    plain = model
+    converted = model
     if max((o.version for o in model.opset_import if not o.domain), default=0) < _OPSET_FP8:
-        plain = version_converter.convert_version(model, _OPSET_FP8)
-    own = for_tensorrt(plain, "int8", images)
+        converted = version_converter.convert_version(model, _OPSET_FP8)
+    own = for_tensorrt(converted, "int8", images)
     quantisers = [n for n in own.graph.node if n.op_type in ("QuantizeLinear", "DequantizeLinear")]
     scales, zeros = ({n.input[place] for n in quantisers} for place in (1, 2))
     for held in own.graph.initializer:
@@ -64,9 +65,9 @@ def _eight_bit_floats(
 
 
 def _free_additions(model: onnx.ModelProto) -> None:
-    """Quantise one side of an addition alone, so that a convolution and its addition can be fused.
+    """Quantise only one input of an addition, so that a convolution can be fused with it.
 
-    NVIDIA's advice on where quantisers go: the shortcut's, not the branch's.
+    As NVIDIA advises, the shortcut is quantised and the branch is not.
     """
     graph = model.graph
     maker = {output: node for node in graph.node for output in node.output}
@@ -80,7 +81,7 @@ def _free_additions(model: onnx.ModelProto) -> None:
 
 
 def _behind(name: str, maker: Mapping[str, Any]) -> list[Any]:
-    """The last three nodes on the way to a tensor, through their first inputs; the last first."""
+    """The last three nodes before a tensor, through their first inputs; the last node first."""
     links: list[Any] = []
     while name in maker and len(links) < 3:
         links.append(maker[name])

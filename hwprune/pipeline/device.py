@@ -98,7 +98,7 @@ class Device:
         if not self.remote:
             renew = f"hwprune profile --out {folder} --renew"
             table.check_device(self.environment, renew=renew, stale=self.recipe.stale_table)
-        if not table.is_read_alike(graph, self.effort.statistic):
+        if not table.is_calibration_current(graph, self.effort.statistic):
             raise TableError(
                 f"{self.table_path} was calibrated to another kind of latency than "
                 f"{self.effort.statistic}, or by another version of hwprune. Fit it again, from "

@@ -21,17 +21,13 @@ def kernel_times(job: Job, widths: Mapping[str, Mapping[str, int]]) -> tuple[dic
     """
     table = job.table
     network = table.network(job.graph)
-    factors = {
-        name: network.scale * table.predict_ms(job.graph, w) / table.straight_ms(job.graph, w)
-        for name, w in widths.items()
-    }
     rows = []
     for kernel in network.kernels:
         surface = table.surfaces[kernel.kind]
         ms = {
             name: 0.0
             if kernel.vanishes(w)
-            else factors[name]
+            else network.scale
             * surface.ms(table.steps(kernel.inputs.count(w)), table.steps(kernel.outputs.count(w)))
             for name, w in widths.items()
         }

@@ -48,6 +48,14 @@ def profile(
     Raises:
         TableError: ``path`` holds a table of another device, runtime or version, or another process
             is writing to it.
+
+    Example:
+        >>> model, image = hwprune.demo.small_network()
+        >>> graph = hwprune.trace(model, image)
+        >>> table = hwprune.profile(model, image, target="fake:step=8", graph=graph)
+        >>> half = {group.name: group.width // 2 for group in graph.groups}
+        >>> table.predict_ms(graph, half) < 0.5 * table.predict_ms(graph, graph.widths)
+        True
     """
     if progress is not None:
         progress("tracing and exporting", 0.0)

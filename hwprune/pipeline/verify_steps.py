@@ -58,7 +58,7 @@ def verify_network(job: Job, student: nn.Module) -> list[HwpruneError]:
         device.budget,
         job.dense.test(),
         effort=device.effort,
-        known_ms=chosen.dense["latency_ms"] if chosen.dense else math.inf,
+        calm_ms=chosen.dense["latency_ms"] if chosen.dense else math.inf,
         spread=chosen.spread,
     )
     pair = result.pair

@@ -148,7 +148,7 @@ def ordered_groups(
             for k, width in enumerate(candidates.of[owner]):
                 b = table.steps(kernel.outputs.count(before | candidates.widths({owner: width})))
                 costs[owner][k] += surface.ms(a, b)
-        chosen = _knapsack(values, costs, network.straight(budget_ms) - constant)
+        chosen = _knapsack(values, costs, budget_ms - constant)
         before = candidates.chosen(chosen)
     return _plan(graph, scores, table, before, budget_ms)
 

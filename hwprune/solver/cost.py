@@ -73,7 +73,7 @@ class Cost:
 
 
 def latency_cost(graph: ChannelGraph, table: LatencyTable, variables: ChoiceVariables) -> Cost:
-    """Milliseconds by the latency table, with its calibration except for the bend."""
+    """Milliseconds by the latency table, with its calibration."""
     network = table.network(graph)
     cost = Cost(variables, network.offset_ms)
     for kernel in network.kernels:

@@ -12,8 +12,8 @@ from hwprune.solver.choice_variables import ChoiceVariables, Widths
 from hwprune.solver.constraints import Constraints
 from hwprune.solver.cost import Cost, activation_cost, latency_cost, macs_cost, params_cost
 
-# A table's `straight` inverts its `bent` up to rounding. The factor keeps widths that use a budget
-# to the last digit in the solver's reach; `exact` decides whether they really meet it.
+# Sums are rounded. The factor keeps widths that use a budget to the last digit in the solver's
+# reach; `exact` decides whether they really meet it.
 _ROUNDING = 1 + 1e-12
 
 
@@ -21,18 +21,13 @@ _ROUNDING = 1 + 1e-12
 class LinearConstraint:
     """A cost that must not exceed a budget. It is linear in the solver's 0-1 variables.
 
-    The bend of a latency table's calibration is not linear. It rises with the latency, so that the
-    solver can compare latencies without the bend with the budget without the bend.
-
     Attributes:
         key: its name in a plan's ``budgets`` and ``prices``.
         name, unit: how messages call the cost and its unit.
-        cost: the cost as a sum of tables; a latency is without the bend.
+        cost: the cost as a sum of tables.
         budget: the greatest amount.
         exact: the amount for given widths, as the graph or the latency table counts it; the final
             plan is checked by it.
-        straight_budget: the budget of a latency without the bend; None where there is no bend.
-        bend: from a cost to the unit of the budget.
     """
 
     key: str
@@ -41,13 +36,11 @@ class LinearConstraint:
     cost: Cost
     budget: float
     exact: Callable[[Widths], float]
-    straight_budget: float | None = None
-    bend: Callable[[float], float] = float
 
     @property
     def cost_budget(self) -> float:
-        """The budget in the unit of ``cost``."""
-        return self.budget if self.straight_budget is None else self.straight_budget
+        """The budget with an allowance for the rounding of sums."""
+        return self.budget * _ROUNDING
 
     def price_per_unit(self, price: float) -> float:
         """The price of one more unit of the budget.
@@ -55,9 +48,7 @@ class LinearConstraint:
         Args:
             price: Lagrangian price of the whole budget.
         """
-        less = 0.999 * self.cost_budget
-        rise = self.bend(self.cost_budget) - self.bend(less)
-        return price / self.cost_budget * (self.cost_budget - less) / rise if rise > 0 else 0.0
+        return price / self.budget
 
     def is_met(self, widths: Widths) -> bool:
         """Whether the widths are within the budget."""
@@ -75,11 +66,8 @@ def linear_constraints(
     found: list[LinearConstraint] = []
     for key, target, max_ms in _latencies(constraints, table, budget_ms):
         cost, exact = latency_cost(graph, target, variables), partial(target.predict_ms, graph)
-        name, network = key.replace("ms", "latency", 1), target.network(graph)
-        straight_ms = network.straight(max_ms) * _ROUNDING
-        found.append(
-            LinearConstraint(key, name, "ms", cost, max_ms, exact, straight_ms, network.bent)
-        )
+        name = key.replace("ms", "latency", 1)
+        found.append(LinearConstraint(key, name, "ms", cost, max_ms, exact))
     if constraints.max_macs is not None:
         cost = macs_cost(graph, variables)
         found.append(LinearConstraint("macs", "MACs", "", cost, constraints.max_macs, graph.macs))

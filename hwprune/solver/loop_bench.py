@@ -11,8 +11,15 @@ from hwprune.graph import ChannelGraph
 from hwprune.latency.budget import Budget
 from hwprune.latency.effort import Effort
 from hwprune.latency.fill import Networks, batch_of
-from hwprune.latency.measure import CALM, Measurement, at_moments, interleave, ratio_error, together
-from hwprune.latency.spread import Seen, Spread, pooled, spread_of
+from hwprune.latency.measure import (
+    CALM,
+    Measurement,
+    at_moments,
+    interleave,
+    join_moments,
+    ratio_error,
+)
+from hwprune.latency.spread import MeasuredRatio, Spread, pooled, spread_of
 from hwprune.latency.table import LatencyTable
 from hwprune.plan import Plan
 from hwprune.solver.fitted_plan import FittedPlan, Round, share_of
@@ -64,7 +71,7 @@ class LoopBench:
     @property
     def first_aim(self) -> float:
         """The share of the budget to ask the solver for before anything was measured."""
-        margin = pooled([self._table_spread]).room(self._effort.moments, _USUAL_ERROR)
+        margin = pooled([self._table_spread]).margin(self._effort.moments, _USUAL_ERROR)
         return 1 - margin - SLACK / 2
 
     def measure(self, plans: Sequence[Plan], asked_ms: float, number: int) -> list[FittedPlan]:
@@ -81,10 +88,10 @@ class LoopBench:
             count=1,
             seconds=self._effort.moment_s,
             rounds=self._effort.rounds,
-            known_ms=self._calm_ms,
+            calm_ms=self._calm_ms,
             statistic=self._effort.statistic,
         )
-        dense, *pruned = together(moments)
+        dense, *pruned = join_moments(moments)
         return [
             self._fitted(plan, dense, own, asked_ms, number)
             for plan, own in zip(plans, pruned, strict=True)
@@ -117,13 +124,13 @@ class LoopBench:
     def spread(self) -> Spread:
         """How much ratios differ between moments, by the profile and by repeated measurements."""
         series = [each.rounds for each in self._candidates if len(each.rounds) > 1]
-        seen = [[Seen(t.share, t.error) for t in turns if t.calm] for turns in series]
+        seen = [[MeasuredRatio(t.share, t.error) for t in turns if t.calm] for turns in series]
         return pooled([self._table_spread, spread_of(seen)])
 
     def margin(self, candidate: FittedPlan) -> float:
         """The safety margin of a plan: the share of the budget to keep free."""
         error = math.sqrt(fmean(turn.error**2 for turn in candidate.rounds))
-        return self.spread().room(self._effort.moments, error)
+        return self.spread().margin(self._effort.moments, error)
 
     def is_near(self, candidate: FittedPlan) -> bool:
         """Whether a plan is within the budget with its safety margin, and not far below."""
@@ -185,7 +192,7 @@ class LoopBench:
 def _of_both(first: FittedPlan, again: FittedPlan) -> FittedPlan:
     """A plan with the measurements of further moments."""
     assert first.dense and first.pruned and again.dense and again.pruned
-    dense, own = together([(first.dense, first.pruned), (again.dense, again.pruned)])
+    dense, own = join_moments([(first.dense, first.pruned), (again.dense, again.pruned)])
     plan = replace(
         first.plan,
         measured_ms=own.latency_ms,

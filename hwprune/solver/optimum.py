@@ -169,7 +169,7 @@ def _unreachable(
     least: dict[str, tuple[float, LinearConstraint]] = {}
     for constraint, share in zip(constraints, program.shares, strict=True):
         smallest_share = -_greatest(program, _negative(share), time_limit_s)
-        lowest = constraint.bend(smallest_share * constraint.cost_budget)
+        lowest = smallest_share * constraint.cost_budget
         if lowest >= least.get(constraint.key, (-math.inf, constraint))[0]:
             least[constraint.key] = lowest, constraint
     parts = [

@@ -230,8 +230,8 @@ def cheapest(
     )  # fmt: skip
     widths, solution, _ = best_widths([constraint], speed, gap, time_limit_s)
     plan = _plan(graph, objective, table, widths)
-    straight_ms = table.straight_ms(graph, widths)
-    off = max(0.0, straight_ms + solution.bound) / straight_ms
+    latency_ms = table.predict_ms(graph, widths)
+    off = max(0.0, latency_ms + solution.bound) / latency_ms
     return replace(plan, gap=off, budgets={constraint.key: constraint.budget})
 
 

@@ -1,1 +1,1 @@
-"""Files that are whole or absent, and data structures from JSON."""
+"""Write files atomically, and restore data structures from JSON."""

@@ -1,4 +1,4 @@
-"""Write files so that a kill or a full disk leaves the old content or the new, never a half."""
+"""Write files atomically: a kill or a full disk leaves either the old content or the new."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ StrPath: TypeAlias = str | os.PathLike[str]  # what public functions take as a p
 
 
 def write_atomically(path: StrPath, write: Callable[[Path], object]) -> None:
-    """Call ``write`` on a temporary sibling of ``path`` and rename it into place.
+    """Call ``write`` on a temporary file beside ``path``, and rename it to ``path``.
 
     Args:
-        path: the final name; its folder is made when missing.
-        write: writes the whole content to the path it is given.
+        path: the final path; its folder is made if it is missing.
+        write: a function that writes the whole content to the path that it gets.
 
     Raises:
-        HwpruneError: the disk is full or the folder cannot be written; ``path`` is as it was.
+        HwpruneError: the disk is full or the folder cannot be written; ``path`` is unchanged.
     """
     path, temporary = Path(path), None
     try:
@@ -50,7 +50,7 @@ def write_atomically(path: StrPath, write: Callable[[Path], object]) -> None:
 
 
 def remove_parts(path: Path) -> None:
-    """Remove what killed writers of ``path`` have left beside it; nobody may be writing it."""
+    """Remove temporary files that killed writers of ``path`` left; no writer may be running."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
         left.unlink(missing_ok=True)
 

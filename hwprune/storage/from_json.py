@@ -1,4 +1,4 @@
-"""Our data structures from plain JSON data, by their type hints."""
+"""Restore data structures from JSON by their type hints."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 
 def restore(kind: Any, value: Any) -> Any:
-    """What ``dataclasses.asdict`` and JSON have made of an instance of ``kind``, made whole again.
+    """Restore an instance of ``kind`` from what ``dataclasses.asdict`` and JSON have made of it.
 
     Args:
         kind: a dataclass, a named tuple, ``tuple[...]``, ``dict[str, ...]``, an optional one of
-            these, a literal, a plain type, or ``Any``.
-        value: as read from JSON; lists stand for tuples, and a dataclass may leave out fields that
-            have a default.
+            these, a literal, a type such as ``int`` or ``str``, or ``Any``.
+        value: the value as read from JSON: tuples are lists, and fields of a dataclass that have a
+            default may be missing.
 
     Raises:
-        TypeError, ValueError: the value is not of that kind.
+        TypeError: the value or a part of it has another type.
+        ValueError: a literal has another value, or a tuple has another length.
     """
     origin, arguments = get_origin(kind), get_args(kind)
     if kind is Any:

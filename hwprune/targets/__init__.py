@@ -1,1 +1,1 @@
-"""Targets: a device with a runtime, behind one small protocol, one file each."""
+"""Targets: devices with a runtime, one file each, behind the protocol in ``base.py``."""

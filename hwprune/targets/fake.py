@@ -1,8 +1,6 @@
-"""A device that exists only in software, with a known staircase: for tests and examples.
+"""A device that exists only in software, for tests and examples.
 
-It computes times instead of taking them, so that a test knows the truth. Its networks can be
-slower than its kernels by a factor and an offset, and by activations that are not fused into any
-kernel (milliseconds for a million elements), as on real devices.
+Its times are computed from the sizes of a network's kernels, so that a test knows the right ones.
 """
 
 from __future__ import annotations
@@ -20,7 +18,15 @@ from hwprune.targets.base import Form, KernelTime, Timing
 
 
 class FakeTarget:
-    """Kernels cost ``overhead + blocks_in * blocks_out * positions`` with blocks of ``step``."""
+    """A device whose kernels cost ``overhead + blocks_in * blocks_out * positions``.
+
+    Args:
+        step: channels in a block.
+        factor: a network's latency as a multiple of the sum of its kernels.
+        offset_ms: milliseconds that a network takes in addition.
+        noise: mean of the exponential noise of each run, as a share of its time.
+        unfused: milliseconds for each million elements of ReLU outputs, which are in no kernel.
+    """
 
     takes: Form = "onnx"
 
@@ -40,23 +46,23 @@ class FakeTarget:
 
     @property
     def name(self) -> str:
-        """What a user types to get this target."""
+        """The name with options that makes this target, as ``load_target`` takes it."""
         return (
             f"fake:step={self.step},factor={self.factor},offset_ms={self.offset_ms},"
             f"noise={self.noise},unfused={self.unfused}"
         )
 
     def environment(self) -> dict[str, str]:
-        """The parameters that set its speed."""
+        """Its name, which holds all that its speed depends on."""
         return {"device": "fake", "runtime": self.name}
 
     def load(self, model: onnx.ModelProto) -> FakeNetwork:
-        """Compute the network's kernel times."""
+        """Compute a network's kernel times."""
         return FakeNetwork(model, self)
 
 
 class FakeNetwork:
-    """A network whose times follow from its shapes."""
+    """A network whose times are computed from its shapes."""
 
     def __init__(self, model: onnx.ModelProto, target: FakeTarget) -> None:
         self._target = target
@@ -78,16 +84,16 @@ class FakeNetwork:
         )
 
     def run_ms(self) -> float:
-        """The network's time; noise only ever adds."""
+        """The network's latency in milliseconds; noise only adds to it."""
         return self._total_ms * (1 + self._target.noise * float(self._draw.exponential()))
 
     def run_watched(self) -> Timing:
-        """The same: nothing interrupts a device of software."""
+        """The same as a ``Timing``; a run is never interrupted."""
         ms = self.run_ms()
         return Timing(ms, ms, interrupted=False)
 
     def profile(self, runs: int) -> list[KernelTime]:
-        """The kernels' times, free of noise."""
+        """The kernels' times, without noise."""
         producer = {node.output[0]: node.output[0] for node, _, _ in self._kernels}
         return [
             KernelTime(
@@ -100,8 +106,8 @@ class FakeNetwork:
         output = shapes.get(node.output[0], [])
         if len(output) < 2 or 0 in output[1:]:
             raise InputError(
-                f"The fake target needs the size of every activation; of {node.output[0]} the ONNX "
-                "file does not tell it. Measure on another target, such as onnxruntime-cpu."
+                "The fake target needs the size of every activation; the ONNX file does not have "
+                f"that of {node.output[0]}. Measure on another target, such as onnxruntime-cpu."
             )
         positions = math.prod(output[2:]) if len(output) > 2 else 1
         out_blocks = math.ceil(output[1] / self._target.step)

@@ -1,7 +1,7 @@
-"""A target in a process of its own, for runtimes that do not get along with PyTorch in one.
+"""A target in a subprocess, for runtimes that cannot share a process with PyTorch.
 
-The process starts without PyTorch, reads pickled requests from its standard input and writes
-pickled answers to its standard output; times are taken inside it.
+The subprocess starts without PyTorch. It reads pickled requests from its standard input, writes
+pickled answers to its standard output, and takes the times itself.
 """
 
 from __future__ import annotations
@@ -27,17 +27,20 @@ _START = (
 )
 
 
-class Apart:
-    """A target like any other; what it does, another process does.
+class SubprocessTarget:
+    """A target that runs in a subprocess.
 
     Args:
-        module, maker: where the target's class is.
-        variables: of the process's environment, beside those of this one.
-        options: of the target, as they were typed.
+        module: name of the module that defines the target's class.
+        maker: name of that class.
+        variables: environment variables of the subprocess, in addition to those of this process.
+        options: the target's options, as they were typed.
 
     Raises:
-        ValueError, TypeError: the options are wrong.
-        HwpruneError: the process has ended.
+        ValueError: an option has a value that the target does not accept.
+        TypeError: the target has no such option.
+        ImportError: the target's runtime is not installed.
+        HwpruneError: the subprocess has ended.
     """
 
     takes: Form = "onnx"
@@ -58,23 +61,32 @@ class Apart:
             env={**os.environ, **(variables or {})},
         )
         weakref.finalize(self, _end, self._process)
-        self.unused: list[int] = []  # networks that nothing here refers to any more
+        self.unused: list[int] = []  # numbers of networks that can be freed in the subprocess
         self.name: str = self._answer()
 
     def environment(self) -> dict[str, str]:
-        """What the target says."""
-        told: dict[str, str] = self.ask("environment")
-        return told
+        """The environment that the target reports."""
+        facts: dict[str, str] = self.request("environment")
+        return facts
 
-    def load(self, model: onnx.ModelProto) -> ApartNetwork:
-        """Make a network ready to run, over there."""
-        return ApartNetwork(self, self.ask("load", model.SerializeToString()))
+    def load(self, model: onnx.ModelProto) -> SubprocessNetwork:
+        """Make a network ready to run in the subprocess."""
+        return SubprocessNetwork(self, self.request("load", model.SerializeToString()))
 
-    def ask(self, what: str, *arguments: Any) -> Any:
-        """One request and its answer."""
+    def request(self, what: str, *arguments: Any) -> Any:
+        """Send a request to the subprocess and wait for its answer.
+
+        Args:
+            what: name of the request: ``environment``, ``load``, or a method of a network.
+            arguments: the request's arguments; for a method the network's number comes first.
+
+        Raises:
+            HwpruneError: the subprocess has ended.
+            Exception: the error that the request raised in the subprocess.
+        """
         assert self._process.stdin is not None
         unused, self.unused = self.unused, []
-        with contextlib.suppress(BrokenPipeError):  # then the answer says why
+        with contextlib.suppress(BrokenPipeError):  # then reading the answer raises
             pickle.dump((what, arguments, unused), self._process.stdin)
             self._process.stdin.flush()
         return self._answer()
@@ -86,39 +98,39 @@ class Apart:
         except (EOFError, pickle.UnpicklingError) as lost:
             status = self._process.wait()
             raise HwpruneError(
-                f"The process that measures ended with status {status}; what it said last stands "
-                "above. Run the same command again: it goes on from what was measured."
+                f"The process that measures ended with status {status}; its last messages are "
+                "above. Run the same command again: it resumes from what was measured."
             ) from lost
         if error is not None:
             raise error
         return answer
 
 
-class ApartNetwork:
-    """A network that is loaded in the other process."""
+class SubprocessNetwork:
+    """A network that is loaded in the subprocess."""
 
-    def __init__(self, target: Apart, number: int) -> None:
+    def __init__(self, target: SubprocessTarget, number: int) -> None:
         self._target, self._number = target, number
         weakref.finalize(self, _let_go, target, number)
 
     def run_ms(self) -> float:
-        """Run once; milliseconds, as the other process has timed it."""
-        taken: float = self._target.ask("run_ms", self._number)
+        """Run once; milliseconds, timed in the subprocess."""
+        taken: float = self._target.request("run_ms", self._number)
         return taken
 
     def run_watched(self) -> Timing:
-        """Run once, with what the operating system tells the other process of it."""
-        taken: Timing = self._target.ask("run_watched", self._number)
+        """Run once, with CPU time and interruptions as the subprocess sees them."""
+        taken: Timing = self._target.request("run_watched", self._number)
         return taken
 
     def profile(self, runs: int) -> list[KernelTime]:
-        """Kernel times from the other process."""
-        times: list[KernelTime] = self._target.ask("profile", self._number, runs)
+        """Kernel times from the subprocess."""
+        times: list[KernelTime] = self._target.request("profile", self._number, runs)
         return times
 
     def profile_here(self, runs: int) -> list[KernelTime]:
-        """The same of a target whose ``profile`` would ask another process again."""
-        times: list[KernelTime] = self._target.ask("profile_here", self._number, runs)
+        """Kernel times of a target whose ``profile`` would start another subprocess."""
+        times: list[KernelTime] = self._target.request("profile_here", self._number, runs)
         return times
 
 
@@ -129,14 +141,14 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _let_go(target: Apart, number: int) -> None:
+def _let_go(target: SubprocessTarget, number: int) -> None:
     target.unused.append(number)
 
 
 def serve(module: str, maker: str, options: dict[str, str]) -> None:
-    """Build a target, then answer requests from standard input until it ends."""
+    """Build a target, then answer requests from standard input until the input ends."""
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever a runtime prints goes to standard error
+    os.dup2(2, 1)  # what a runtime prints goes to standard error
 
     def answer(result: Any, error: Exception | None) -> None:
         pickle.dump((result, error), answers)
@@ -175,7 +187,7 @@ def _do(target: Target, loaded: dict[int, Runnable], what: str, *arguments: Any)
 
 
 def _portable(error: Exception) -> Exception:
-    """An error that the other side can build again."""
+    """An error that can be pickled and rebuilt in the parent process."""
     if isinstance(error, (HwpruneError, ValueError, TypeError, ImportError)):
         return type(error)(str(error))
     return HwpruneError(f"{type(error).__name__}: {error}")

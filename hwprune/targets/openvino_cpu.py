@@ -1,6 +1,6 @@
 """OpenVINO on the CPU, in fp32, bf16 or int8.
 
-It runs in a process of its own: in one with PyTorch's training it crashes.
+It runs in a subprocess, because it crashes in a process in which PyTorch trains.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from hwprune.targets.base import Form, KernelTime, Timing
 from hwprune.targets.options import one_of
 from hwprune.targets.watch import watched
 
-_PRECISIONS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}  # of what is not quantised
+_PRECISIONS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}  # precision of what is not quantised
 _DATA = ("Input", "Const", "Output")  # entries of the execution graph that are no kernels
-_LAYERS = ("Convolution", "Deconvolution", "FullyConnected", "MatMul")  # that always are
+_LAYERS = ("Convolution", "Deconvolution", "FullyConnected", "MatMul")  # these always are kernels
 _WARM = 2  # runs that are not timed
-_BLOCK_S = 0.1  # a block of timed runs is no longer, but the first of two runs
+_BLOCK_S = 0.1  # greatest length of a block of timed runs, except the first, which has two runs
 
 
 class OpenVinoCpu:
@@ -39,7 +39,7 @@ class OpenVinoCpu:
 
     @property
     def name(self) -> str:
-        """What a user types to get this target."""
+        """The name with options that makes this target, as ``load_target`` takes it."""
         return f"openvino-cpu:threads={self.threads},precision={self.precision}"
 
     def environment(self) -> dict[str, str]:
@@ -81,23 +81,23 @@ class OpenVinoNetwork:
         return (time.perf_counter_ns() - start) / 1e6
 
     def run_watched(self) -> Timing:
-        """Run once, with what the operating system tells of it; one thread is the calling one."""
+        """Run once, with CPU time and interruptions; one thread is the calling thread."""
         return watched(self._request.infer, self._threads)
 
     def profile(self, runs: int) -> list[KernelTime]:
         """Kernel times from OpenVINO's performance counters, after two warm runs.
 
-        A counter is the mean of all runs since compilation, the cold first ones included, in whole
-        microseconds. So the times are those of blocks of runs, each as long as all before it, which
-        tells their mean to two microseconds. A block is no longer than a machine may stay quiet:
-        the network is compiled again until there are enough. Of a kernel below a microsecond the
-        counter says that it did not run: what had a time in the first run, which takes longer, is a
-        kernel, and so is a layer.
+        A counter is the mean of all runs since compilation in whole microseconds, including the
+        first runs, which are slower. The times are therefore means of blocks of runs, each as long
+        as all runs before it, which are exact to two microseconds. Blocks are short, because a
+        machine stays quiet for a short time only; the network is compiled again until there are
+        enough runs. A kernel that takes less than a microsecond has a counter of zero. An entry
+        counts as a kernel where it is a layer, or where it had a time in the first run.
         """
         means: dict[str, list[float]] = defaultdict(list)
         while runs > 0:
             compiled, request = self._compile({"PERF_COUNT": True})
-            sums, timed = _sums(request, runs)  # of the first 1, 2, 4, ... runs
+            sums, timed = _sums(request, runs)  # sums over the first 1, 2, 4, ... runs
             first = {name: own[0] for name, own in sums.items()}
             for name, own in sums.items():
                 means[name] += block_means(own)
@@ -120,7 +120,10 @@ class OpenVinoNetwork:
     def _kernels(
         self, operators: Iterable[Any], first: dict[str, float], means: dict[str, list[float]]
     ) -> list[KernelTime]:
-        """Join the counters with the execution graph; what took no time passes its input on."""
+        """Join the counters with the execution graph.
+
+        An entry that took no time is no kernel: what reads it reads its inputs.
+        """
         behind: dict[str, tuple[str, ...]] = {}  # entry -> the kernels whose outputs it holds
         kernels = []
         for operator in operators:
@@ -132,14 +135,16 @@ class OpenVinoNetwork:
             kind = _fact(operator, "layerType")
             ran = any((first.get(name), *means[name])) or (kind in _LAYERS and name in first)
             if ran and kind not in _DATA:
-                kernels.append(KernelTime(name, self._kind(operator), reads, tuple(means[name])))
+                parts = tuple(_fact(operator, "originalLayersNames").split(","))
+                times_ms = tuple(means[name])
+                kernels.append(KernelTime(name, self._kind(operator), reads, times_ms, parts=parts))
                 behind[name] = (name,)
             else:
                 behind[name] = reads
         return kernels
 
     def _kind(self, operator: Any) -> str:
-        """Operator, attributes that set its speed, what is fused into it, spatial sizes."""
+        """The kind: operator, attributes that set its speed, fused operators, spatial sizes."""
         words = [_fact(operator, "layerType")]
         own = operator.get_friendly_name().removesuffix("/WithoutBiases")
         node = self._nodes.get(own)
@@ -163,9 +168,9 @@ class OpenVinoNetwork:
 
 
 def _sums(request: Any, runs: int) -> tuple[dict[str, list[float]], int]:
-    """Milliseconds of each kernel in the first 1, 2, 4, ... runs; and how many runs were timed.
+    """Milliseconds of each kernel in the first 1, 2, 4, ... runs, and the number of timed runs.
 
-    These are ``runs`` or more, or fewer where they take long.
+    The number is ``runs`` or more, or less where runs take long.
     """
     sums: dict[str, list[float]] = defaultdict(list)
     done, begun = 0, 0.0
@@ -186,6 +191,6 @@ def block_means(sums_ms: Sequence[float]) -> tuple[float, ...]:
 
 
 def _fact(operator: Any, name: str) -> str:
-    """A string of the execution graph."""
+    """An attribute of an entry of the execution graph; empty where it has none of that name."""
     facts = operator.get_rt_info()
     return str(facts[name].astype(str)) if name in facts else ""

@@ -1,25 +1,25 @@
-"""Options of targets, as they were typed."""
+"""Check the options of targets, which are typed as text."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 
 
-def one_of(name: str, given: str, known: Collection[str]) -> str:
-    """A choice.
+def one_of(name: str, given: str, choices: Collection[str]) -> str:
+    """The value ``given`` of the option ``name``, which must be one of ``choices``.
 
     Raises:
-        ValueError: it is none of those known.
+        ValueError: it is none of them.
     """
-    if given not in known:
-        raise ValueError(f"{name} must be one of {', '.join(known)}, got {given}")
+    if given not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {given}")
     return given
 
 
 def flag(name: str, given: str | int) -> bool:
-    """1 for yes, 0 for no.
+    """The value of an option that is 1 for yes or 0 for no.
 
     Raises:
-        ValueError: anything else.
+        ValueError: it is neither.
     """
     return one_of(name, str(given), ("0", "1")) == "1"

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from hwprune.errors import InputError, NotHere
-
-if TYPE_CHECKING:
-    pass
 from hwprune.targets.base import Target
 
 
@@ -19,10 +15,10 @@ def _onnxruntime_cpu(**options: str) -> Target:
 
 
 def _openvino_cpu(**options: str) -> Target:
-    from hwprune.targets.in_subprocess import Apart
+    from hwprune.targets.in_subprocess import SubprocessTarget
 
     try:
-        return Apart("hwprune.targets.openvino_cpu", "OpenVinoCpu", **options)
+        return SubprocessTarget("hwprune.targets.openvino_cpu", "OpenVinoCpu", **options)
     except ImportError as error:
         raise NotHere(
             f"The target openvino-cpu needs OpenVINO ({error}). Install it with "
@@ -76,27 +72,37 @@ TARGETS: dict[str, Callable[..., Target]] = {
     "torch-cuda": _torch_cuda,
     "fake": _fake,
 }
-_MODULES = ("torch-cpu", "torch-cuda")  # that take no ONNX files
+_MODULES = ("torch-cpu", "torch-cuda")  # targets that run no ONNX files
 _TENSORRT = ("tensorrt", "tensorrt-rtx")
 
 
 def need_files(name: str) -> None:
-    """Refuse a target that runs PyTorch networks where there are ONNX files.
+    """Refuse a target that cannot run ONNX files.
+
+    Args:
+        name: the target's name, with or without options.
 
     Raises:
-        InputError: says which targets run files.
+        InputError: the target runs PyTorch networks only; the message names the others.
     """
     kind = name.partition(":")[0]
     if kind in _MODULES:
         others = ", ".join(other for other in TARGETS if other not in _MODULES)
         raise InputError(
             f"{kind} runs PyTorch networks, no ONNX files. Give one of {others} with --target, or "
-            f"measure with {kind} where PyTorch is: `hwprune profile`, `prune` and `verify`."
+            f"measure with {kind} by `hwprune profile`, `prune` and `verify`, which need PyTorch."
         )
 
 
 def file_precision(name: str) -> str:
-    """The precision of the ONNX files that a target runs: ``fp32``, ``fp16``, ``int8``, ``fp8``."""
+    """The precision of the ONNX files that a target runs.
+
+    Args:
+        name: the target's name with its options.
+
+    Returns:
+        ``fp16``, ``int8`` or ``fp8`` where the target has this precision; otherwise ``fp32``.
+    """
     kind, _, options = name.partition(":")
     given = [o.removeprefix("precision=") for o in options.split(",") if "precision=" in o]
     own = kind not in _MODULES and given and given[-1] in ("fp16", "int8", "fp8")
@@ -104,15 +110,16 @@ def file_precision(name: str) -> str:
 
 
 def symmetric(name: str) -> bool:
-    """Whether a target wants int8 files with symmetric ranges, as TensorRT does."""
+    """Whether a target needs int8 files with symmetric ranges, as TensorRT does."""
     return name.partition(":")[0] in _TENSORRT
 
 
 def load_target(name: str) -> Target:
-    """A target from its name with options, such as ``onnxruntime-cpu:threads=2``.
+    """Make the target of a name with options, such as ``onnxruntime-cpu:threads=2``.
 
     Raises:
-        InputError: an unknown target or option.
+        InputError: the target or an option is unknown.
+        NotHere: the target's runtime or device is missing on this machine.
     """
     kind, _, rest = name.partition(":")
     if kind not in TARGETS:

@@ -1,4 +1,4 @@
-"""What the operating system tells of a run: its CPU time, and whether it was interrupted."""
+"""What the operating system reports of a run: its CPU time, and whether it was interrupted."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ from collections.abc import Callable
 
 from hwprune.targets.base import Timing
 
-LOST = 0.01  # of a run's wall time in which its thread did not compute: more is an interruption
-_RESOLUTION_S = 1e-4  # of a clock of CPU time that can time a run; Windows' has 16 ms
+_LOST = 0.01  # greatest share of wall time without CPU time in a run that was not interrupted
+_RESOLUTION_S = 1e-4  # coarsest clock of CPU time that can time a run; that of Windows has 16 ms
 
 
 def watched(run: Callable[[], object], threads: int) -> Timing:
-    """Run once, on the CPU, and ask the operating system what happened meanwhile.
+    """Run once on the CPU, and ask the operating system whether the run was interrupted.
 
-    A run in one thread was interrupted where wall time passed without CPU time. Of several threads
-    CPU time tells no latency; there, on Linux and macOS, a run counts as interrupted when the
+    A run in one thread was interrupted where wall time passed without CPU time. The CPU time of
+    several threads is no latency. There, on Linux and macOS, a run counts as interrupted when the
     kernel took a processor away from this process (``getrusage``'s involuntary context switches).
 
     Args:
-        run: computes in the calling thread, or in ``threads`` threads of this process.
-        threads: how many.
+        run: a function that computes in the calling thread, or in ``threads`` threads of this
+            process.
+        threads: number of threads.
     """
     if threads == 1:
         return _in_this_thread(run)
@@ -39,11 +40,11 @@ def _in_this_thread(run: Callable[[], object]) -> Timing:
     cpu_ms = (time.thread_time_ns() - cpu) / 1e6
     if time.get_clock_info("thread_time").resolution > _RESOLUTION_S:
         return Timing(wall_ms)
-    return Timing(wall_ms, cpu_ms, wall_ms - cpu_ms > LOST * wall_ms)
+    return Timing(wall_ms, cpu_ms, wall_ms - cpu_ms > _LOST * wall_ms)
 
 
 def _switches() -> int | None:
-    """How often the kernel has taken a processor away from this process; None: it does not tell."""
+    """How often the kernel took a processor away from this process; None if not reported."""
     if sys.platform == "win32":
         return None
     import resource

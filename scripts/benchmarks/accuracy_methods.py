@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from hwprune.errors import BudgetError
 from hwprune.importance.iterative import Partial
 from hwprune.importance.score import score
-from hwprune.latency.measure import at_moments, together
+from hwprune.latency.measure import at_moments, join_moments
 from hwprune.pipeline.choose import constraints_of
 from hwprune.pipeline.rounds import before_last_round, student_of_round
 from hwprune.pipeline.run_context import Job
@@ -139,8 +139,8 @@ def side_by_side(
             return
         begun, seconds = time.monotonic(), SECONDS * (1 + len(asked))
         runs = [dense, *asked.values()]
-        moments = at_moments(runs, count=1, seconds=max(seconds, 8), known_ms=known_ms)
-        first, *others = together(moments)
+        moments = at_moments(runs, count=1, seconds=max(seconds, 8), calm_ms=known_ms)
+        first, *others = join_moments(moments)
         ratios = {k: m.latency_ms / first.latency_ms for k, m in zip(asked, others, strict=True)}
         took = time.monotonic() - begun
         print(f"{len(asked)} networks, dense {first.latency_ms:.3f} ms, {took:.0f} s", flush=True)

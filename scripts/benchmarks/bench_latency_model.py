@@ -27,7 +27,7 @@ from hwprune.export.planned import planned_networks
 from results_file import append_row, made_on, read_rows, redraw
 
 import hwprune
-from hwprune.latency.measure import calm_ones, interleave, together
+from hwprune.latency.measure import calm_moments, interleave, join_moments
 from hwprune.latency.sampling import held_out_widths
 from hwprune.models.build import build_model
 from hwprune.targets.registry import load_target
@@ -90,7 +90,7 @@ def _compare(name: str, target: Any, given: argparse.Namespace) -> dict[str, Any
     others = held_out_widths(graph, table.step, given.count, seed=SEED)
     runnables = [target.load(networks.at(w)) for w in (*[graph.widths] * COPIES, *others)]
     moments = [interleave(runnables, seconds=given.seconds / MOMENTS) for _ in range(MOMENTS)]
-    found = together(calm_ones(moments))
+    found = join_moments(calm_moments(moments))
     dense_ms, measured = fmean(m.latency_ms for m in found[:COPIES]), found[COPIES:]
     dense_predicted = table.predict_ms(graph, graph.widths)
     return {

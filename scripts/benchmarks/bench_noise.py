@@ -163,7 +163,7 @@ def _verified(
     assert fitted.dense is not None
     dense, pruned = target.load(networks.dense), target.load(networks.at(fitted.plan.widths))
     pair: Pair = measure_pair(
-        dense, pruned, effort, known_ms=fitted.dense.latency_ms, spread=fitted.spread
+        dense, pruned, effort, calm_ms=fitted.dense.latency_ms, spread=fitted.spread
     )
     return {
         "budget": budget,

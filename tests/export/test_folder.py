@@ -191,7 +191,7 @@ def test_a_table_on_another_step_than_the_folder_is_refused(networks, graph, tmp
     LatencyTable(
         FakeTarget(8).name, {**FakeTarget(8).environment(), "batch": "1"}, 8
     ).save(path)  # fmt: skip
-    with pytest.raises(TableError, match=r"on a step of 8 channels, .* exported on 16"):
+    with pytest.raises(TableError, match=r"on a step of 8 channels; .* on a step of 16"):
         fill(graph, networks, FakeTarget(8), path=path, step=16)
 
 

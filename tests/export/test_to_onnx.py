@@ -122,9 +122,9 @@ def test_predicted_channels_are_the_shapes_in_the_runtime_s_profile(name: str) -
     widths = {g.name: 16 * draw.randint(1, g.width // 16) for g in graph.groups}
     measured = events(resize(dense, graph, keep_first(graph, widths)))
     compared = 0
-    for kernel in describe(times, dense, graph):
+    for kernel, time in zip(describe(times, dense, graph), times, strict=True):
         reads, writes = (
-            [next(iter(s.values())) for s in measured[kernel.name][f"{way}_type_shape"]]
+            [next(iter(s.values())) for s in measured[time.name][f"{way}_type_shape"]]
             for way in ("input", "output")
         )
         assert writes[0][1] == kernel.outputs.count(widths)

@@ -172,7 +172,7 @@ def test_files_that_are_missing(folder: Path, capsys: pytest.CaptureFixture[str]
     status, words = status_and_words(capsys, engine, "--images", str(folder / "none.npy"))
     assert status == 2 and "holds no images" in words
     status, words = status_and_words(capsys, engine, "--budget", "0.5x")
-    assert status == 2 and "held against the dense engine" in words
+    assert status == 2 and "compared with the dense engine" in words
 
 
 @rtx

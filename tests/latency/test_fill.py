@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import random
 from pathlib import Path
 
@@ -13,15 +14,14 @@ from hwprune.export.to_onnx import to_onnx
 from torch import nn
 
 from hwprune.errors import TableError
-from hwprune.latency.calibrate import calibrate, calibrating, calibration_run
+from hwprune.latency.calibrate import calibrate, calibration_run, whole_network_widths
 from hwprune.latency.effort import Effort
 from hwprune.latency.fill import batch_of, only_writer, quiet_runs
 from hwprune.latency.measure import Measurement
 from hwprune.latency.step import find_step
 from hwprune.latency.table import LatencyTable
-from hwprune.latency.table_file import append
+from hwprune.latency.table_file import append, table_line
 from hwprune.pipeline.profile import profile
-from hwprune.solver.solve import solve
 from hwprune.targets.base import KernelTime
 from hwprune.targets.fake import FakeTarget
 from hwprune.tracing.trace import trace
@@ -302,34 +302,6 @@ def test_runs_are_told_apart_by_all_their_kernels() -> None:
     assert kernels[0].times_ms == (0.002,) * 4
 
 
-class Cached(FakeTarget):
-    """Small networks are faster than their kernels are in larger ones."""
-
-    def load(self, model):
-        network = super().load(model)
-        kernels_ms = sum(kernel.times_ms[0] for kernel in network.profile(1))
-        network._total_ms = kernels_ms**1.15
-        return network
-
-
-def test_a_calibration_may_be_bent(model, graph, dense) -> None:
-    target = Cached(8)
-    table = profile(model, EXAMPLE, target, graph=graph)
-    network = table.network(graph)
-    assert network.bend < -0.02  # a straight line has 0
-    assert network.errors[-1] < 0.03
-    draw = random.Random(3)
-    for _ in range(10):
-        widths = {g.name: draw.randrange(g.width // 4, g.width + 1) for g in graph.groups}
-        truth = target.load(resize(dense, graph, keep_first(graph, widths))).run_ms()
-        assert table.predict_ms(graph, widths) == pytest.approx(truth, rel=0.03)
-    scores = {g.name: torch.arange(1.0, g.width + 1) for g in graph.groups}
-    plan = solve(graph, scores, table, budget_ms=0.5 * network.dense_ms)
-    assert plan.predicted_ms <= 0.5 * network.dense_ms
-    cut = target.load(resize(dense, graph, plan)).run_ms()
-    assert cut == pytest.approx(plan.predicted_ms, rel=0.03)
-
-
 class Crowded:
     """Takes 5 ms, and ``crowded_ms`` while others empty the machine's caches."""
 
@@ -367,7 +339,7 @@ def test_a_table_is_fitted_to_either_latency_from_the_same_measurements(
     after = profile(model, EXAMPLE, FakeTarget(8), graph=graph, path=path, effort=typical)
     assert after.network(graph).statistic == "typical" != before.network(graph).statistic
     assert after.moments == before.moments
-    assert LatencyTable.load(path).is_read_alike(graph, "typical")
+    assert LatencyTable.load(path).is_calibration_current(graph, "typical")
 
 
 def test_progress_is_told_and_rises(model, graph) -> None:
@@ -441,7 +413,7 @@ def test_the_dense_latency_is_the_mean_of_its_copies(unbroken, graph) -> None:
     """Copies of one network differ by up to a percent: no ratio is to one of them alone."""
     table = LatencyTable.load(unbroken)
     kernels = table.networks[graph.fingerprint].kernels
-    wholes = [*calibrating(graph, table.step), graph.widths]
+    wholes = [*whole_network_widths(graph, table.step), graph.widths]
     assert [widths == graph.widths for widths in wholes].count(True) == 2
     measured = [Measurement((table.predict_ms(graph, widths),)) for widths in wholes]
     dense_ms = measured[0].latency_ms
@@ -471,3 +443,21 @@ def test_clocks_of_a_gpu_are_kept_with_its_times(model, graph, tmp_path, monkeyp
 
 def test_a_device_that_is_no_gpu_is_asked_for_no_clocks(unbroken) -> None:
     assert all(not moment.state for moment in LatencyTable.load(unbroken).moments)
+
+
+def test_an_outdated_calibration_is_fitted_anew_to_the_times_in_the_file(
+    model, graph, tmp_path
+) -> None:
+    path = tmp_path / "table.jsonl"
+    made = profile(model, EXAMPLE, "fake:step=8", graph=graph, path=path)
+    lines = path.read_text().splitlines(keepends=True)
+    row = json.loads(lines[-1])
+    del row["crc32"]
+    row["network"]["bend"] = 0.1
+    path.write_text("".join([*lines[:-1], table_line(row)]))
+    with pytest.raises(TableError, match="older hwprune"):
+        LatencyTable.load(path).network(graph)
+    again = profile(model, EXAMPLE, "fake:step=8", graph=graph, path=path)
+    assert again.moments == made.moments
+    assert again.network(graph) == made.network(graph)
+    assert LatencyTable.load(path).network(graph) == made.network(graph)

@@ -22,8 +22,8 @@ from hwprune.latency.measure import (
     Probe,
     at_moments,
     interleave,
+    join_moments,
     ratio_error,
-    together,
 )
 from hwprune.latency.sampling import (
     calibration_widths,
@@ -148,7 +148,7 @@ def test_where_interruptions_cannot_be_told_that_is_said() -> None:
     watched = Interrupted(2.0, 4.0, itertools.repeat(False))
     first, other = interleave([watched, constant(1.0)], rounds=20)
     assert (first.clock, other.clock) == ("unwatched", "unwatched")
-    assert "cannot be told" in CLOCKS[first.clock]
+    assert "does not report" in CLOCKS[first.clock]
 
 
 def test_a_run_without_cpu_time_was_interrupted() -> None:
@@ -184,21 +184,21 @@ def moments_of(dense_ms: list[float], **options: Any) -> tuple[list[list[Measure
 
 def test_moments_in_which_the_dense_network_was_slow_do_not_count() -> None:
     """At the first moment and the third, another process slows the large network down."""
-    found, _ = moments_of([14.0, 10.0, 13.0, 10.2], count=2, known_ms=10.0)
+    found, _ = moments_of([14.0, 10.0, 13.0, 10.2], count=2, calm_ms=10.0)
     assert [moment[0].latency_ms for moment in found] == [10.0, 10.2]
-    first, small = together(found)
+    first, small = join_moments(found)
     assert len(first.times_ms) == len(small.times_ms) == 2 * 10 * 2
     assert small.latency_ms / first.latency_ms == pytest.approx(0.5)
 
 
 def test_calm_moments_are_waited_for_twice_as_long_and_no_longer() -> None:
-    found, script = moments_of([14.0, 13.0, 14.5, 14.0, 14.0], count=2, known_ms=10.0)
+    found, script = moments_of([14.0, 13.0, 14.5, 14.0, 14.0], count=2, calm_ms=10.0)
     assert [moment[0].latency_ms for moment in found] == [14.0, 13.0, 14.5, 14.0]
     assert script.runs == 4 * (4 + 10 * 3)
 
 
 def test_typical_latencies_are_of_all_moments() -> None:
-    found, _ = moments_of([14.0, 10.0], count=2, known_ms=10.0, statistic="typical")
+    found, _ = moments_of([14.0, 10.0], count=2, calm_ms=10.0, statistic="typical")
     assert [moment[0].latency_ms for moment in found] == [14.0, 10.0]
 
 

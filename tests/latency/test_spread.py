@@ -11,35 +11,44 @@ from hwprune.errors import InputError
 from hwprune.latency.effort import Effort
 from hwprune.latency.measure import Measurement
 from hwprune.latency.pair import measure_pair
-from hwprune.latency.spread import UNKNOWN, Seen, Spread, pooled, spread_of, spread_of_moments
+from hwprune.latency.spread import (
+    USUAL_SPREAD,
+    MeasuredRatio,
+    Spread,
+    pooled,
+    spread_of,
+    spread_of_moments,
+)
 
 
 def test_the_spread_is_the_deviation_of_logarithms_less_the_error_within_runs() -> None:
-    twice = [Seen(0.50, 0.0), Seen(0.50 * math.exp(0.02), 0.0)]
+    twice = [MeasuredRatio(0.50, 0.0), MeasuredRatio(0.50 * math.exp(0.02), 0.0)]
     assert spread_of([twice]) == Spread(pytest.approx(0.02 / math.sqrt(2)), 1)
-    noisy = [Seen(seen.ratio, 0.01) for seen in twice]
+    noisy = [MeasuredRatio(seen.ratio, 0.01) for seen in twice]
     assert spread_of([noisy]).between == pytest.approx(math.sqrt(0.02**2 / 2 - 0.01**2))
-    assert spread_of([[Seen(0.5, 0.1), Seen(0.5, 0.1)]]) == Spread(0.0, 1)  # never below zero
-    assert spread_of([[Seen(0.5, 0.0)]]) == Spread(0.0, 0)
+    assert spread_of([[MeasuredRatio(0.5, 0.1), MeasuredRatio(0.5, 0.1)]]) == Spread(
+        0.0, 1
+    )  # never below zero
+    assert spread_of([[MeasuredRatio(0.5, 0.0)]]) == Spread(0.0, 0)
 
 
 def test_spreads_are_pooled_by_their_degrees_of_freedom() -> None:
     found = pooled([Spread(0.01, 3), Spread(0.03, 1), Spread(0.0, 0)])
     assert found == Spread(pytest.approx(math.sqrt((3 * 1e-4 + 9e-4) / 4)), 4)
-    assert pooled([]) == pooled([Spread(0.0, 0)]) == UNKNOWN
+    assert pooled([]) == pooled([Spread(0.0, 0)]) == USUAL_SPREAD
     few = pooled([Spread(0.0, 1)])
-    assert few == Spread(pytest.approx(UNKNOWN.between * math.sqrt(3 / 4)), 4)
+    assert few == Spread(pytest.approx(USUAL_SPREAD.between * math.sqrt(3 / 4)), 4)
 
 
 def test_room_by_hand() -> None:
     """One moment, four degrees of freedom: t is 2.132 at 95 %, and two measurements differ."""
     spread = Spread(0.02, 4)
-    assert spread.room(1, 0.0) == pytest.approx(
+    assert spread.margin(1, 0.0) == pytest.approx(
         1 - math.exp(-2.132 * 0.02 * math.sqrt(2)), rel=1e-3
     )
-    assert spread.room(1, 0.01) > spread.room(1, 0.0) > spread.room(3, 0.0)
+    assert spread.margin(1, 0.01) > spread.margin(1, 0.0) > spread.margin(3, 0.0)
     assert spread.interval(1, 0.0) == pytest.approx(2.776 * 0.02 * math.sqrt(2), rel=1e-3)
-    assert Spread(0.0, 3).room(3, 0.0) == 0.0
+    assert Spread(0.0, 3).margin(3, 0.0) == 0.0
 
 
 @pytest.mark.parametrize(("between", "within"), [(0.02, 0.0), (0.005, 0.01), (0.03, 0.003)])
@@ -52,11 +61,11 @@ def test_a_plan_with_its_room_is_kept_nineteen_times_of_twenty(between, within) 
     kept = 0
     for _ in range(4000):
         shifts = between * draw.standard_normal(8) + within * draw.standard_normal(8)
-        seen = [Seen(math.exp(shift), within) for shift in shifts[:3]]
+        seen = [MeasuredRatio(math.exp(shift), within) for shift in shifts[:3]]
         of_table = Spread(float(np.std(shifts[3:7], ddof=1)), 3)
         spread = pooled([of_table, spread_of([seen])])
         mean = float(np.mean(shifts[:3]))
-        budget = math.exp(mean) / (1 - spread.room(3, within))
+        budget = math.exp(mean) / (1 - spread.margin(3, within))
         kept += math.exp(shifts[7]) <= budget
     assert kept / 4000 >= 0.94
 
@@ -120,9 +129,9 @@ def test_a_pair_states_what_another_minute_may_show() -> None:
 
 def test_a_dense_network_that_is_slower_than_before_is_doubted() -> None:
     effort = Effort(rounds=10, moments=2)
-    assert measure_pair(Takes(10.0), Takes(5.0), effort, known_ms=9.9).doubt == ""
-    slower = measure_pair(Takes(14.0), Takes(5.0), effort, known_ms=10.0)
-    assert "took 1.40 times its known latency" in slower.doubt
+    assert measure_pair(Takes(10.0), Takes(5.0), effort, calm_ms=9.9).doubt == ""
+    slower = measure_pair(Takes(14.0), Takes(5.0), effort, calm_ms=10.0)
+    assert "took 1.40 times its earlier latency" in slower.doubt
     assert measure_pair(Takes(14.0), Takes(5.0), effort).doubt == ""
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import random
 import zlib
 from contextlib import nullcontext
 from dataclasses import replace
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -240,7 +240,7 @@ def test_whole_lines_of_something_else_are_refused(tmp_path) -> None:
         LatencyTable.load(tmp_path / "t.jsonl")
 
 
-@pytest.mark.parametrize("wrong", [{"scale": -1.0}, {"ms_per_mparam": -0.1}, {"bend": 0.71}])
+@pytest.mark.parametrize("wrong", [{"scale": -1.0}, {"ms_per_mparam": -0.1}])
 def test_a_calibration_in_which_latency_falls_is_refused(tmp_path, wrong) -> None:
     made = table()
     fits = Network("0", (), 1.0, 0.0, 0.0, 1.0)
@@ -265,8 +265,8 @@ def test_a_calibration_of_samples_that_are_read_otherwise_now_is_told() -> None:
     ms = made.predict_ms(GRAPH, GRAPH.widths)
     for predicted, alike in ((ms, True), (1.01 * ms, True), (1.2 * ms, False)):
         made.networks = {GRAPH.fingerprint: replace(NETWORK, fitted=((predicted, 1.0),))}
-        assert made.is_read_alike(GRAPH, "quiet") is alike
-        assert not made.is_read_alike(GRAPH, "typical")
+        assert made.is_calibration_current(GRAPH, "quiet") is alike
+        assert not made.is_calibration_current(GRAPH, "typical")
 
 
 def test_a_missing_file_says_how_to_make_one(tmp_path) -> None:
@@ -281,20 +281,24 @@ def test_a_file_that_cannot_be_written_is_an_error_of_ours(tmp_path) -> None:
         append(tmp_path / "none" / "table.jsonl", samples=samples())
 
 
-@pytest.mark.parametrize("bend", [-0.7, -0.1, 0.0, 0.1, 0.7])
-def test_a_bent_calibration_rises_and_has_an_inverse(bend) -> None:
-    network = Network("0", (), 1.0, 0.0, 0.0, dense_ms=8.0, bend=bend)
-    straight = np.linspace(0.01, 8.0, 100)
-    latencies = [network.bent(float(ms)) for ms in straight]
-    assert latencies == sorted(latencies)
-    assert latencies[-1] == pytest.approx(8.0)
-    assert network.bent(4.0) == pytest.approx(4.0 * (1 + bend / 2))
-    for ms, latency_ms in zip(straight, latencies, strict=True):
-        assert network.straight(latency_ms) == pytest.approx(ms)
+def line(row: str) -> str:
+    return f'{row[:-1]},"crc32":{zlib.crc32(row.encode())}}}\n'
 
 
-def test_a_latency_that_a_bent_calibration_never_reaches() -> None:
-    network = Network("0", (), 1.0, 0.0, 0.0, dense_ms=8.0, bend=0.7)
-    highest = network.straight(100.0)
-    assert all(network.bent(highest) >= network.bent(ms) for ms in (0.9 * highest, 1.1 * highest))
-    assert network.bent(highest) < 100.0
+@pytest.mark.parametrize("bend", [0.0, 0.1])
+def test_a_bent_calibration_of_an_older_version_is_fitted_anew(path, bend) -> None:
+    """Without a bend the calibration is used as it is."""
+    lines = path.read_text().splitlines(keepends=True)
+    row = json.loads(lines[-1])
+    del row["crc32"]
+    row["network"]["bend"] = bend
+    path.write_text("".join([*lines[:-1], line(json.dumps(row))]))
+    made = LatencyTable.load(path)
+    assert made.samples == samples()
+    if not bend:
+        assert made == table()
+        return
+    with pytest.raises(TableError, match=r"older hwprune.*`hwprune profile` with the same"):
+        made.predict_ms(GRAPH, GRAPH.widths)
+    append(path, network=NETWORK)
+    assert LatencyTable.load(path) == table()

@@ -204,7 +204,7 @@ def test_an_unknown_precision_is_refused() -> None:
 def test_a_session_that_fell_back_to_the_cpu_is_refused_before_it_is_given_inputs() -> None:
     session = SimpleNamespace(get_providers=lambda: ["CPUExecutionProvider"])
     bind = on_provider("CUDAExecutionProvider", "cuda", pytest.fail)
-    with pytest.raises(NotHere, match="could not load CUDAExecutionProvider and said why above"):
+    with pytest.raises(NotHere, match="could not load CUDAExecutionProvider; the reason"):
         bind(session)
     session = SimpleNamespace(get_providers=lambda: ["CUDAExecutionProvider", "CPU"])
     assert on_provider("CUDAExecutionProvider", "cuda", lambda own: own)(session) is session

@@ -134,9 +134,8 @@ def instance(seed: int, concatenations: bool = True) -> Instance:
         graph.fingerprint, kernels, draw.uniform(0.8, 1.2), offset_ms, draw.choice([0.0, 9.0]), 1.0
     )
     table = LatencyTable("by hand", {}, STEP, samples, {graph.fingerprint: network})
-    dense_ms = max(1e-3, table.straight_ms(graph, graph.widths))
-    bend = random.Random(seed).choice([0.0, 0.5, -0.5])
-    table.networks[graph.fingerprint] = replace(network, dense_ms=dense_ms, bend=bend)
+    dense_ms = max(1e-3, table.predict_ms(graph, graph.widths))
+    table.networks[graph.fingerprint] = replace(network, dense_ms=dense_ms)
     scores = {
         group.name: torch.tensor([draw.choice([0.0, draw.random()]) for _ in range(group.width)])
         for group in groups

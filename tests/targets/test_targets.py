@@ -18,7 +18,7 @@ from hwprune.latency.chain import probe_model
 from hwprune.latency.kernels import describe
 from hwprune.processor import described
 from hwprune.targets.fake import FakeTarget
-from hwprune.targets.in_subprocess import Apart
+from hwprune.targets.in_subprocess import SubprocessTarget
 from hwprune.targets.registry import load_target
 from hwprune.tracing.trace import trace
 
@@ -92,7 +92,7 @@ def test_the_fake_target_refuses_activations_of_unknown_size() -> None:
     model = probe_model("onnx")
     del model.graph.output[0].type.tensor_type.shape.dim[:]
     model.graph.input[0].type.tensor_type.shape.dim[3].dim_param = "any"
-    with pytest.raises(InputError, match="the size of every activation; of t1"):
+    with pytest.raises(InputError, match="does not have that of t1"):
         FakeTarget(8).load(model)
 
 
@@ -150,7 +150,7 @@ def test_a_runtime_tells_sizes_and_batches_apart_but_not_channels(exported, targ
 
 def test_a_target_in_a_process_of_its_own_is_the_same_target(exported) -> None:
     model, _ = exported
-    apart, near = Apart("hwprune.targets.fake", "FakeTarget", step="16"), FakeTarget(16)
+    apart, near = SubprocessTarget("hwprune.targets.fake", "FakeTarget", step="16"), FakeTarget(16)
     assert (apart.name, apart.environment()) == (near.name, near.environment())
     run = apart.load(model)
     assert run.run_ms() == near.load(model).run_ms()
@@ -158,7 +158,7 @@ def test_a_target_in_a_process_of_its_own_is_the_same_target(exported) -> None:
 
 
 def test_networks_that_nothing_refers_to_are_let_go() -> None:
-    apart = Apart("hwprune.targets.fake", "FakeTarget")
+    apart = SubprocessTarget("hwprune.targets.fake", "FakeTarget")
     kept = apart.load(probe_model("onnx"))
     for _ in range(3):
         assert apart.load(probe_model("onnx"))._number == 1
@@ -167,17 +167,17 @@ def test_networks_that_nothing_refers_to_are_let_go() -> None:
 
 def test_errors_come_back_from_the_other_process() -> None:
     with pytest.raises(ValueError, match="at least 1"):
-        Apart("hwprune.targets.fake", "FakeTarget", step="0")
+        SubprocessTarget("hwprune.targets.fake", "FakeTarget", step="0")
     with pytest.raises(ImportError):
-        Apart("hwprune.targets.none", "Target")
-    apart = Apart("hwprune.targets.fake", "FakeTarget")
+        SubprocessTarget("hwprune.targets.none", "Target")
+    apart = SubprocessTarget("hwprune.targets.fake", "FakeTarget")
     with pytest.raises(HwpruneError, match="KeyError"):
-        apart.ask("run_ms", 7)
+        apart.request("run_ms", 7)
     assert apart.load(probe_model("onnx")).run_ms() > 0
 
 
 def test_a_process_that_is_killed_is_an_error_of_ours() -> None:
-    apart = Apart("hwprune.targets.fake", "FakeTarget")
+    apart = SubprocessTarget("hwprune.targets.fake", "FakeTarget")
     run = apart.load(probe_model("onnx"))
     apart._process.kill()
     with pytest.raises(HwpruneError, match="ended with status -9"):
@@ -188,7 +188,7 @@ def test_a_runtime_that_is_not_installed_is_named(monkeypatch) -> None:
     def missing(*_: str, **__: str) -> None:
         raise ImportError("No module named 'openvino'")
 
-    monkeypatch.setattr("hwprune.targets.in_subprocess.Apart", missing)
+    monkeypatch.setattr("hwprune.targets.in_subprocess.SubprocessTarget", missing)
     with pytest.raises(NotHere, match=r"openvino.*pip install 'hwprune\[openvino\]'"):
         load_target("openvino-cpu")
 

@@ -84,8 +84,10 @@ def test_an_engine_s_layers_become_the_network_s_kernels(
     ]  # fmt: skip
     assert [k.weights[0] for k in times if k.weights and "Gemm" in k.kind] == ["head.weight"]
     kernels = describe(times, dense, graph)
-    layers = [(k.inputs, k.outputs) for k in kernels if "Conv" in k.kind or "Gemm" in k.kind]
-    assert layers == [(layer.inputs, layer.outputs) for layer in graph.layers]
+    layers = [k for k in kernels if "Conv" in k.kind or "Gemm" in k.kind]
+    assert [(k.name, k.inputs, k.outputs) for k in layers] == [
+        (layer.name, layer.inputs, layer.outputs) for layer in graph.layers
+    ]
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16", "int8", "fp8"])
@@ -129,7 +131,7 @@ def test_names_of_fused_nodes(name: str, metadata: str, nodes: tuple[str, ...]) 
 
 
 def test_an_engine_without_details_is_refused() -> None:
-    with pytest.raises(HwpruneError, match=r"names of its layers alone.*detailed=True"):
+    with pytest.raises(HwpruneError, match=r"only the names of its layers.*detailed=True"):
         engine_layers('{"Layers": ["a", "b"], "Bindings": []}', {})
 
 

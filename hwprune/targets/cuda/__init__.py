@@ -1,1 +1,1 @@
-"""An NVIDIA GPU: its driver, its state, and its memory through one of three bindings."""
+"""NVIDIA GPUs: driver, state, and memory through PyTorch, cuda-python or pycuda."""

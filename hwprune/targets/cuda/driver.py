@@ -1,4 +1,4 @@
-"""The NVIDIA driver, asked directly: what it says is known before any package is touched."""
+"""The NVIDIA driver, called directly, before any package is imported that needs a GPU."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MIN
 
 
 def need_driver() -> None:
-    """Refuse to go on without a driver; TensorRT 8.6 crashes or says nothing of use.
+    """Check that there is a driver with a GPU; without one TensorRT 8.6 may crash.
 
     Raises:
         NotHere: there is no driver, or it finds no GPU.
@@ -23,7 +23,7 @@ def gpu_here() -> tuple[str, str]:
     """The first GPU's name and its compute capability, such as ``sm89``.
 
     Raises:
-        NotHere: as ``need_driver``.
+        NotHere: there is no driver, or it finds no GPU.
     """
     driver, device = _first()
     major, minor = ctypes.c_int(), ctypes.c_int()
@@ -35,10 +35,10 @@ def gpu_here() -> tuple[str, str]:
 
 
 def gpu_bus() -> str:
-    """Where the first GPU is on the PCI bus: ``nvidia-smi`` numbers GPUs otherwise than CUDA.
+    """The first GPU's PCI bus ID, because ``nvidia-smi`` numbers GPUs otherwise than CUDA.
 
     Raises:
-        NotHere: as ``need_driver``.
+        NotHere: there is no driver, or it finds no GPU.
     """
     driver, device = _first()
     place = ctypes.create_string_buffer(32)
@@ -63,7 +63,7 @@ def _open() -> Any:
     if not found.value:
         raise NotHere(
             f"This needs an NVIDIA GPU with its driver; there is none here ({reason}). Run the "
-            "same command on the machine with the GPU. TensorRT-RTX alone builds engines without "
-            "one: `hwprune export --engine tensorrt-rtx --for sm89`."
+            "same command on the machine with the GPU. Only TensorRT-RTX builds engines without a "
+            "GPU: `hwprune export --engine tensorrt-rtx --for sm89`."
         )
     return driver

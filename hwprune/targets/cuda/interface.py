@@ -1,7 +1,7 @@
-"""A CUDA device's memory, stream, events and graphs, by whichever package is installed.
+"""A CUDA device's memory, stream, events and graphs, through an installed package.
 
-PyTorch where it is there, else cuda-python, else pycuda; all work in the device's primary context,
-so that they get along with each other in one process.
+The package is PyTorch, or else cuda-python, or else pycuda. All use the device's primary context,
+so that they can share a process.
 """
 
 from __future__ import annotations
@@ -19,39 +19,39 @@ Run: TypeAlias = Callable[[], object]
 
 
 class Cuda(Protocol):
-    """The first GPU, with one stream on which everything happens in order.
+    """The first GPU, with one stream on which all work is done in order.
 
     Attributes:
-        stream: the stream's handle, as TensorRT takes it.
-        capability: such as ``sm89``.
+        stream: handle of the stream, as TensorRT takes it.
+        capability: compute capability, such as ``sm89``.
     """
 
     stream: int
     capability: str
 
     def allocate(self, size: int) -> int:
-        """The address of that many bytes, which live as long as this object."""
+        """Allocate ``size`` bytes, which live as long as this object, and return their address."""
 
     def copy_in(self, address: int, array: NDArray[Any]) -> None:
-        """Queue a copy from host memory of ``host``."""
+        """Queue a copy to the GPU from an array of ``host``."""
 
     def copy_out(self, array: NDArray[Any], address: int) -> None:
-        """Queue a copy to host memory of ``host``."""
+        """Queue a copy from the GPU to an array of ``host``."""
 
     def host(self, shape: tuple[int, ...], kind: Any) -> NDArray[Any]:
-        """An array in memory that is locked in place, so that copies are asynchronous."""
+        """An array in page-locked memory, so that copies are asynchronous."""
 
     def mark(self) -> Any:
-        """An event behind what was queued so far."""
+        """Record an event behind what was queued so far."""
 
     def between_ms(self, first: Any, second: Any) -> float:
-        """Milliseconds from one event to another by the GPU's clock, after ``wait``."""
+        """Milliseconds from one event to another by the GPU's clock; call ``wait`` before."""
 
     def wait(self) -> None:
-        """Until all that was queued is done."""
+        """Wait until all that was queued is done."""
 
     def captured(self, run: Run) -> Run | None:
-        """What replays ``run``'s work as one CUDA graph; None where that cannot be had."""
+        """A function that replays ``run``'s work as a CUDA graph; None if it cannot be captured."""
 
 
 def first_gpu() -> Cuda:
@@ -74,8 +74,8 @@ def first_gpu() -> Cuda:
 
         return PyCudaGpu()
     raise NotHere(
-        "Running an engine needs a package that reaches the GPU's memory; none of PyTorch for "
-        "CUDA, cuda-python and pycuda is here. Install one: `pip install cuda-python`, or `pip "
+        "Running an engine needs a package that reaches the GPU's memory: PyTorch for CUDA, "
+        "cuda-python or pycuda. None is installed. Type `pip install cuda-python`, or `pip "
         "install 'hwprune[pycuda]'`."
     )
 

@@ -1,4 +1,4 @@
-"""What the targets that run on an NVIDIA GPU share."""
+"""The name, driver, state and libraries of an NVIDIA GPU, as ``nvidia-smi`` reports them."""
 
 from __future__ import annotations
 
@@ -18,43 +18,46 @@ def gpu_facts() -> dict[str, str]:
     """The first GPU's name, and the version of its driver.
 
     Raises:
-        NotHere: there is no GPU, or ``nvidia-smi`` does not tell.
+        NotHere: there is no GPU, or ``nvidia-smi`` does not report its driver.
     """
     device, _ = gpu_here()
     try:
         (driver,) = _asked(["driver_version"])  # all GPUs have the same
     except (OSError, subprocess.SubprocessError, ValueError) as error:
         raise NotHere(
-            f"`nvidia-smi` does not tell the version of the driver ({error}). Run this on the "
+            f"`nvidia-smi` does not report the version of the driver ({error}). Run this on the "
             "machine with the GPU, or plan with a latency table that was made there: --table."
         ) from error
     return {"device": device, "driver": driver}
 
 
 def gpu_state() -> dict[str, str]:
-    """The first GPU's clocks, power and temperature now; empty where nobody tells. Never set."""
+    """The first GPU's clocks, power and temperature now; empty where they are not reported.
+
+    They are only read, never set.
+    """
     for reasons in _REASONS:
         names = (*_STATE, reasons)
         try:
-            told = _asked(names, f"--id={gpu_bus()}")
+            values = _asked(names, f"--id={gpu_bus()}")
         except (OSError, subprocess.SubprocessError, ValueError, NotHere):
             continue
-        return dict(zip(names, told, strict=True))
+        return dict(zip(names, values, strict=True))
     return {}
 
 
 def library_folders() -> list[str]:
-    """Where NVIDIA's packages for Python keep their libraries; PyTorch for CUDA brings them."""
+    """Folders of the libraries in NVIDIA's Python packages, which PyTorch for CUDA depends on."""
     found = find_spec("nvidia")
     places = found.submodule_search_locations if found is not None else None
     return sorted(str(folder) for place in places or () for folder in Path(place).glob("*/lib"))
 
 
 def _asked(names: Sequence[str], *of: str) -> list[str]:
-    """What ``nvidia-smi`` says, of the first GPU that it lists."""
+    """The values that ``nvidia-smi`` reports for the first GPU that it lists."""
     command = ["nvidia-smi", *of, f"--query-gpu={','.join(names)}", "--format=csv,noheader"]
-    told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
-    found = told.strip().partition("\n")[0].split(", ")
+    output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    found = output.strip().partition("\n")[0].split(", ")
     if len(found) != len(names):
-        raise ValueError(f"it says {told!r}")
+        raise ValueError(f"it says {output!r}")
     return found

@@ -1,4 +1,4 @@
-"""A GPU's memory, stream, events and graphs by NVIDIA's cuda-python, where PyTorch is not."""
+"""A GPU's memory, stream, events and graphs through NVIDIA's cuda-python, without PyTorch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ class CudaPythonGpu:
 
     def __init__(self) -> None:
         _done(_CUDART.cudaSetDevice(0))
-        self._held: list[tuple[Callable[[Any], object], Any]] = []  # what is given back, and how
+        self._held: list[
+            tuple[Callable[[Any], object], Any]
+        ] = []  # what is freed at the end, and by which function
         weakref.finalize(self, _give_back, self._held)
         flags = _CUDART.cudaStreamNonBlocking  # work on other streams does not wait for it
         self._stream = self._keep(_CUDART.cudaStreamCreateWithFlags(flags), "cudaStreamDestroy")
@@ -32,7 +34,7 @@ class CudaPythonGpu:
         self.capability = f"sm{major}{minor}"
 
     def allocate(self, size: int) -> int:
-        """The address of that many bytes."""
+        """Allocate ``size`` bytes and return their address."""
         return int(self._keep(_CUDART.cudaMalloc(max(size, 1)), "cudaFree"))
 
     def copy_in(self, address: int, array: NDArray[Any]) -> None:
@@ -46,7 +48,7 @@ class CudaPythonGpu:
         self._copy(array.ctypes.data, address, array.nbytes, kind)
 
     def host(self, shape: tuple[int, ...], kind: Any) -> NDArray[Any]:
-        """An array in locked memory."""
+        """An array in page-locked memory."""
         size = int(np.prod(shape)) * np.dtype(kind).itemsize
         address = int(self._keep(_CUDART.cudaMallocHost(max(size, 1)), "cudaFreeHost"))
         held = (ctypes.c_uint8 * max(size, 1)).from_address(address)
@@ -54,7 +56,7 @@ class CudaPythonGpu:
         return array
 
     def mark(self) -> Any:
-        """An event."""
+        """Record an event."""
         event = _Event(_done(_CUDART.cudaEventCreate()))
         _done(_CUDART.cudaEventRecord(event.handle, self._stream))
         return event
@@ -64,7 +66,7 @@ class CudaPythonGpu:
         return float(_done(_CUDART.cudaEventElapsedTime(first.handle, second.handle)))
 
     def wait(self) -> None:
-        """Until the stream is done."""
+        """Wait until the stream is done."""
         _done(_CUDART.cudaStreamSynchronize(self._stream))
 
     def captured(self, run: Callable[[], object]) -> Callable[[], object] | None:
@@ -84,7 +86,7 @@ class CudaPythonGpu:
         return lambda: _done(_CUDART.cudaGraphLaunch(ready, self._stream))
 
     def _keep(self, answer: tuple[Any, ...], end: str) -> Any:
-        """What a call has made; CUDA's function ``end`` gives it back when this object is gone."""
+        """The result of a call, which CUDA's function ``end`` frees when this object is deleted."""
         made = _done(answer)
         self._held.append((getattr(_CUDART, end), made))
         return made
@@ -94,7 +96,7 @@ class CudaPythonGpu:
 
 
 class _Event:
-    """An event that is given back when nothing refers to it."""
+    """An event that is destroyed when nothing refers to it."""
 
     def __init__(self, handle: Any) -> None:
         self.handle = handle
@@ -107,10 +109,10 @@ def _give_back(held: list[tuple[Callable[[Any], object], Any]]) -> None:
 
 
 def _done(answer: tuple[Any, ...]) -> Any:
-    """The result of a call of CUDA's.
+    """The result of a call to CUDA.
 
     Raises:
-        NotHere: CUDA's own error.
+        NotHere: CUDA reported an error.
     """
     status, *results = answer
     if int(status) != 0:

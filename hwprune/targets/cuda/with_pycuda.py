@@ -1,4 +1,4 @@
-"""A GPU's memory, stream and events by pycuda, which has no graphs; it has not run yet."""
+"""A GPU's memory, stream and events through pycuda, which has no CUDA graphs; untested."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class PyCudaGpu:
         self._held: list[Any] = [pycuda.autoprimaryctx.context]
 
     def allocate(self, size: int) -> int:
-        """The address of that many bytes."""
+        """Allocate ``size`` bytes and return their address."""
         self._held.append(_CUDA.mem_alloc(max(size, 1)))
         return int(self._held[-1])
 
@@ -36,12 +36,12 @@ class PyCudaGpu:
         _CUDA.memcpy_dtoh_async(array, address, self._stream)
 
     def host(self, shape: tuple[int, ...], kind: Any) -> NDArray[Any]:
-        """An array in locked memory."""
+        """An array in page-locked memory."""
         array: NDArray[Any] = _CUDA.pagelocked_empty(shape, kind)
         return array
 
     def mark(self) -> Any:
-        """An event."""
+        """Record an event."""
         return _CUDA.Event().record(self._stream)
 
     def between_ms(self, first: Any, second: Any) -> float:
@@ -49,9 +49,9 @@ class PyCudaGpu:
         return float(second.time_since(first))
 
     def wait(self) -> None:
-        """Until the stream is done."""
+        """Wait until the stream is done."""
         self._stream.synchronize()
 
     def captured(self, run: Callable[[], object]) -> Callable[[], object] | None:
-        """Nothing: pycuda cannot capture."""
+        """None, because pycuda cannot capture CUDA graphs."""
         return None

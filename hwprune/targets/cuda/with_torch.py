@@ -1,4 +1,4 @@
-"""A GPU's memory, stream, events and graphs by PyTorch."""
+"""A GPU's memory, stream, events and graphs through PyTorch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _CUDA: Any = torch.cuda  # much of it has no types
 
 
 class TorchGpu:
-    """PyTorch's first GPU and a stream of its own: graphs cannot be captured on the default one."""
+    """PyTorch's first GPU and a separate stream, since graphs need one that is not the default."""
 
     def __init__(self) -> None:
         self._stream = _CUDA.Stream()
@@ -25,7 +25,7 @@ class TorchGpu:
         self._held: list[torch.Tensor] = []
 
     def allocate(self, size: int) -> int:
-        """The address of that many bytes."""
+        """Allocate ``size`` bytes and return their address."""
         self._held.append(torch.empty(max(size, 1), dtype=torch.uint8, device="cuda"))
         return self._held[-1].data_ptr()
 
@@ -40,7 +40,7 @@ class TorchGpu:
             _bytes(array).copy_(self._at(address, array.nbytes), non_blocking=True)
 
     def host(self, shape: tuple[int, ...], kind: Any) -> NDArray[Any]:
-        """An array in locked memory."""
+        """An array in page-locked memory."""
         size = int(np.prod(shape)) * np.dtype(kind).itemsize
         held = torch.empty(max(size, 1), dtype=torch.uint8, pin_memory=True)
         self._held.append(held)
@@ -48,7 +48,7 @@ class TorchGpu:
         return array
 
     def mark(self) -> Any:
-        """An event."""
+        """Record an event."""
         event = _CUDA.Event(enable_timing=True)
         event.record(self._stream)
         return event
@@ -58,7 +58,7 @@ class TorchGpu:
         return float(first.elapsed_time(second))
 
     def wait(self) -> None:
-        """Until the stream is done."""
+        """Wait until the stream is done."""
         self._stream.synchronize()
 
     def captured(self, run: Callable[[], object]) -> Callable[[], object] | None:
@@ -67,7 +67,7 @@ class TorchGpu:
         try:
             with _CUDA.graph(graph, stream=self._stream, capture_error_mode=mode):
                 run()
-        except (RuntimeError, HwpruneError):  # of CUDA, or of what ``run`` runs
+        except (RuntimeError, HwpruneError):  # raised by CUDA or by ``run``
             return None
 
         def replay() -> None:

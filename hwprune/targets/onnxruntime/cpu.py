@@ -27,7 +27,7 @@ class OnnxRuntimeCpu:
 
     @property
     def name(self) -> str:
-        """What a user types to get this target."""
+        """The name with options that makes this target, as ``load_target`` takes it."""
         precision = "" if self.precision == "fp32" else f",precision={self.precision}"
         return f"onnxruntime-cpu:threads={self.threads}{precision}"
 

@@ -18,7 +18,7 @@ from hwprune.errors import InputError, NotHere
 from hwprune.onnx_graph.precision import in_precision
 from hwprune.targets.base import Form, KernelTime
 from hwprune.targets.cuda.nvidia import gpu_facts, library_folders
-from hwprune.targets.in_subprocess import Apart
+from hwprune.targets.in_subprocess import SubprocessTarget
 from hwprune.targets.onnxruntime.network import Bind, OnnxRuntimeNetwork, random_inputs
 from hwprune.targets.options import one_of
 
@@ -37,19 +37,24 @@ _PRECISIONS = {  # TensorRT's providers cannot switch TF32 off
 class OnnxRuntimeCuda:
     """One of ONNX Runtime's providers for the first GPU; inputs and outputs stay on the GPU.
 
-    TensorRT's run a whole network as one kernel: good for measuring files, not for filling tables.
-    RTX's is a package of its own, which plain ONNX Runtime loads; inputs then come from the CPU.
+    TensorRT's providers run a whole network as one kernel, so that they can measure files but fill
+    no table. That of TensorRT-RTX is a separate package for ONNX Runtime without GPU support; its
+    inputs come from the CPU.
+
+    Args:
+        precision: ``fp32``, ``tf32`` or ``fp16``; TensorRT's providers have no ``fp32``.
+        provider: ``cuda``, ``tensorrt`` or ``tensorrt-rtx``.
 
     Raises:
-        NotHere: this ONNX Runtime has no such provider.
+        NotHere: the installed ONNX Runtime has no such provider.
     """
 
     takes: Form = "onnx"
 
     def __init__(self, precision: str = "", provider: str = "cuda") -> None:
         self.kind = one_of("provider", provider, _PROVIDERS)
-        known = _PRECISIONS[self.kind]
-        self.precision = one_of("precision", precision or known[0], known)
+        choices = _PRECISIONS[self.kind]
+        self.precision = one_of("precision", precision or choices[0], choices)
         self.provider = _PROVIDERS[self.kind]
         self.devices = _plugin_devices() if self.kind == "tensorrt-rtx" else []
         if not self.devices and self.provider not in ort.get_available_providers():
@@ -59,7 +64,7 @@ class OnnxRuntimeCuda:
 
     @property
     def name(self) -> str:
-        """What a user types to get this target."""
+        """The name with options that makes this target, as ``load_target`` takes it."""
         other = "" if self.kind == "cuda" else f",provider={self.kind}"
         return f"onnxruntime-cuda:precision={self.precision}{other}"
 
@@ -79,18 +84,19 @@ class OnnxRuntimeCuda:
         return CudaNetwork(model, self)
 
     @cached_property
-    def blocking(self) -> Apart:
-        """The same target in a process in which Python waits for every kernel.
+    def blocking(self) -> SubprocessTarget:
+        """The same target in a subprocess that waits for every kernel.
 
-        ONNX Runtime's profiler times what the CPU does; only there it is what the GPU does. That
-        process has no PyTorch, whose libraries the provider uses here: it is told where they are.
+        ONNX Runtime's profiler times the CPU, which takes as long as the GPU only if it waits. The
+        subprocess does not load PyTorch, whose CUDA libraries the provider uses in this process:
+        it gets their folders in ``LD_LIBRARY_PATH``.
         """
         before = [path for path in [os.environ.get("LD_LIBRARY_PATH")] if path]
         waiting = {
             "CUDA_LAUNCH_BLOCKING": "1",
             "LD_LIBRARY_PATH": os.pathsep.join([*before, *library_folders()]),
         }
-        return Apart(__name__, type(self).__name__, waiting, precision=self.precision)
+        return SubprocessTarget(__name__, type(self).__name__, waiting, precision=self.precision)
 
 
 class CudaNetwork:
@@ -111,7 +117,7 @@ class CudaNetwork:
         return self._network.run_ms()
 
     def profile(self, runs: int) -> list[KernelTime]:
-        """Kernel times from a process in which every kernel is waited for.
+        """Kernel times from a subprocess that waits for every kernel.
 
         Raises:
             InputError: the provider runs the network as one kernel.
@@ -125,7 +131,7 @@ class CudaNetwork:
         return self._target.blocking.load(self._model).profile_here(runs)
 
     def profile_here(self, runs: int) -> list[KernelTime]:
-        """Kernel times as this process sees them."""
+        """Kernel times as measured in this process."""
         return self._network.profile(runs)
 
 
@@ -148,15 +154,15 @@ _OPTIONS = {"cuda": _cuda_options, "tensorrt": _tensorrt_options, "tensorrt-rtx"
 def _load_libraries() -> None:
     """CUDA's libraries out of NVIDIA's packages, where PyTorch has not loaded them already."""
     if hasattr(ort, "preload_dlls"):
-        with contextlib.redirect_stdout(sys.stderr):  # it says what it does not find
+        with contextlib.redirect_stdout(sys.stderr):  # it prints which libraries are missing
             ort.preload_dlls()
 
 
 def _plugin_devices() -> list[Any]:
-    """The GPUs that TensorRT-RTX's package for ONNX Runtime finds; none where it is not here.
+    """The GPUs that TensorRT-RTX's package for ONNX Runtime finds; none if it is not installed.
 
     Raises:
-        NotHere: the package is here and cannot be loaded.
+        NotHere: the package is installed and cannot be loaded.
     """
     try:
         plugin = importlib.import_module("onnxruntime_ep_nv_tensorrt_rtx")
@@ -173,15 +179,15 @@ def _plugin_devices() -> list[Any]:
 
 
 def on_provider(provider: str, kind: str, bind: Bind) -> Bind:
-    """As ``bind``, after a look at where the session runs: ONNX Runtime falls back to the CPU.
+    """Make ``bind`` check that the session runs on the provider and did not fall back to the CPU.
 
     Raises:
-        NotHere: when called, for a session that does not run on the provider.
+        NotHere: the session does not run on the provider; raised when the result is called.
     """
 
     def checked(session: Any) -> Callable[[], object]:
         if provider not in session.get_providers()[:1]:
-            what = f"ONNX Runtime could not load {provider} and said why above"
+            what = f"ONNX Runtime could not load {provider}; the reason is printed above"
             raise NotHere(_lacking(what, kind))
         return bind(session)
 
@@ -189,12 +195,12 @@ def on_provider(provider: str, kind: str, bind: Bind) -> Bind:
 
 
 def _bind_here(session: Any) -> Callable[[], object]:
-    """Inputs and outputs on the CPU: plain ONNX Runtime has no memory on the GPU."""
+    """Keep inputs and outputs on the CPU, for ONNX Runtime without GPU support."""
     return partial(session.run, None, random_inputs(session))
 
 
 def _bind(session: Any) -> Callable[[], object]:
-    """Inputs and outputs on the GPU, always at the same place, as CUDA graphs want them."""
+    """Keep inputs and outputs on the GPU at fixed addresses, as CUDA graphs need them."""
     binding = session.io_binding()
     for name, array in random_inputs(session).items():
         binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array, "cuda", 0))

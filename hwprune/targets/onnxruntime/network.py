@@ -1,4 +1,4 @@
-"""A network in an ONNX Runtime session, and the kernels that its profiler shows."""
+"""A network in an ONNX Runtime session, and the kernels in ONNX Runtime's profile."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from hwprune.targets.watch import watched
 
 _KERNEL = "_kernel_time"
 _WARM_RUNS = 2
-Bind: TypeAlias = Callable[[Any], Callable[[], object]]  # a session -> what runs it once
+Bind: TypeAlias = Callable[[Any], Callable[[], object]]  # a session -> a function that runs it once
 
 
 class OnnxRuntimeNetwork:
@@ -29,10 +29,10 @@ class OnnxRuntimeNetwork:
 
     Args:
         model: the network.
-        threads: within an operator; operators run one after the other.
-        providers: of ONNX Runtime, with their options.
-        bind: gives a session its input.
-        devices: of a provider that is a package of its own, in place of ``providers``.
+        threads: number of threads within an operator; operators run one after the other.
+        providers: providers of ONNX Runtime, with their options.
+        bind: a function that gives a session its input.
+        devices: devices of a provider that is a separate package, instead of ``providers``.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class OnnxRuntimeNetwork:
         return (time.perf_counter_ns() - start) / 1e6
 
     def run_watched(self) -> Timing:
-        """Run once, with what the operating system tells of it."""
+        """Run once, with CPU time and interruptions as the operating system reports them."""
         return watched(self._run, self._threads)
 
     def profile(self, runs: int) -> list[KernelTime]:
@@ -81,7 +81,7 @@ class OnnxRuntimeNetwork:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
         if self._devices:
             options.add_provider_for_devices(self._devices, {})
-        options.log_severity_level = 3  # it warns that an optimised model belongs to this machine
+        options.log_severity_level = 3  # no warning that an optimised model fits this machine only
         return options
 
 
@@ -123,7 +123,7 @@ def _kernels(graph: Any, events: list[dict[str, Any]], skip: int) -> list[Kernel
 
 
 def _channels_last(graph: Any) -> set[str]:
-    """The activations whose channels lie last, as 8-bit convolutions want them."""
+    """The activations whose channels are the last dimension, as 8-bit convolutions need them."""
     last: set[str] = set()
     for node in graph.node:
         attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
@@ -139,7 +139,7 @@ def _channels_last(graph: Any) -> set[str]:
 def _kind(
     node: Any, shapes: list[list[int]], weights: Mapping[str, list[int]], turned: set[str]
 ) -> str:
-    """Operator, attributes that set its speed, batch and spatial sizes."""
+    """The kind: operator, attributes that set its speed, batch and spatial sizes."""
     attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
     words = [node.op_type]
     for name in ("kernel_shape", "strides", "dilations", "pads"):

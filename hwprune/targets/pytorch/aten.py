@@ -1,4 +1,4 @@
-"""Names for PyTorch's operators as kernels: all that sets their speed but numbers of channels."""
+"""The kinds of PyTorch's operators as kernels: all that sets their speed but channel numbers."""
 
 from __future__ import annotations
 
@@ -11,15 +11,20 @@ from torch import Tensor, fx
 _LETTERS = {"kernel_size": "k", "stride": "s", "padding": "p", "output_padding": "op",
             "dilation": "d", "output_size": "o", "dim": "dim", "scale_factors": "x",
             "ceil_mode": "ceil"}  # fmt: skip
-_OF_EACH_SIDE = ("stride", "padding", "output_padding", "dilation")  # of a kernel, or one for all
+_OF_EACH_SIDE = (
+    "stride",
+    "padding",
+    "output_padding",
+    "dilation",
+)  # one number for each side, or one for all
 
 
 def kind(node: fx.Node, held: Mapping[fx.Node, tuple[str, ...]]) -> str:
-    """Operator, its settings, batch and spatial sizes of what it reads.
+    """The kind of an operator: its name, its settings, and batch and spatial sizes of its inputs.
 
     Args:
         node: an operator in a graph of ``torch.export``.
-        held: the nodes that hold weights, or what is computed from weights alone.
+        held: nodes that hold weights or are computed from weights only -> keys of these weights.
     """
     given = settings(node)
     weight = given.get("weight")
@@ -27,7 +32,7 @@ def kind(node: fx.Node, held: Mapping[fx.Node, tuple[str, ...]]) -> str:
     words = [operator(node)]
     if isinstance(weight, fx.Node) and "conv" in words[0]:
         words += convolution(given, tensors(weight)[0].shape)
-    elif "size" not in given:  # whose strides count channels
+    elif "size" not in given:  # strides of such operators count channels
         words += settings_words(given)
     if shapes and shapes[0].ndim:
         words.append(f"b{shapes[0].shape[0]}")
@@ -36,11 +41,11 @@ def kind(node: fx.Node, held: Mapping[fx.Node, tuple[str, ...]]) -> str:
 
 
 def convolution(given: Mapping[str, Any], weight: Sequence[int]) -> list[str]:
-    """The words of a convolution's settings; its groups only where they are not its channels.
+    """The words of a convolution's settings; ``depthwise`` instead of its number of groups.
 
     Args:
         given: the operator's arguments by name.
-        weight: shape of its weight [out, in / groups, ...].
+        weight: shape of its weight: [out, in / groups, ...].
     """
     groups = given.get("groups", 1)
     words = settings_words({**given, "kernel_size": list(weight[2:])})
@@ -48,7 +53,7 @@ def convolution(given: Mapping[str, Any], weight: Sequence[int]) -> list[str]:
 
 
 def settings_words(given: Mapping[str, Any]) -> list[str]:
-    """``k3x3 s2x2``: the settings that are numbers; one for all sides is repeated for each."""
+    """Settings as words such as ``k3x3 s2x2``; one number for all sides is repeated for each."""
     words = []
     sides = len(_numbers(given.get("kernel_size")))
     for name, letter in _LETTERS.items():
@@ -65,7 +70,7 @@ def _numbers(value: Any) -> list[Any]:
 
 
 def operator(node: fx.Node) -> str:
-    """``conv2d`` of ``aten.conv2d.default``."""
+    """The operator's name without library and overload: ``conv2d`` for ``aten.conv2d.default``."""
     return str(node.target).removeprefix("aten.").partition(".")[0]
 
 
@@ -78,7 +83,7 @@ def settings(node: fx.Node) -> dict[str, Any]:
 
 
 def places(shape: Sequence[int], stride: Sequence[int], name: str = "") -> str:
-    """``56x56`` of an activation, ``56x56nhwc`` where its channels lie last in memory."""
+    """An activation's size such as ``56x56``, or ``56x56nhwc`` if channels are last in memory."""
     if name == "linear":
         return "x".join(map(str, shape[1:-1]))
     if len(shape) < 4:
@@ -88,7 +93,7 @@ def places(shape: Sequence[int], stride: Sequence[int], name: str = "") -> str:
 
 
 def tensors(node: fx.Node) -> list[Tensor]:
-    """The tensors that a node gives, with shapes but without numbers."""
+    """The tensors that a node gives, which have shapes but no values."""
     value = node.meta.get("val")
     values = value if isinstance(value, (list, tuple)) else [value]
     return [each for each in values if isinstance(each, Tensor)]

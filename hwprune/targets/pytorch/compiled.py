@@ -1,4 +1,4 @@
-"""PyTorch with ``torch.compile``: Inductor's kernels, its weights frozen."""
+"""PyTorch with ``torch.compile``: Inductor's kernels, with frozen weights."""
 
 from __future__ import annotations
 
@@ -21,22 +21,23 @@ from hwprune.targets.pytorch.aten import convolution, places, settings_words
 from hwprune.targets.pytorch.eager import WARM_RUNS, Clock, run_timed
 from hwprune.tracing.capture import capture
 
-_CALL = "## Call CompiledFxGraph"  # what Inductor's kernels run in, in PyTorch's profile
-_OWN = ("cpp_fused", "triton_")  # in names of kernels that Inductor has written
-_FUSED = ("attr", "unary_attr")  # of a library's kernel: what is fused into it
-_SAME = 1e-3  # one minus the cosine of two weights of a channel that a batch norm has scaled
+_CALL = "## Call CompiledFxGraph"  # event in PyTorch's profile that holds Inductor's kernels
+_OWN = ("cpp_fused", "triton_")  # parts of the names of kernels that Inductor has generated
+_FUSED = ("attr", "unary_attr")  # arguments of a library's kernel that say what is fused into it
+_SAME = 1e-3  # greatest cosine distance of a channel's weights and the same scaled by a batch norm
 
-_Event: TypeAlias = tuple[str, float]  # of PyTorch's profile: name and milliseconds
+_Event: TypeAlias = tuple[str, float]  # name and milliseconds in PyTorch's profile
 
 
 class _Part(NamedTuple):
     """A node of Inductor's schedule.
 
     Attributes:
-        library: the operator that runs it; empty where Inductor has written it.
-        words: of its kind; none where nothing is run.
-        reads, writes: names of buffers.
-        weights: keys of the state dict.
+        library: the library's operator that runs it; empty for a kernel that Inductor generated.
+        words: words of its kind; none where nothing is run.
+        reads: names of the buffers that it reads.
+        writes: names of the buffers that it writes.
+        weights: state dict keys of its weights.
     """
 
     library: str
@@ -49,8 +50,8 @@ class _Part(NamedTuple):
 class CompiledNetwork:
     """A network that Inductor has compiled, with one fixed input.
 
-    What is compiled is ``torch.export``'s graph of the network, because Dynamo keeps its results by
-    the code that it has compiled, which networks of one class would share.
+    The graph of ``torch.export`` is compiled, not the network itself: Dynamo caches its results by
+    the code that it compiles, which networks of the same class share.
     """
 
     def __init__(self, network: TorchNetwork, clock: Clock) -> None:
@@ -63,7 +64,7 @@ class CompiledNetwork:
         if len(seen) != 1:
             raise HwpruneError(
                 f"Inductor made {len(seen)} graphs of {type(network.model).__name__}, not one; its "
-                "kernels cannot be told. Measure it without compile=1."
+                "kernels cannot be identified. Measure it without compile=1."
             )
         self._parts = _parts(*seen[0], dict(program.state_dict))
 
@@ -76,18 +77,18 @@ class CompiledNetwork:
         return self.run_watched().wall_ms
 
     def run_watched(self) -> Timing:
-        """Run once, with what the operating system tells of it."""
+        """Run once, with CPU time and interruptions where the clock has them."""
         return run_timed(self.run, self._clock)
 
     def profile(self, runs: int) -> list[KernelTime]:
         """Kernel times from PyTorch's profiler, of whole runs after two warm ones.
 
-        What Inductor has written between two kernels of a library counts as one kernel.
+        All kernels that Inductor generated between two kernels of a library count as one.
 
         Raises:
             HwpruneError: the profile shows other kernels than Inductor's schedule.
         """
-        os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or it tells what it lacks, each time
+        os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # no message on what is missing, each time
         gpu = self._clock.device == "cuda"
         activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if gpu else [])]
         with self._clock.settings(), torch.inference_mode():
@@ -105,7 +106,7 @@ class CompiledNetwork:
 
 @contextmanager
 def _frozen(seen: list[tuple[Any, Any]]) -> Iterator[None]:
-    """Inductor's settings: weights are constants, and graph and schedule are put into ``seen``."""
+    """Settings of Inductor: weights are constants, and ``seen`` gets each graph and schedule."""
 
     def note(nodes: list[Any]) -> list[Any]:
         seen.append((V.graph, nodes[0].scheduler))
@@ -161,9 +162,9 @@ def _library_kernel(
 
 
 def _key_of(constant: Tensor, unused: dict[str, Tensor]) -> list[str]:
-    """The weight that a constant is: the first whose channels it is, scaled by a batch norm.
+    """The key of the weight that a frozen constant was made from.
 
-    Freezing gives constants other names, and other layouts.
+    Freezing changes names and layouts, and multiplies a batch norm's scale into the channels.
     """
     dense = (constant.to_dense() if constant.is_mkldnn else constant).double()
     for key, weight in unused.items():
@@ -186,7 +187,7 @@ def _own_words(node: Any, graph: Any) -> list[str]:
     """The operators that Inductor has fused, and the sizes that they work on."""
     origins = [origin for each in node.get_nodes() for origin in each.node.origins]
     names = {str(origin.meta.get("original_aten", origin.name)) for origin in origins}
-    current = node.scheduler.mutation_real_name  # of a buffer that has been written over
+    current = node.scheduler.mutation_real_name  # names of overwritten buffers
     reads = [current.get(read.name, read.name) for read in node.read_writes.reads]
     reads = [name for name in reads if name not in graph.constants]
     buffers = [*reads[:2], *(output.get_name() for output in node.get_outputs()[:1])]
@@ -204,7 +205,7 @@ def _sizes(nodes: Sequence[Any]) -> list[str]:
 
 
 def _kernels(parts: Sequence[_Part], runs: Sequence[Sequence[_Event]]) -> list[KernelTime]:
-    """Join schedule and profile; what Inductor wrote between two kernels of a library is one."""
+    """Join schedule and profile; kernels generated between two kernels of a library are one."""
     behind: dict[str, tuple[str, ...]] = {}  # buffer -> the kernels whose outputs it holds
     joined: list[_Joined] = []
     for part in parts:
@@ -233,7 +234,7 @@ def _kernels(parts: Sequence[_Part], runs: Sequence[Sequence[_Event]]) -> list[K
 
 @dataclass
 class _Joined:
-    """One kernel: a library's, or all that Inductor has written up to the next one."""
+    """One kernel: a library's, or all that Inductor generated up to the next one of a library."""
 
     name: str
     library: str

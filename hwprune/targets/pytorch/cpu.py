@@ -1,4 +1,4 @@
-"""PyTorch itself on the CPU, as it is or compiled, in fp32 or bf16."""
+"""PyTorch on the CPU, eager or compiled, in fp32 or bf16."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class TorchCpu:
-    """PyTorch in this process, with a number of threads that holds only while it is measured."""
+    """PyTorch in this process; the number of threads is set only while a network runs."""
 
     takes: Form = "module"
 
@@ -31,7 +31,7 @@ class TorchCpu:
 
     @property
     def name(self) -> str:
-        """What a user types to get this target."""
+        """The name with options that makes this target, as ``load_target`` takes it."""
         return (
             f"torch-cpu:threads={self.threads},precision={self.precision},layout={self.layout},"
             f"compile={self.compiled:d}"

@@ -1,4 +1,4 @@
-"""PyTorch itself on an NVIDIA GPU: as it is, compiled, or as a CUDA graph."""
+"""PyTorch on an NVIDIA GPU: eager, compiled, or as a CUDA graph."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PRECISIONS = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloa
                "fp16": torch.float16}  # fmt: skip
 _CUDA: Any = torch.cuda  # much of it has no types
 _CUDNN: Any = torch.backends.cudnn
-_WAIT_CYCLES = 100_000  # of the GPU for each mark: longer than Python needs to launch an operator
+_WAIT_CYCLES = 100_000  # GPU cycles for each mark: longer than Python needs to launch an operator
 
 
 class TorchCuda:
@@ -51,7 +51,7 @@ class TorchCuda:
 
     @property
     def name(self) -> str:
-        """What a user types to get this target."""
+        """The name with options that makes this target, as ``load_target`` takes it."""
         return (
             f"torch-cuda:precision={self.precision},layout={self.layout},"
             f"compile={self.compiled:d},graphs={self.graphs:d}"
@@ -103,12 +103,12 @@ class CapturedNetwork:
         return run_timed(self._graph.replay, self._clock).wall_ms
 
     def profile(self, runs: int) -> list[KernelTime]:
-        """Times of the same kernels outside the graph, in which they cannot be told apart."""
+        """Times of the same kernels outside the graph, which has no times of single kernels."""
         return self._network.profile(runs)
 
 
 class CudaClock:
-    """Marks are events in the GPU's own queue."""
+    """A clock whose marks are events in the GPU's queue."""
 
     device = "cuda"
 
@@ -117,10 +117,10 @@ class CudaClock:
 
     @contextmanager
     def settings(self) -> Iterator[None]:
-        """How float32 is computed; afterwards as before.
+        """Set how float32 is computed; the settings are restored afterwards.
 
-        Matrix products have an old and a new setting, which must agree where PyTorch asks for the
-        old one, as ``torch.compile`` does in some versions: the old one sets both.
+        Matrix products have an old and a new setting, which must agree where PyTorch reads the old
+        one, as ``torch.compile`` does in some versions. Writing the old one sets both.
         """
         places: list[Any] = [_CUDNN.conv, torch.backends.cuda.matmul]
         before, of_products = (
@@ -137,11 +137,11 @@ class CudaClock:
                 place.fp32_precision = precision
 
     def begin(self, marks: int) -> None:
-        """Let the GPU wait until Python has launched the whole run, so that no gaps are timed."""
+        """Let the GPU wait until Python has launched the whole run, so that no gap is timed."""
         _CUDA._sleep(_WAIT_CYCLES * marks)
 
     def mark(self) -> torch.cuda.Event:
-        """An event behind what was launched so far."""
+        """Record an event behind what was launched so far."""
         event: torch.cuda.Event = _CUDA.Event(enable_timing=True)
         event.record()
         return event

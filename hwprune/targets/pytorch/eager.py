@@ -1,4 +1,4 @@
-"""PyTorch as it runs a network without compiling it: one kernel for each operator."""
+"""PyTorch in eager mode: one kernel for each operator."""
 
 from __future__ import annotations
 
@@ -26,32 +26,32 @@ class Clock(Protocol):
     """Takes times on a device.
 
     Attributes:
-        device: PyTorch's name of it.
+        device: PyTorch's name of the device.
     """
 
     device: str
 
     def settings(self) -> AbstractContextManager[object]:
-        """What holds while a network runs, such as a number of threads."""
+        """Settings that hold while a network runs, such as the number of threads."""
 
     def begin(self, marks: int) -> None:
-        """A run begins in which so many marks are set."""
+        """Begin a run in which ``marks`` marks will be set."""
 
     def mark(self) -> Any:
-        """Now, in the order of what the device was told to do."""
+        """Set a mark behind the work that was given to the device so far."""
 
     def end(self) -> None:
-        """Wait until the device has done all that it was told."""
+        """Wait until the device has done all its work."""
 
     def between_ms(self, first: Any, second: Any) -> float:
-        """Milliseconds from one mark to another, after ``end``."""
+        """Milliseconds from one mark to another; call ``end`` before."""
 
     def timed(self, run: Callable[[], None]) -> Timing:
-        """One run until the device is done."""
+        """Time one run until the device is done."""
 
 
 class CpuClock:
-    """Wall time, with a number of threads that PyTorch goes back from afterwards."""
+    """Wall time on the CPU, with a number of threads that is restored after each run."""
 
     device = "cpu"
 
@@ -77,12 +77,12 @@ class CpuClock:
         return (second - first) / 1e6
 
     def timed(self, run: Callable[[], None]) -> Timing:
-        """One run, with what the operating system tells of it."""
+        """Time one run, with CPU time and interruptions."""
         return watched(run, self._threads)
 
 
 class _Threads:
-    """A number of threads for PyTorch, and afterwards the one that it had."""
+    """Sets PyTorch's number of threads, and restores it afterwards."""
 
     def __init__(self, threads: int) -> None:
         self._threads = threads
@@ -110,14 +110,11 @@ class EagerNetwork:
         return self.run_watched().wall_ms
 
     def run_watched(self) -> Timing:
-        """Run once, with what the operating system tells of it."""
+        """Run once, with CPU time and interruptions where the clock has them."""
         return run_timed(self.run, self._clock)
 
     def profile(self, runs: int) -> list[KernelTime]:
-        """Times of the operators in whole runs after two warm ones.
-
-        They are those of ``torch.export``'s graph: what the network's code calls, in that order.
-        """
+        """Times of the operators of ``torch.export``'s graph, in whole runs after two warm ones."""
         program = capture(self._network.model, self._network.inputs)
         times: dict[fx.Node, list[float]] = defaultdict(list)
         with self._clock.settings(), torch.inference_mode():
@@ -148,7 +145,7 @@ def in_form(
 
 
 def run_timed(run: Callable[[], None], clock: Clock) -> Timing:
-    """One run until the device is done, under the clock's settings."""
+    """Time one run until the device is done, under the clock's settings."""
     with clock.settings(), torch.inference_mode():
         return clock.timed(run)
 
@@ -156,7 +153,7 @@ def run_timed(run: Callable[[], None], clock: Clock) -> Timing:
 def _run(
     program: ExportedProgram, inputs: Sequence[Any], clock: Clock
 ) -> list[tuple[fx.Node, float]]:
-    """Run a graph once, with every operator's time; tensors are freed as soon as in a plain run."""
+    """Run a graph once and time every operator; tensors are freed as early as without timing."""
     values = _given(program, inputs)
     last_user = {n: user for user in program.graph.nodes for n in user.all_input_nodes}
     dying: dict[fx.Node, list[fx.Node]] = defaultdict(list)
@@ -183,9 +180,9 @@ def _given(program: ExportedProgram, inputs: Sequence[Any]) -> dict[fx.Node, Any
     """The values of the graph's placeholders: weights, and the example inputs."""
     flat = iter(torch.utils._pytree.tree_leaves((tuple(inputs), {})))
     places = [node for node in program.graph.nodes if node.op == "placeholder"]
-    known = {**program.constants, **program.state_dict}
+    constants = {**program.constants, **program.state_dict}
     return {
-        node: next(flat) if spec.kind is InputKind.USER_INPUT else known.get(spec.target)
+        node: next(flat) if spec.kind is InputKind.USER_INPUT else constants.get(spec.target)
         for node, spec in zip(places, program.graph_signature.input_specs, strict=True)
     }
 
@@ -193,8 +190,11 @@ def _given(program: ExportedProgram, inputs: Sequence[Any]) -> dict[fx.Node, Any
 def _kernels(
     program: ExportedProgram, times: Mapping[fx.Node, Sequence[float]]
 ) -> list[KernelTime]:
-    """Name the operators that gave tensors; what is no operator passes its inputs on."""
-    held = weights_held(program)
+    """The operators that gave tensors, as kernels.
+
+    What reads another node, such as a tuple's item, reads the kernels behind that node.
+    """
+    held = _weights_held(program)
     behind: dict[fx.Node, tuple[str, ...]] = {}  # node -> the kernels whose outputs it holds
     kernels = []
     for node in program.graph.nodes:
@@ -203,15 +203,29 @@ def _kernels(
         if node in times and isinstance(node.target, torch._ops.OpOverload) and tensors(node):
             weights = [key for n in node.all_input_nodes for key in held.get(n, ())]
             kernels.append(
-                KernelTime(node.name, kind(node, held), reads, tuple(times[node]), tuple(weights))
+                KernelTime(
+                    node.name,
+                    kind(node, held),
+                    reads,
+                    tuple(times[node]),
+                    tuple(weights),
+                    _module_path(node),
+                )
             )
             reads = (node.name,)
         behind[node] = reads
     return kernels
 
 
-def weights_held(program: ExportedProgram) -> dict[fx.Node, tuple[str, ...]]:
-    """The nodes that hold weights, or what is computed from weights alone, with their keys."""
+def _module_path(node: fx.Node) -> tuple[str, ...]:
+    """The path of the innermost module that calls an operator; none in the outermost one."""
+    stack = node.meta.get("nn_module_stack") or {}
+    path = [module_path for module_path, _ in stack.values()][-1:]
+    return tuple(filter(None, path))
+
+
+def _weights_held(program: ExportedProgram) -> dict[fx.Node, tuple[str, ...]]:
+    """Nodes that hold weights or are computed from weights only -> keys of these weights."""
     signature = program.graph_signature
     keys = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     held: dict[fx.Node, tuple[str, ...]] = {}

@@ -1,9 +1,10 @@
 """Build TensorRT and TensorRT-RTX engines from ONNX models, through one path.
 
-Versions differ in what they have, so parts are looked for and never assumed: 8.6 wants the explicit
-batch and precision flags; 10 can take every precision from the ONNX file, and does here; 11 and RTX
-know nothing else. RTX builds on the CPU for GPUs that are elsewhere. Builds by RTX have run; what
-``tensorrt`` 8.6, 10 and 11 alone have is written after their documentation and has not.
+Versions differ, so that each optional part of the interface is looked for first: 8.6 needs flags
+for the explicit batch and for precisions; 10 can take every precision from the ONNX file, and does
+here; 11 and RTX can do nothing else. RTX builds on the CPU, also for GPUs of other machines. Builds
+by RTX are tested. What only ``tensorrt`` 8.6, 10 and 11 have follows NVIDIA's documentation and is
+untested.
 """
 
 from __future__ import annotations
@@ -46,18 +47,18 @@ def save_engine(
 ) -> EngineFacts:
     """Build an engine from an ONNX file, with its facts and the build's journal beside it.
 
-    ``NAME.json`` comes last, so that an engine with it is whole. Where the build fails, what it
-    said is left in ``NAME.log``, and an older engine stays as it was.
+    The facts in ``NAME.json`` are written last, so that an engine with facts is complete. Where the
+    build fails, its messages are in ``NAME.log``, and an older engine stays as it was.
 
     Args:
-        onnx_path: of the model.
-        path: of the engine.
-        options: how to build it.
-        plan: of the network, for the facts.
+        onnx_path: path of the ONNX model.
+        path: path of the engine.
+        options: how to build the engine.
+        plan: path of the network's plan, for the facts; None for a network without a plan.
 
     Raises:
-        InputError: options that do not fit the file, or a file that is none.
-        NotHere: the package, or the GPU that is needed, is not here.
+        InputError: the options do not fit the file, or the file is no ONNX model.
+        NotHere: the package or the GPU that the build needs is missing.
         EngineError: TensorRT refuses the network.
     """
     model = read_onnx(onnx_path)
@@ -79,7 +80,7 @@ def build_engine(content: bytes, options: EngineOptions, journal: Journal | None
     """An engine from the bytes of an ONNX file that holds its weights.
 
     Raises:
-        InputError, NotHere, EngineError: as ``save_engine``.
+        InputError, NotHere, EngineError: as in ``save_engine``.
     """
     journal = journal or Journal()
     flavour = load_flavour(options.flavour)
@@ -94,7 +95,7 @@ def build_engine(content: bytes, options: EngineOptions, journal: Journal | None
         said = [_complaint(parser.get_error(i)) for i in range(parser.num_errors)]
         raise EngineError(
             f"{options.flavour} {flavour.version} does not take this network: "
-            f"{' | '.join(said) or journal.errors()}. In int8 it wants signed, symmetric "
+            f"{' | '.join(said) or journal.errors()}. In int8 it needs signed, symmetric "
             "quantisers around every layer; otherwise try fp32, and report the network."
         )
     config = builder.create_builder_config()
@@ -107,38 +108,40 @@ def build_engine(content: bytes, options: EngineOptions, journal: Journal | None
     if built is None:
         raise EngineError(
             f"{options.flavour} {flavour.version} built no engine: {journal.errors()}. The log "
-            "beside the engine has all that it said; try another level or more memory."
+            "beside the engine has all messages; try another level or more memory."
         )
     _keep_cache(config, cache)
     return bytes(built)
 
 
 def check_place(options: EngineOptions) -> None:
-    """Refuse GPUs, and ways to serve several, that the flavour cannot build for from here.
+    """Check that the flavour can build on this machine for the GPUs that are asked for.
 
     Raises:
-        InputError: it builds for others.
-        NotHere: the package, or the GPU that is needed, is not here.
+        InputError: the flavour cannot build for these GPUs, or has no such option.
+        NotHere: the package or the GPU that the build needs is missing.
     """
     flavour = load_flavour(options.flavour)
-    if flavour.builds_elsewhere and (options.version_compatible or options.hardware_compatible):
+    if flavour.builds_for_other_gpus and (
+        options.version_compatible or options.hardware_compatible
+    ):
         raise InputError(
             f"{flavour.name} has neither --version-compatible nor --hardware-compatible; it builds "
             "for several GPUs at once. Give --for sm86,sm89 or --for any instead."
         )
     if not options.built_for:
         gpu_here()
-    elif not flavour.builds_elsewhere:
+    elif not flavour.builds_for_other_gpus:
         _, here = gpu_here()
         if options.built_for != (here,):
             raise InputError(
-                f"{flavour.name} builds for the GPU that is here alone, {here}, not for "
+                f"{flavour.name} builds only for the GPU of this machine, {here}, not for "
                 f"{', '.join(options.built_for)}. Leave out --for and run this where the engine "
                 "will run, or use --engine tensorrt-rtx."
             )
     elif options.built_for != ANY:
-        known = flavour.api.ComputeCapability.__members__
-        names = sorted(name.lower() for name in known if name.startswith("SM"))
+        members = flavour.api.ComputeCapability.__members__
+        names = sorted(name.lower() for name in members if name.startswith("SM"))
         for capability in options.built_for:
             if capability not in names:
                 raise InputError(
@@ -150,10 +153,15 @@ def check_place(options: EngineOptions) -> None:
 def check_batches(
     model: onnx.ModelProto, batches: Batches | None, file: str = "This ONNX file"
 ) -> None:
-    """Refuse numbers of images for a file that fixes its batch, and the lack of them otherwise.
+    """Check that numbers of images are given if, and only if, the file leaves its batch open.
+
+    Args:
+        model: the ONNX model.
+        batches: least, usual and most images at once; None if not given.
+        file: the file's name, for the message.
 
     Raises:
-        InputError: says which; or more than the batch is open.
+        InputError: they are missing, or given for a fixed batch; or more than the batch is open.
     """
     held = {i.name for i in model.graph.initializer}
     shapes = [
@@ -177,16 +185,16 @@ def check_batches(
 
 
 def _complaint(error: Any) -> str:
-    """What the parser says, with the node that it says it of where it tells."""
+    """The parser's message, with the node that it concerns where the parser names it."""
     parts = (getattr(error, name, None) for name in ("node_operator", "node_name", "desc"))
     return " ".join(str(part()) for part in parts if part is not None)
 
 
 def _readable(model: onnx.ModelProto, content: bytes, flavour: Flavour) -> bytes:
-    """The file as this version reads it rightly.
+    """The bytes of the model in an opset that this version of TensorRT reads correctly.
 
     Raises:
-        InputError: it cannot be said in what this version knows.
+        InputError: the model cannot be converted to such an opset.
     """
     own = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
     old = flavour.name == "tensorrt" and int(flavour.version.partition(".")[0]) < 10
@@ -207,7 +215,7 @@ def _readable(model: onnx.ModelProto, content: bytes, flavour: Flavour) -> bytes
 
 
 def _network_flags(trt: Any) -> int:
-    """All precisions from the ONNX file where this version can, else the explicit batch."""
+    """Flags for precisions from the ONNX file; for an explicit batch where these do not exist."""
     kinds = trt.NetworkDefinitionCreationFlag
     for name in ("STRONGLY_TYPED", "EXPLICIT_BATCH"):
         if hasattr(kinds, name):
@@ -245,8 +253,8 @@ def _part(kind: Any, name: str, wanted: str) -> Any:
     """A member of an enumeration that not every version has."""
     if not hasattr(kind, name):
         raise InputError(
-            f"This TensorRT knows no {name}, so that {wanted} cannot be had. Leave it out, or "
-            "install another version."
+            f"This TensorRT has no {name}, which {wanted} needs. Leave it out, or install another "
+            "version."
         )
     return getattr(kind, name)
 
@@ -269,7 +277,9 @@ def _use_cache(config: Any, path: Path | None) -> None:
     held = path.read_bytes() if path.exists() else b""
     cache = config.create_timing_cache(held)
     if cache is None or not config.set_timing_cache(cache, False):
-        config.set_timing_cache(config.create_timing_cache(b""), False)  # of another GPU: anew
+        config.set_timing_cache(
+            config.create_timing_cache(b""), False
+        )  # the file is of another GPU
 
 
 def _keep_cache(config: Any, path: Path | None) -> None:
@@ -283,7 +293,7 @@ def _facts(
     onnx_path: Path, precision: str, engine: bytes, options: EngineOptions, plan: Path | None
 ) -> EngineFacts:
     flavour = load_flavour(options.flavour)
-    device, here = ("", "") if options.built_for and flavour.builds_elsewhere else gpu_here()
+    device, here = ("", "") if options.built_for and flavour.builds_for_other_gpus else gpu_here()
     return EngineFacts(
         onnx_sha256=onnx_sha256(onnx_path),
         engine_sha256=sha256(engine),

@@ -1,4 +1,4 @@
-"""How to build an engine, and such options as they were typed."""
+"""How to build an engine, and how such options are read from text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TypeAlias
 from hwprune.errors import InputError
 
 Batches: TypeAlias = tuple[int, int, int]  # least, usual and most images at once
-ANY = ("any",)  # GPU that TensorRT-RTX supports
+ANY = ("any",)  # every GPU that TensorRT-RTX supports
 
 
 @dataclass(frozen=True)
@@ -19,16 +19,18 @@ class EngineOptions:
 
     Attributes:
         flavour: ``tensorrt`` or ``tensorrt-rtx``.
-        built_for: compute capabilities such as ``sm89``; ``any``: every GPU that RTX supports;
-            none: the GPU that is here.
+        built_for: compute capabilities such as ``sm89``; ``any`` for every GPU that RTX supports;
+            empty for the GPU of this machine.
         batches: least, usual and most images at once, for ONNX files that leave the batch open.
         tf32: whether fp32 may be computed in TF32.
-        level: how hard to try, 0 to 5; None: the builder's default.
-        detailed: keep what the inspector and the profiler tell layers by.
-        version_compatible: later versions of the same major one may run it; slower.
-        hardware_compatible: every GPU from compute capability 8.0 on may run it; slower.
-        workspace_gib: memory that tactics may use; 0: all.
-        timing_cache: file of measured tactics, read and written; None: none. RTX has none.
+        level: optimisation level of the builder, 0 to 5; None is the builder's default.
+        detailed: whether to keep the names of ONNX nodes that inspector and profiler report.
+        version_compatible: whether later minor versions may run the engine, which is slower then.
+        hardware_compatible: whether every GPU from compute capability 8.0 on may run the engine,
+            which is slower then.
+        workspace_gib: GiB of memory that tactics may use; 0 for all.
+        timing_cache: file of measured tactics, which is read and written; None for none. RTX has
+            no such file.
     """
 
     flavour: str = "tensorrt-rtx"
@@ -44,10 +46,10 @@ class EngineOptions:
 
 
 def batches_of(text: str) -> Batches | None:
-    """Least, usual and most images from ``1,8,32``; None from nothing.
+    """Read least, usual and most images from text such as ``1,8,32``; None if it is empty.
 
     Raises:
-        InputError: not three rising numbers.
+        InputError: the text is not three rising numbers.
     """
     if not text:
         return None
@@ -60,7 +62,7 @@ def batches_of(text: str) -> Batches | None:
 
 
 def capabilities_of(text: str) -> tuple[str, ...]:
-    """Compute capabilities from ``sm86,sm89``."""
+    """Read compute capabilities from text such as ``sm86,sm89``."""
     return tuple(dict.fromkeys(part.lower() for part in _parts(text)))
 
 

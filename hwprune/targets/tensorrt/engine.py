@@ -1,7 +1,7 @@
 """An engine on the GPU: run, timed as a CUDA graph, and timed layer by layer.
 
-Written after NVIDIA's documentation of ``execute_async_v3``, ``IProfiler`` and the engine
-inspector. Tests run it against an imitation; it has not run on a GPU yet.
+It follows NVIDIA's documentation of ``execute_async_v3``, ``IProfiler`` and the engine inspector.
+It is tested with an imitation of TensorRT, not on a GPU.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from hwprune.errors import EngineError, InputError
 from hwprune.targets.cuda.interface import Cuda
 from hwprune.targets.tensorrt.flavour import Flavour, Journal, logger_of, without_crash
 
-WARM_MS = 200.0  # of runs before anything is timed
-_WARM_RUNS = 2  # before a profile, and before capturing
+_WARM_MS = 200.0  # milliseconds of runs before anything is timed
+_WARM_RUNS = 2  # runs before a profile, and before a CUDA graph is captured
 
 
 @dataclass(frozen=True)
@@ -36,15 +36,16 @@ class Engine:
     """An engine with memory for its inputs and outputs; the inputs are random at first.
 
     Args:
-        content: of the engine's file.
-        flavour: what it was built by.
+        content: content of the engine's file.
+        flavour: the TensorRT that the engine was built by.
         cuda: the GPU.
-        batch: images at once, where the engine leaves that open.
-        host_code: let an engine that other versions may run bring code of its own.
+        batch: images at once, for an engine that leaves its batch open.
+        host_code: whether the engine may contain code for the CPU, as version-compatible engines
+            do.
 
     Raises:
-        EngineError: TensorRT does not take the engine.
-        InputError: the engine leaves its batch open and none is given.
+        EngineError: TensorRT cannot load the engine.
+        InputError: the engine leaves its batch open and ``batch`` is None.
     """
 
     def __init__(
@@ -75,9 +76,9 @@ class Engine:
         self._warm = False
 
     def _new_context(self) -> Any:
-        """A context; RTX compiles its kernels for the sizes that are set before it goes on.
+        """A new context, in which RTX compiles its kernels as soon as the sizes are set.
 
-        Otherwise it would swap kernels of open batches later, behind the graph and the warm-up.
+        By default RTX would exchange kernels of open batches later, after the warm-up.
         """
         strategies = getattr(self._trt, "DynamicShapesKernelSpecializationStrategy", None)
         if strategies is None:
@@ -135,26 +136,32 @@ class Engine:
             raise EngineError(f"TensorRT could not run the engine: {self._said()}.")
 
     def _said(self) -> str:
-        """The last errors, in whichever journal the logger writes now."""
+        """The last errors that TensorRT has logged."""
         journal: Journal = self._logger.journal
         return journal.errors()
 
     def _captured(self) -> Any:
-        """What launches the engine: a CUDA graph where that can be had."""
+        """A function that launches the engine: by a CUDA graph where it can be captured."""
         for _ in range(_WARM_RUNS):  # what it allocates at first is not captured
             self._enqueue()
         self._cuda.wait()
-        can = getattr(self._context, "is_stream_capturable", None)  # of RTX alone
+        can = getattr(self._context, "is_stream_capturable", None)  # only RTX has it
         refused = can is not None and not can(self._cuda.stream)
         graph = None if refused else self._cuda.captured(self._enqueue)
         self.graph = graph is not None
         return graph or self._enqueue
 
     def infer(self, given: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
-        """The outputs for the given inputs, in the engine's order.
+        """Run the engine on the given inputs.
+
+        Args:
+            given: one array for each input, in the engine's order.
+
+        Returns:
+            One array for each output, in the engine's order.
 
         Raises:
-            InputError: inputs of other shapes.
+            InputError: an input has another shape than the engine takes.
         """
         for place, values in zip(self.inputs, given, strict=True):
             if place.here.shape != values.shape:
@@ -173,7 +180,7 @@ class Engine:
         return self._timed_ms(self._launch)
 
     def transfers_ms(self) -> float:
-        """As ``run_ms``, with the copies of inputs to the GPU and of outputs back."""
+        """Run once with the copies of inputs to the GPU and of outputs back; milliseconds."""
         return self._timed_ms(self._with_transfers)
 
     def _with_transfers(self) -> None:
@@ -184,10 +191,10 @@ class Engine:
             self._cuda.copy_out(place.here, place.address)
 
     def _timed_ms(self, work: Callable[[], object]) -> float:
-        """Milliseconds by the GPU's clock, while it is kept busy as by NVIDIA's own tools.
+        """Milliseconds by the GPU's clock, while the GPU is kept busy as by NVIDIA's own tools.
 
-        A run that is not timed goes before: on an idle GPU the first mark would be passed at once,
-        and launching would be timed with the work.
+        An untimed run comes first: an idle GPU would pass the first mark at once, and the time that
+        launching takes would be included.
         """
         self._warm_up()
         self._launch()
@@ -198,7 +205,7 @@ class Engine:
         return self._cuda.between_ms(first, last)
 
     def enqueue_ms(self) -> float:
-        """Milliseconds that this process needs to launch a run, however long the GPU then works."""
+        """Milliseconds that this process needs to launch a run, without the GPU's work."""
         self._warm_up()
         start = time.perf_counter_ns()
         self._launch()
@@ -207,9 +214,10 @@ class Engine:
         return taken / 1e6
 
     def profile_ms(self, runs: int) -> list[Mapping[str, float]]:
-        """Milliseconds of every layer in each of some runs after two warm ones.
+        """Milliseconds of every layer by name, in each of ``runs`` runs after two warm ones.
 
-        A context of its own: a profiled one runs slower, and graphs tell no layers apart.
+        Profiling uses a separate context, because a profiled context is slower and a CUDA graph has
+        no times of single layers.
         """
         context = self._new_context()
         for place in self.inputs:
@@ -235,7 +243,7 @@ class Engine:
         return str(inspector.get_engine_information(self._trt.LayerInformationFormat.JSON))
 
     def _warm_up(self) -> None:
-        end = time.perf_counter() + WARM_MS / 1e3
+        end = time.perf_counter() + _WARM_MS / 1e3
         while not self._warm and time.perf_counter() < end:
             self._launch()
             self._cuda.wait()
@@ -243,7 +251,7 @@ class Engine:
 
 
 def _profiler(trt: Any) -> Any:
-    """A profiler of TensorRT's kind, which gives what was reported since it was last asked."""
+    """A profiler for TensorRT; its ``taken`` returns the times since it was last called."""
 
     class Profiler(trt.IProfiler):  # type: ignore[misc]
         def __init__(self) -> None:

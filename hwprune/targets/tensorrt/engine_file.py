@@ -1,4 +1,4 @@
-"""What an engine was built from and for: ``model.engine.json`` beside ``model.engine``."""
+"""The facts of an engine: ``model.engine.json`` beside ``model.engine``."""
 
 from __future__ import annotations
 
@@ -15,24 +15,29 @@ from hwprune.storage.atomic_files import write_text
 from hwprune.storage.from_json import restore
 from hwprune.targets.tensorrt.build_options import ANY, Batches
 
-ENGINE_VERSION = 1
+_ENGINE_VERSION = 1
 
 
 @dataclass(frozen=True)
 class EngineFacts:
-    """What an engine is.
+    """What an engine was built from, by what, and for which GPUs.
 
     Attributes:
-        onnx_sha256, engine_sha256: of the files' bytes.
-        flavour, flavour_version: ``tensorrt`` or ``tensorrt-rtx``, and as in ``10.3.0``.
+        onnx_sha256: hash of the ONNX file.
+        engine_sha256: hash of the engine's file.
+        engine_bytes: size of the engine's file.
+        flavour: ``tensorrt`` or ``tensorrt-rtx``.
+        flavour_version: version of the flavour, such as ``10.3.0``.
         built_for: compute capabilities, such as ``sm89``; or ``any``.
-        device: the GPU that it was built on; empty where there was none.
-        precision: of the ONNX file, ``tf32`` where fp32 may be computed so.
-        batches: least, usual and most images at once; None where the ONNX file fixes them.
-        level: how hard the builder tried, 0 to 5; None: its own default.
-        version_compatible, hardware_compatible: whether other versions and GPUs may run it.
-        widths: channels of every group in the plan; None for a network without one.
-        plan_sha256: of ``plan.json``.
+        device: name of the GPU that it was built on; empty where there was none.
+        precision: precision of the ONNX file; ``tf32`` where fp32 may be computed in TF32.
+        batches: least, usual and most images at once; None where the ONNX file fixes its batch.
+        level: optimisation level of the builder, 0 to 5; None for the builder's default.
+        version_compatible: whether later minor versions may run it.
+        hardware_compatible: whether every GPU from compute capability 8.0 on may run it.
+        widths: channels of every group in the plan; None for a network without a plan.
+        plan_sha256: hash of ``plan.json``; None for a network without a plan.
+        version: version of this format.
     """
 
     onnx_sha256: str
@@ -49,13 +54,13 @@ class EngineFacts:
     hardware_compatible: bool = False
     widths: dict[str, int] | None = None
     plan_sha256: str | None = None
-    version: int = ENGINE_VERSION
+    version: int = _ENGINE_VERSION
 
     def check_onnx(self, path: Path) -> None:
         """Refuse an ONNX file that is not the one the engine was built from.
 
         Raises:
-            EngineError: says both hashes.
+            EngineError: the file is another one; the message has both hashes.
         """
         found = onnx_sha256(path)
         if found != self.onnx_sha256:
@@ -69,10 +74,11 @@ class EngineFacts:
         """Refuse a TensorRT that cannot run the engine.
 
         Args:
-            flavour, version: of the one that is here.
+            flavour: the installed flavour.
+            version: its version.
 
         Raises:
-            EngineError: says what differs, and how to build an engine for here.
+            EngineError: the engine needs another one; the message says how to build it anew.
         """
         if flavour != self.flavour or not self._runs_on_version(version):
             raise EngineError(
@@ -85,10 +91,10 @@ class EngineFacts:
         """Refuse a GPU that the engine was not built for.
 
         Args:
-            capability: of the GPU that is here, such as ``sm89``.
+            capability: compute capability of this machine's GPU, such as ``sm89``.
 
         Raises:
-            EngineError: says which it was built for.
+            EngineError: the engine was built for other GPUs, which the message names.
         """
         newer = int(capability.removeprefix("sm")) >= 80  # what TensorRT calls Ampere and later
         suits = self.built_for == ANY or capability in self.built_for
@@ -110,7 +116,7 @@ def sha256(content: bytes) -> str:
 
 
 def onnx_sha256(path: Path) -> str:
-    """The hash of an ONNX file, and of the files beside it where those hold its weights."""
+    """The hash of an ONNX file and of the files that hold its weights, if there are any."""
     parts = [path.read_bytes()]
     held = onnx.load_model_from_string(parts[0]).graph.initializer
     places = {entry.value for i in held for entry in i.external_data if entry.key == "location"}
@@ -119,7 +125,7 @@ def onnx_sha256(path: Path) -> str:
 
 
 def facts_path(engine: Path) -> Path:
-    """Where the facts of an engine lie."""
+    """The path of an engine's facts."""
     return engine.with_name(f"{engine.name}.json")
 
 
@@ -129,11 +135,11 @@ def save_facts(facts: EngineFacts, engine: Path) -> None:
 
 
 def read_engine(path: Path) -> tuple[bytes, EngineFacts]:
-    """An engine and its facts.
+    """Read an engine and its facts.
 
     Raises:
         InputError: one of the two files is missing or cannot be read.
-        EngineError: the facts are those of another engine, or of another version of hwprune.
+        EngineError: the facts belong to another engine, or to another version of hwprune.
     """
     beside = facts_path(path)
     try:
@@ -160,9 +166,9 @@ def read_engine(path: Path) -> tuple[bytes, EngineFacts]:
 
 def _facts(given: Mapping[str, object], path: Path) -> EngineFacts:
     version = given.get("version") if isinstance(given, dict) else None
-    if version != ENGINE_VERSION:
+    if version != _ENGINE_VERSION:
         raise EngineError(
-            f"{path} has version {version}; this hwprune reads {ENGINE_VERSION}. Build the engine "
+            f"{path} has version {version}; this hwprune reads {_ENGINE_VERSION}. Build the engine "
             "again with the hwprune that is installed here: `hwprune export --engine`."
         )
     facts: EngineFacts = restore(EngineFacts, dict(given))

@@ -11,11 +11,11 @@ from typing import Any
 from hwprune.errors import InputError, NotHere
 
 # The wheels of TensorRT-RTX's bindings and libraries work without the package in front of them.
-PACKAGES = {
+_PACKAGES = {
     "tensorrt": ("tensorrt",),
     "tensorrt-rtx": ("tensorrt_rtx", "tensorrt_rtx_bindings"),
 }
-_KEPT_LINES = 2000  # of a journal: a verbose build writes tens of thousands
+_KEPT_LINES = 2000  # lines that a journal keeps: a verbose build writes tens of thousands
 
 
 @dataclass(frozen=True)
@@ -32,24 +32,27 @@ class Flavour:
 
     @property
     def version(self) -> str:
-        """As in ``10.3.0``."""
+        """The version, such as ``10.3.0``."""
         return str(self.api.__version__)
 
     @property
-    def builds_elsewhere(self) -> bool:
-        """Whether it builds for GPUs that are not here: TensorRT-RTX does, on the CPU."""
+    def builds_for_other_gpus(self) -> bool:
+        """Whether it builds, on the CPU, for GPUs of other machines, as TensorRT-RTX does."""
         return self.name == "tensorrt-rtx"
 
     @cached_property
     def logger(self) -> Any:
-        """The one logger of this process; its ``journal`` is what is written into at the moment.
+        """The only logger of this process; its ``journal`` is where messages go at the moment.
 
-        TensorRT keeps a pointer to the first logger that it is given, and ignores others: with one
-        for each engine messages were lost, and the first one might be gone before the last engine.
+        TensorRT keeps a pointer to the first logger that it gets and ignores all others. With a
+        logger for each engine, messages would be lost, and the first logger might be freed too
+        early.
         """
         made = _logger(self.api)
         load = getattr(self.api, "init_libnvinfer_plugins", None)
-        if load is not None and not self.builds_elsewhere:  # 8.6 runs some operators by plugins
+        if (
+            load is not None and not self.builds_for_other_gpus
+        ):  # 8.6 runs some operators by plugins
             load(made, "")
         return made
 
@@ -62,13 +65,13 @@ def load_flavour(name: str) -> Flavour:
         InputError: there is no such flavour.
         NotHere: its package is not installed.
     """
-    if name not in PACKAGES:
+    if name not in _PACKAGES:
         raise InputError(
-            f"Unknown engine {name!r}; expected one of {', '.join(PACKAGES)}. "
+            f"Unknown engine {name!r}; expected one of {', '.join(_PACKAGES)}. "
             "Try `--engine tensorrt-rtx`."
         )
     reasons = []
-    for module in PACKAGES[name]:
+    for module in _PACKAGES[name]:
         try:
             return Flavour(name, importlib.import_module(module))
         except (ImportError, OSError) as error:  # the latter: a library that it loads is missing
@@ -80,22 +83,22 @@ def load_flavour(name: str) -> Flavour:
 
 
 class Journal:
-    """What TensorRT says, for a file and for error messages."""
+    """Messages of TensorRT, for a log file and for error messages."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
 
     def write(self, severity: str, message: str) -> None:
-        """Keep a message; of very many the first and the errors."""
+        """Keep a message; of very many messages only the first ones and the errors are kept."""
         if len(self.lines) < _KEPT_LINES or "ERROR" in severity:
             self.lines.append(f"{severity}: {message}")
 
     def text(self) -> str:
-        """All that was kept, a line each."""
+        """All messages that were kept, one on each line."""
         return "".join(f"{line}\n" for line in self.lines)
 
     def errors(self) -> str:
-        """The last errors, on one line."""
+        """The last errors, joined on one line."""
         found = [line for line in self.lines if "ERROR" in line.partition(":")[0]]
         return " | ".join(found[-3:]) or "it gave no reason"
 
@@ -121,10 +124,15 @@ def _logger(api: Any) -> Any:
 
 
 def without_crash(what: str, journal: Journal, call: Callable[[], Any]) -> Any:
-    """What TensorRT makes; it returns None or raises kinds of its own where it fails.
+    """Call a function that makes an object of TensorRT, which returns None or raises on failure.
+
+    Args:
+        what: name of the object, for the message.
+        journal: TensorRT's messages.
+        call: the function.
 
     Raises:
-        NotHere: it made nothing; TensorRT's own words are in the message.
+        NotHere: the call failed; the error has TensorRT's messages.
     """
     try:
         made = call()

@@ -1,8 +1,8 @@
-"""What TensorRT's inspector and profiler say of an engine's layers, mapped back to our kernels.
+"""An engine's layers, from TensorRT's inspector and profiler, as kernels of the network.
 
-An engine's layer is what TensorRT has fused out of ONNX nodes. Built with detailed verbosity, the
-inspector names these in ``Metadata`` (``[ONNX Layer: a]``, a control character between two); older
-versions only in the layer's own name (``a + b``, ``PWN(a, b)``, ``a || b``).
+TensorRT fuses several ONNX nodes into a layer. In an engine built with detailed verbosity, the
+inspector lists these nodes in ``Metadata`` (``[ONNX Layer: a]``, with a control character between
+two). Older versions have them only in the layer's name (``a + b``, ``PWN(a, b)``, ``a || b``).
 """
 
 from __future__ import annotations
@@ -27,14 +27,15 @@ _ATTRIBUTES = ("kernel_shape", "strides", "dilations", "pads")
 
 @dataclass(frozen=True)
 class EngineLayer:
-    """A layer of an engine, as the inspector tells it.
+    """A layer of an engine, as the inspector describes it.
 
     Attributes:
-        name: also the profiler's name of it.
-        kind: such as ``CaskConvolution``, ``Reformat``, ``kgen``.
-        inputs, outputs: names of tensors.
-        sides: heights and widths of the first input and output, where it tells.
-        nodes: ONNX nodes that it computes, in order.
+        name: name of the layer, in the profiler too.
+        kind: TensorRT's kind of layer, such as ``CaskConvolution``, ``Reformat`` or ``kgen``.
+        inputs: names of the tensors that it reads.
+        outputs: names of the tensors that it writes.
+        sides: heights and widths of the first input and output, where the inspector has them.
+        nodes: names of the ONNX nodes that it computes, in the model's order.
     """
 
     name: str
@@ -45,50 +46,50 @@ class EngineLayer:
     nodes: tuple[str, ...]
 
 
-def engine_layers(information: str, known: Mapping[str, Any]) -> list[EngineLayer]:
+def engine_layers(information: str, onnx_nodes: Mapping[str, Any]) -> list[EngineLayer]:
     """The layers in order of execution.
 
     Args:
         information: the inspector's JSON of the whole engine.
-        known: ONNX nodes by name.
+        onnx_nodes: the model's ONNX nodes by name.
 
     Raises:
-        HwpruneError: the engine was built without the details.
+        HwpruneError: the engine was built without detailed verbosity.
     """
-    told = json.loads(information)["Layers"]
-    if not all(isinstance(layer, dict) for layer in told):
+    layers = json.loads(information)["Layers"]
+    if not all(isinstance(layer, dict) for layer in layers):
         raise HwpruneError(
-            "The engine tells the names of its layers alone. Build it with details: "
-            "`EngineOptions(detailed=True)`, which `hwprune export --engine` does."
+            "The engine has only the names of its layers. Build it with details: "
+            "`EngineOptions(detailed=True)`, which `hwprune export --engine` uses."
         )
-    return [_layer(layer, known) for layer in told]
+    return [_layer(layer, onnx_nodes) for layer in layers]
 
 
-def _layer(told: Mapping[str, Any], known: Mapping[str, Any]) -> EngineLayer:
-    name, kind = str(told["Name"]), str(told.get("LayerType", ""))
-    ends = [[_tensor(t) for t in told.get(end, ())] for end in ("Inputs", "Outputs")]
+def _layer(layer: Mapping[str, Any], onnx_nodes: Mapping[str, Any]) -> EngineLayer:
+    name, kind = str(layer["Name"]), str(layer.get("LayerType", ""))
+    ends = [[_tensor(t) for t in layer.get(end, ())] for end in ("Inputs", "Outputs")]
     sides = tuple(size for end in ends for _, size in end[:1])
     moves = kind in _MOVES or name.startswith("Reformatting CopyNode")
-    nodes = () if moves else fused_nodes(name, str(told.get("Metadata", "")), known)
+    nodes = () if moves else fused_nodes(name, str(layer.get("Metadata", "")), onnx_nodes)
     inputs, outputs = (tuple(tensor for tensor, _ in end) for end in ends)
     return EngineLayer(name, kind, inputs, outputs, sides, nodes)
 
 
-def _tensor(told: Any) -> tuple[str, tuple[int, ...]]:
+def _tensor(entry: Any) -> tuple[str, tuple[int, ...]]:
     """A tensor's name, and its height and width."""
-    if not isinstance(told, dict):
-        return str(told), ()
-    shape = told.get("Dimensions") or []
-    return str(told.get("Name", "")), tuple(shape[2:]) if len(shape) == 4 else ()
+    if not isinstance(entry, dict):
+        return str(entry), ()
+    shape = entry.get("Dimensions") or []
+    return str(entry.get("Name", "")), tuple(shape[2:]) if len(shape) == 4 else ()
 
 
-def fused_nodes(name: str, metadata: str, known: Mapping[str, Any]) -> tuple[str, ...]:
-    """The ONNX nodes of a layer, from its metadata or else its name; in the order of ``known``."""
-    found = set(_NODE.findall(metadata)) & known.keys()
+def fused_nodes(name: str, metadata: str, onnx_nodes: Mapping[str, Any]) -> tuple[str, ...]:
+    """The ONNX nodes of a layer, from its metadata or its name, in the order of ``onnx_nodes``."""
+    found = set(_NODE.findall(metadata)) & onnx_nodes.keys()
     if not found:
         found = {part.strip(" (){}") for part in re.split(r" \+ |\|\||, |PWN\(|\.\.\.", name)}
         found |= {part.removeprefix("ForeignNode[").rstrip("]") for part in found}
-    return tuple(node for node in known if node in found)
+    return tuple(node for node in onnx_nodes if node in found)
 
 
 def kernel_times(
@@ -98,8 +99,8 @@ def kernel_times(
 
     Args:
         information: the inspector's JSON.
-        runs: milliseconds of every layer, by name, in each run.
-        model: the network that the engine was built from.
+        runs: for each run the milliseconds of every layer by name.
+        model: the ONNX model that the engine was built from.
     """
     graph = shape_inference.infer_shapes(model).graph
     nodes = {node.name: node for node in graph.node}
@@ -115,14 +116,14 @@ def kernel_times(
             own = [nodes[node] for node in layer.nodes]
             words = [word for node in own for word in _attributes(node, weights, sizes)]
             kind = _kind(own, words, shapes) if own else _kind_of_move(layer)
-            kernels.append(KernelTime(layer.name, kind, reads, times, held))
+            kernels.append(KernelTime(layer.name, kind, reads, times, held, layer.nodes))
             reads = (layer.name,)
         behind.update(dict.fromkeys(layer.outputs, reads))
     return kernels
 
 
 def _weights(graph: Any) -> dict[str, tuple[str, ...]]:
-    """The state dict's keys that each node computes with, through quantisers and casts."""
+    """The state dict keys of each node's weights, which it reads directly or through quantisers."""
     held = {i.name: i.name.partition("::")[0] for i in graph.initializer}
     found: dict[str, tuple[str, ...]] = {}
     for node in graph.node:
@@ -144,7 +145,7 @@ def _shapes(graph: Any) -> dict[str, list[int]]:
 def _attributes(
     node: Any, weights: Mapping[str, Sequence[str]], sizes: Mapping[str, list[int]]
 ) -> list[str]:
-    """What sets a node's speed; nothing of quantisers and casts."""
+    """The words for what sets a node's speed; none for quantisers and casts."""
     if node.op_type in _QUIET:
         return []
     found = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
@@ -157,7 +158,7 @@ def _attributes(
 
 
 def _kind(nodes: Sequence[Any], words: Sequence[str], shapes: Mapping[str, list[int]]) -> str:
-    """Operators with their attributes, batch, heights and widths: no numbers of channels."""
+    """The kind: operators with attributes, batch, heights and widths, without channel numbers."""
     loud = [node for node in nodes if node.op_type not in _QUIET] or list(nodes)
     first = next((shapes[name] for name in loud[0].input if name in shapes), [])
     ends = [first, shapes.get(loud[-1].output[0], [])]
@@ -167,5 +168,5 @@ def _kind(nodes: Sequence[Any], words: Sequence[str], shapes: Mapping[str, list[
 
 
 def _kind_of_move(layer: EngineLayer) -> str:
-    """A layer that TensorRT has put in: it moves what it reads."""
+    """The kind of a layer that TensorRT inserted to move data."""
     return " ".join([layer.kind or "Move", *("x".join(map(str, s)) for s in layer.sides if s)])

@@ -1,4 +1,4 @@
-"""Engines of ONNX files, by what was typed; PyTorch is not needed."""
+"""Build engines of ONNX files from the command line's options; PyTorch is not needed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,12 @@ from hwprune.targets.tensorrt.flavour import load_flavour
 
 @dataclass(frozen=True)
 class EngineRequest:
-    """Which engine, and in which precision; None: that of the ONNX file."""
+    """Which engine to build.
+
+    Attributes:
+        options: how to build it.
+        precision: its precision; None for that of the ONNX file.
+    """
 
     options: EngineOptions
     precision: str | None
@@ -45,15 +50,16 @@ class EngineRequest:
         """A request from options as they were typed.
 
         Args:
-            engine: such as ``tensorrt-rtx:precision=fp16``.
-            built_for: such as ``sm86,sm89``.
-            batches: such as ``1,8,32``.
-            timing_cache: None: a file for each GPU and version, among the user's caches.
-            more: of ``EngineOptions``.
+            engine: flavour and precision, such as ``tensorrt-rtx:precision=fp16``.
+            built_for: compute capabilities, such as ``sm86,sm89``.
+            batches: least, usual and most images at once, such as ``1,8,32``.
+            timing_cache: file of measured tactics; None for a file in the user's cache folder, one
+                for each GPU and version.
+            more: further fields of ``EngineOptions``.
 
         Raises:
-            InputError: one that is none.
-            NotHere: the flavour's package, or the GPU that is needed, is not here.
+            InputError: an option has a wrong value.
+            NotHere: the flavour's package or the GPU that the build needs is missing.
         """
         kind, _, rest = engine.partition(":")
         name, _, precision = rest.partition("=")
@@ -75,13 +81,13 @@ class EngineRequest:
         return cls(options, precision or None)
 
     def fits(self, precision: str) -> bool:
-        """Whether a file of that precision is taken as it is."""
+        """Whether a file of ``precision`` can be built as it is."""
         wanted = "fp32" if self.precision == "tf32" else self.precision
         return wanted in (None, precision)
 
 
 def timing_cache_path(flavour: str) -> Path | None:
-    """Where measured tactics are kept, one file a version and GPU; None where there is no GPU."""
+    """The file of measured tactics for this version and GPU; None where there is no GPU."""
     try:
         device, _ = gpu_here()
     except NotHere:
@@ -97,9 +103,9 @@ def engine_of_file(
     """Build ``NAME.engine`` beside ``NAME.onnx``, or ``NAME.fp16.engine`` in another precision.
 
     Raises:
-        InputError: the file is none, or int8 is asked for and there are no images to take ranges
-            from.
-        NotHere, EngineError: as ``save_engine``.
+        InputError: the file is no ONNX model, or int8 is asked for without images for its ranges.
+        NotHere: as in ``save_engine``.
+        EngineError: as in ``save_engine``.
     """
     model = read_onnx(path)
     check_batches(model, request.options.batches, str(path))
@@ -111,17 +117,21 @@ def engine_of_file(
                 f"from the run: `hwprune export --out RUN --engine "
                 f"{request.options.flavour}:precision={request.precision}`."
             )
-        path = in_other_precision(model, path, str(request.precision))
+        path = _in_other_precision(model, path, str(request.precision))
     return build(path, request, console, plan)
 
 
-def in_other_precision(
+def _in_other_precision(
     model: onnx.ModelProto,
     path: Path,
     precision: str,
     images: Iterable[NDArray[np.float32]] | None = None,
 ) -> Path:
-    """Write ``NAME.fp16.onnx`` beside ``NAME.onnx``."""
+    """Write ``NAME.fp16.onnx`` beside ``NAME.onnx``, or the file of another precision.
+
+    Returns:
+        The new file's path.
+    """
     own = for_tensorrt(model, precision, images)
     other = path.with_suffix(f".{precision}{path.suffix}")
     onnx.checker.check_model(own, full_check=True)
@@ -130,7 +140,7 @@ def in_other_precision(
 
 
 def build(path: Path, request: EngineRequest, console: Console, plan: Path | None = None) -> Path:
-    """Build the engine of a file whose precision is right, and say what came of it."""
+    """Build the engine of a file that has the right precision already, and print its facts."""
     engine = path.with_suffix(".engine")
     facts = save_engine(path, engine, request.options, plan)
     console.print(

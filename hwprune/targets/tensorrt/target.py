@@ -1,8 +1,8 @@
 """TensorRT and TensorRT-RTX on the first NVIDIA GPU, in any of their precisions.
 
-Engines are built where they run. Filling a table takes dozens of networks, which are built at a low
-level; whole networks that are compared with each other, at the full one. None of this has run on a
-GPU yet.
+Engines are built on the machine that runs them. Filling a table takes dozens of networks, which are
+built at a low optimisation level. Networks that are compared with each other are built at the full
+level. This is not tested on a GPU.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ _LEVELS = tuple("012345")
 
 
 class TensorRtGpu:
-    """A flavour of TensorRT; inputs and outputs stay on the GPU, times are those of a CUDA graph.
+    """A flavour of TensorRT; networks run as CUDA graphs with inputs and outputs on the GPU.
 
     Args:
         flavour: ``tensorrt`` or ``tensorrt-rtx``.
-        precision: of the networks.
-        level: how hard the builder tries, 0 to 5, where networks are compared.
-        grid: the same where kernels are timed for a table.
+        precision: precision of the networks.
+        level: optimisation level, 0 to 5, for networks that are compared.
+        grid: optimisation level, 0 to 5, for networks whose kernels are timed for a table.
 
     Raises:
-        NotHere: the package or the GPU is not here.
+        NotHere: the package or the GPU is missing.
     """
 
     takes: Form = "onnx"
@@ -48,7 +48,7 @@ class TensorRtGpu:
 
     @property
     def name(self) -> str:
-        """What a user types to get this target."""
+        """The name with options that makes this target, as ``load_target`` takes it."""
         return f"{self.flavour.name}:precision={self.precision},level={self.level},grid={self.grid}"
 
     def environment(self) -> dict[str, str]:
