@@ -195,9 +195,10 @@ def _search(
                 break
         measured = [each for each in candidates if each.rounds[0].number == number]
         asked_ms = max(fmean(_corrected_ms(each, bench, ratio) for each in measured), 1e-9)
+    count = "1 round" if rounds == 1 else f"{rounds} rounds"
     return candidates, (
-        f"the search ended after {rounds} rounds. More rounds (the argument rounds of "
-        "hwprune.fit_budget) may find a closer plan."
+        f"the search ended after {count}. More rounds (the argument rounds of hwprune.fit_budget) "
+        "may find a closer plan."
     )
 
 

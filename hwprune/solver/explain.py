@@ -117,7 +117,7 @@ def explain(
 def explanation(plan: Plan, rows: list[ExplainedWidth]) -> RenderableType:
     """The explanation for a terminal: a table of budgets with their prices, and one of groups."""
     budgets = Table(title="budgets", title_justify="left")
-    for column in ("", "budget", "used", "share", "importance per unit"):
+    for column in ("", "budget", "used", "share", "importance / unit"):
         budgets.add_column(column, justify="right" if column else "left")
     used = {"ms": plan.predicted_ms, "macs": plan.macs, "params": plan.params}
     used |= {"weights": plan.params, "activation bytes": plan.activation_bytes}
@@ -135,10 +135,10 @@ def explanation(plan: Plan, rows: list[ExplainedWidth]) -> RenderableType:
             "" if price is None else f"{price:.3g}",
         )
     groups = Table(
-        title="importance per millisecond: the next candidate width down, and up",
+        title="importance per millisecond, to the next width down and up",
         title_justify="left",
     )
-    for column in ("group", "channels", "kept", "down to", "lost per ms", "up to", "gained per ms"):
+    for column in ("group", "channels", "kept", "down to", "loss / ms", "up to", "gain / ms"):
         groups.add_column(column, justify="left" if column == "group" else "right")
     for row in rows:
         down, up = (

@@ -425,7 +425,7 @@ def test_a_plan_explains_itself_and_leaves_branches_out_when_asked(
     given += ["--tie", "", "--max-activation-bytes", "0"]  # the folder's recipe has them now
     main([*given, "--budget", "0.25x", "--depth", "--max-macs", "1e9"])
     printed = " ".join(capsys.readouterr().out.split())
-    assert "ms, binding" in printed and "gained per ms" in printed
+    assert "ms, binding" in printed and "gain / ms" in printed
     plan = Plan.load(folder / "plan.json")
     assert plan.left_out and plan.prices["ms"] > 0
     main(["prune", "--out", str(folder), "--budget", "0.25x", "--depth"])

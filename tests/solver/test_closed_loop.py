@@ -219,6 +219,13 @@ def test_too_few_rounds_are_an_error_that_lists_them(bench) -> None:
         bench.fit(FakeTarget(8, offset_ms=DENSE_MS), "0.7x", rounds=1)
 
 
+def test_a_search_that_ends_far_below_the_budget_says_why(bench) -> None:
+    fitted = bench.fit(FakeTarget(8, offset_ms=-0.2 * DENSE_MS), "0.6x", rounds=1)
+    below = 1 - fitted.plan.measured_ratio / 0.6
+    assert f"lies {below:.1%} below the budget" in fitted.remark
+    assert "the search ended after 1 round. More rounds" in fitted.remark
+
+
 def test_a_table_of_another_batch_is_refused(bench) -> None:
     two = PlannedNetworks(Chain().eval(), torch.zeros(2, 3, 16, 16), bench.graph)
     with pytest.raises(TableError, match="batch is '1' there and '2' here"):
