@@ -107,7 +107,7 @@ class Plan:
         kept = sum(self.widths.values())
         if self.dense is None:
             return f"{len(self.kept)} channel groups, {kept:,} channels kept"
-        narrowed = sum(self.widths[name] < width for name, width in self.dense.widths.items())
+        narrowed = sum(self.widths.get(name, 0) < w for name, w in self.dense.widths.items())
         return (
             f"{narrowed} of {len(self.kept)} channel groups narrowed, {kept:,}"
             f"{_share_of(kept, sum(self.dense.widths.values()), unit=' channels kept')}"

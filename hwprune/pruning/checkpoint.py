@@ -40,10 +40,8 @@ def save(model: nn.Module, plan: Plan, directory: Path | str) -> None:
         >>> graph = hwprune.trace(model, image)
         >>> plan = hwprune.Plan.from_kept(graph, {"stem.0": range(8)})
         >>> hwprune.save(hwprune.prune(model, graph, plan), plan, "pruned")
-        >>> hwprune.Plan.load("pruned/plan.json") == plan  # the file names its weights as well
-        False
-        >>> hwprune.Plan.load("pruned/plan.json").widths == plan.widths
-        True
+        >>> hwprune.Plan.load("pruned/plan.json").widths["stem.0"]
+        8
     """
     folder = Path(directory)
     state = {  # clones, since safetensors refuses parameters that share memory
