@@ -46,8 +46,9 @@ def test_the_commands_of_the_documents_exist() -> None:
     typed = [shlex.split(line, comments=True) for line in lines if line.startswith("hwprune ")]
     assert len(typed) >= 15
     for words in typed:
-        known = {option for parameter in command_of(words).params for option in parameter.opts}
-        assert {word for word in words if word.startswith("--")} <= known, words
+        parameters = command_of(words).params
+        options = {each for p in parameters for each in (*p.opts, *p.secondary_opts)}
+        assert {word for word in words if word.startswith("--")} <= options, words
     scripts = {word for line in lines for word in line.split() if word.startswith("scripts/")}
     assert {"scripts/demo", "scripts/test"} < scripts
     for script in scripts:

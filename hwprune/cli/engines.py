@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
-from hwprune.cli.options import Amount, job_of_all, recipe_options
+from hwprune.cli.options import Amount, job_of_all, recipe_options, take_with_recipe
 from hwprune.errors import InputError
 from hwprune.recipe import Recipe
 
@@ -92,12 +92,9 @@ def _exported(options: dict[str, Any]) -> Job:
 
 
 def _export_step(job: Job) -> None:
-    from hwprune import distributed
     from hwprune.pipeline.verify_steps import export_step
 
-    job.files.save_recipe(job.recipe)
-    export_step(job)
-    distributed.leave()
+    take_with_recipe(job, lambda: export_step(job))
 
 
 @click.command("verify")
@@ -145,14 +142,10 @@ def verify_command(
             "--dense, --onnx, --images and --labels are of an engine: `hwprune verify "
             "model.engine`."
         )
-    from hwprune import distributed
-    from hwprune.pipeline.step import raise_first
     from hwprune.pipeline.verify_steps import verify_step
 
     job = job_of_all(options)
-    job.files.save_recipe(job.recipe)
-    raise_first(verify_step(job))
-    distributed.leave()
+    take_with_recipe(job, lambda: verify_step(job))
 
 
 def _budget_beside(files: EngineFiles) -> str:

@@ -23,6 +23,7 @@ from hwprune.cli.options import (
     recipe_of_folder,
     recipe_of_run,
     recipe_options,
+    take_with_recipe,
 )
 from hwprune.errors import HwpruneError, InputError
 from hwprune.pipeline.device_profile import find_profile
@@ -42,7 +43,7 @@ def commands(context: click.Context) -> None:
         raise InputError(
             f"`hwprune {context.invoked_subcommand}` runs in one process, but a launcher started "
             f"{os.environ['WORLD_SIZE']}. Start it without one; only {', '.join(TOGETHER)} "
-            "train with several: accelerate launch -m hwprune finetune --out RUN."
+            "train with several: torchrun --nproc-per-node 2 -m hwprune finetune --out RUN."
         )
 
 
@@ -74,15 +75,10 @@ def _step_command(name: str, about: str) -> None:
     @commands.command(name, help=about)
     @recipe_options(name)
     def command(**options: Any) -> None:
-        from hwprune import distributed
-        from hwprune.pipeline.step import raise_first
         from hwprune.pipeline.steps import step_named
 
         job = job_of_all(options)
-        if distributed.is_main():
-            job.files.save_recipe(job.recipe)
-        raise_first(step_named(name).take(job, False))
-        distributed.leave()
+        take_with_recipe(job, lambda: step_named(name).take(job, False))
 
 
 @commands.command("trace")
@@ -103,6 +99,8 @@ def trace_command(
     options["model"] = model_name or options["model"]
     job = Job(recipe_of_folder(options), Console(quiet=as_json))
     graph = job.graph
+    if job.recipe.out and not job.files.has("trace"):
+        job.files.write("trace", graph_facts(graph))
     if picture is not None:
         from hwprune.reporting.graph_picture import draw_graph
 
@@ -118,13 +116,12 @@ def trace_command(
 @recipe_options("finetune")
 def finetune_command(resume: bool, **options: Any) -> None:
     """Distil the dense network into the pruned one, or into all widths of a slim one."""
-    from hwprune import distributed
     from hwprune.pipeline.slim_steps import train_slim
     from hwprune.pipeline.train_steps import finetune_step
 
     job = job_of_all(options)
-    (train_slim if job.files.slim_facts.exists() else finetune_step)(job, resume)
-    distributed.leave()
+    step = train_slim if job.files.slim_facts.exists() else finetune_step
+    take_with_recipe(job, lambda: step(job, resume))
 
 
 @commands.command("slim")
@@ -213,9 +210,10 @@ def profile_command(
         export_networks(job, export_only)
         return
     job.recipe.need("out")
-    if profile is None:  # a folder with a recipe is a run's, and the profile's has not begun
-        job.files.save_recipe(job.recipe)
-    profile_step(job, renew=renew)
+    if profile is None:
+        take_with_recipe(job, lambda: profile_step(job, renew=renew))
+    else:  # a folder with a recipe is a run's, and the profile's has not begun
+        profile_step(job, renew=renew)
 
 
 @commands.command("plan")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Collection
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
@@ -16,6 +17,7 @@ from hwprune.recipe import Recipe
 
 if TYPE_CHECKING:
     from hwprune.pipeline.run_context import Job
+    from hwprune.pipeline.step import Misses
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -97,6 +99,20 @@ def job_of_all(options: dict[str, Any]) -> Job:
     job = Job(recipe_of_folder(options), Console(quiet=not distributed.is_main()))
     job.recipe.need("out")
     return job
+
+
+def take_with_recipe(job: Job, take: Callable[[], Misses]) -> None:
+    """Take a step with the job's recipe in the folder; raise the first promise it found broken.
+
+    Of several processes only the main one writes the recipe.
+    """
+    from hwprune import distributed
+    from hwprune.pipeline.step import raise_first
+
+    with job.files.with_recipe(job.recipe) if distributed.is_main() else nullcontext():
+        misses = take()
+    raise_first(misses)
+    distributed.leave()
 
 
 def recipe_of_folder(options: dict[str, Any]) -> Recipe:

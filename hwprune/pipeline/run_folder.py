@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
-from hwprune.errors import InputError
+from hwprune.errors import HwpruneError, InputError
 from hwprune.pipeline.run_facts import Facts
 from hwprune.recipe import Recipe
 from hwprune.reporting.facts import SLIM_FACTS
@@ -60,6 +62,10 @@ class RunFolder:
         later = STEP_NAMES[STEP_NAMES.index(step) + 1 :]
         for name in ("report",) if step == "baselines" else later:
             self.facts_path(name).unlink(missing_ok=True)
+        self.write(step, facts)
+
+    def write(self, step: str, facts: Facts | dict[str, Any]) -> None:
+        """Write the facts of a step, whose results are what later steps have worked with."""
         content = facts if isinstance(facts, dict) else asdict(facts)
         write_text(self.facts_path(step), json.dumps(content, indent=1) + "\n")
 
@@ -103,3 +109,19 @@ class RunFolder:
     def save_recipe(self, recipe: Recipe) -> None:
         """Write the recipe of the run."""
         recipe.save(self.recipe)
+
+    @contextmanager
+    def with_recipe(self, recipe: Recipe) -> Iterator[None]:
+        """Write the recipe for a step; if the step is refused, put the one before back.
+
+        So an option that was refused is not in the way of the next command. After an interrupt the
+        new recipe stays, for the step to go on with.
+        """
+        before = self.recipe.read_text(encoding="utf-8") if self.recipe.exists() else None
+        self.save_recipe(recipe)
+        try:
+            yield
+        except HwpruneError:
+            if before is not None:
+                write_text(self.recipe, before)
+            raise

@@ -32,8 +32,9 @@ def run(job: Job, *, resume: bool = False) -> None:
             been written all the same.
     """
     begin(job, [job], resume=resume)
-    job.files.save_recipe(job.recipe)
-    raise_first(take_steps(job, STEPS, resume=resume))
+    with job.files.with_recipe(job.recipe):
+        misses = take_steps(job, STEPS, resume=resume)
+    raise_first(misses)
 
 
 def begin(shared: Job, jobs: Sequence[Job], *, resume: bool) -> None:

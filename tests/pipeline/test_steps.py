@@ -130,3 +130,26 @@ def test_planning_leaves_the_recipe_as_it_is(
     main(["plan", "--out", str(folder), "--budget", "0.7x"])
     assert status_of("plan", "--out", str(folder), "--budget", "900ms") == 5
     assert (folder / "recipe.toml").read_bytes() == before
+
+
+def test_a_refused_option_is_not_in_the_way_of_the_next_command(
+    stepped: tuple[Path, dict[str, set[str]]], tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(stepped[0], folder)
+    before = (folder / "recipe.toml").read_bytes()
+    assert status_of("prune", "--out", str(folder), "--budget", "900ms", "--rounds", "1") == 5
+    assert status_of("verify", "--out", str(folder), "--target", "toaster") == 2
+    assert (folder / "recipe.toml").read_bytes() == before
+
+
+def test_trace_writes_the_facts_that_are_missing_and_deletes_none(
+    stepped: tuple[Path, dict[str, set[str]]], tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(stepped[0], folder)
+    before = (folder / "trace.json").read_text()
+    (folder / "trace.json").unlink()
+    main(["trace", "--out", str(folder)])
+    assert (folder / "trace.json").read_text() == before
+    assert (folder / "verify.json").exists()
