@@ -119,7 +119,9 @@ class Recipe:
     min_fraction: float = _option(0.125, "least share of its channels that a group keeps", _WIDTHS)
     min_width: int = _option(0, "least number of channels that a group keeps", _WIDTHS)
     multiple: int = _option(
-        0, "widths are multiples of this; 0: the step that was measured on the device", _WIDTHS
+        0,
+        "widths are multiples of this; 0: the step that was measured on the device",
+        ("profile", *_WIDTHS),
     )
     tie: str = _option(
         "",

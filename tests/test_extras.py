@@ -25,7 +25,8 @@ else:
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-EXTRAS = [name for name in PROJECT["optional-dependencies"] if name != "dev"]  # of our own tests
+# What hwprune itself imports: not the tools of its tests and of its documentation.
+EXTRAS = [name for name in PROJECT["optional-dependencies"] if name not in ("dev", "docs")]
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,7 @@ import torch
 from hwprune.export.to_onnx import to_onnx
 from torch import Tensor, nn
 
-from hwprune.errors import BudgetError
+from hwprune.errors import BudgetError, InputError
 from hwprune.importance.iterative import Partial
 from hwprune.importance.score import score
 from hwprune.latency.measure import at_moments, join_moments
@@ -254,7 +254,12 @@ def _torch_pruning(importance_name: str, everywhere: bool) -> Method:
     """Torch-Pruning's own pruner at the ratio that meets the budget, widths multiples of 8."""
 
     def build(job: Job, share: float) -> nn.Module:
-        import torch_pruning as tp
+        try:
+            import torch_pruning as tp
+        except ImportError as error:
+            raise InputError(
+                "This method needs Torch-Pruning. Type: pip install 'hwprune[bench]'"
+            ) from error
 
         model = copy.deepcopy(job.dense.model).eval()
         head = [m for m in model.modules() if isinstance(m, nn.Linear)][-1]

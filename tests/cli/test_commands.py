@@ -232,7 +232,7 @@ def test_a_table_of_another_device_is_refused(
 ) -> None:
     given = ["profile", *GIVEN, "--target", "fake:step=4", "--out", str(tmp_path)]
     assert status_of(*given, "--table", str(finished / "table.jsonl")) == 4
-    assert "elsewhere" in capsys.readouterr().err
+    assert "another device" in capsys.readouterr().err
 
 
 def test_trace_takes_the_model_alone_and_draws_it(

@@ -25,6 +25,7 @@ pytestmark = pytest.mark.xdist_group("steps")  # `stepped` is a whole run
 
 # Options that a step reads only for some networks or targets, of which this run has none.
 CONDITIONAL = {
+    "profile": {"multiple"},  # --export-only of files that cannot be cut
     "plan": {"reconstruct"},  # the criterion surgeon
     "prune": {"round_steps"},
     "export": {"calibration_images"},  # 8 bits
