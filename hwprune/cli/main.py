@@ -99,7 +99,7 @@ def trace_command(
     options["model"] = model_name or options["model"]
     job = Job(recipe_of_folder(options), Console(quiet=as_json))
     graph = job.graph
-    if job.recipe.out and not job.files.has("trace"):
+    if graph.groups and job.files.is_of(job.recipe) and not job.files.has("trace"):
         job.files.write("trace", graph_facts(graph))
     if picture is not None:
         from hwprune.reporting.graph_picture import draw_graph

@@ -80,19 +80,19 @@ class PruneFacts(Facts):
     """
 
     budget: str
-    value: float | None
-    bound: float | None
-    gap: float | None
-    remark: str
-    room: float
-    spread: Spread | None
-    kept: str
-    rounds: tuple[dict[str, Any], ...]
-    dense: Measured | None
-    pruned: Measured | None
     widths: dict[str, tuple[int, int]]
-    stages: dict[str, Accuracy]
-    kernels: tuple[dict[str, Any], ...]
+    value: float | None = None
+    bound: float | None = None
+    gap: float | None = None
+    remark: str = ""
+    room: float = 0.0
+    spread: Spread | None = None
+    kept: str = ""
+    rounds: tuple[dict[str, Any], ...] = ()
+    dense: Measured | None = None
+    pruned: Measured | None = None
+    stages: dict[str, Accuracy] = field(default_factory=dict)
+    kernels: tuple[dict[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from hwprune.recipe import Recipe
 from hwprune.reporting.facts import SLIM_FACTS
 from hwprune.storage.atomic_files import write_text
 from hwprune.storage.from_json import restore
+from hwprune.training.interrupt import Interrupted
 
 F = TypeVar("F", bound=Facts)
 
@@ -90,21 +91,32 @@ class RunFolder:
     def check_free(self, *, resume: bool) -> None:
         """Refuse to begin a run in a folder that holds results of one.
 
-        A run that failed before its first result does not block the folder.
+        A run that failed before its first result does not block the folder; neither does a latency
+        table, or what a command without a run has left.
 
         Raises:
             InputError: there are results, and ``resume`` was not asked for.
         """
-        if not resume and self._results():
+        if not resume and self.recipe.exists() and self._has_results():
             raise InputError(
                 f"{self.path} holds a run already. Go on with it with --resume, or give another "
                 "--out."
             )
 
-    def _results(self) -> list[Path]:
-        files = [self.facts_path(step) for step in STEP_NAMES]
-        files += [self.dense_weights, self.table, self.slim_facts]
-        return [file for file in files if file.exists()] + sorted(self.path.glob("*.checkpoint"))
+    def _has_results(self) -> bool:
+        files = [*map(self.facts_path, STEP_NAMES), self.dense_weights, self.slim_facts]
+        return any(file.exists() for file in files) or any(self.path.glob("*.checkpoint"))
+
+    def forget(self) -> None:
+        """Delete the facts of all steps, so that all are taken."""
+        for step in STEP_NAMES:
+            self.facts_path(step).unlink(missing_ok=True)
+
+    def is_of(self, recipe: Recipe) -> bool:
+        """Whether the folder holds a run of this recipe; the folder may have been moved."""
+        if not (recipe.out and self.recipe.exists()):
+            return False
+        return Recipe.load(self.recipe, out=recipe.out) == recipe
 
     def save_recipe(self, recipe: Recipe) -> None:
         """Write the recipe of the run."""
@@ -121,6 +133,8 @@ class RunFolder:
         self.save_recipe(recipe)
         try:
             yield
+        except Interrupted:
+            raise
         except HwpruneError:
             if before is not None:
                 write_text(self.recipe, before)

@@ -32,13 +32,12 @@ def run(job: Job, *, resume: bool = False) -> None:
             been written all the same.
     """
     begin(job, [job], resume=resume)
-    with job.files.with_recipe(job.recipe):
-        misses = take_steps(job, STEPS, resume=resume)
-    raise_first(misses)
+    job.files.save_recipe(job.recipe)
+    raise_first(take_steps(job, STEPS, resume=resume))
 
 
 def begin(shared: Job, jobs: Sequence[Job], *, resume: bool) -> None:
-    """Refuse, before anything is written, what cannot be run.
+    """Refuse, before anything is written, what cannot be run; a new run takes all steps.
 
     Raises:
         InputError: an option is missing or makes no sense, two jobs have the same folder, or a
@@ -50,8 +49,12 @@ def begin(shared: Job, jobs: Sequence[Job], *, resume: bool) -> None:
         raise InputError("Two budget profiles have the same name; give each file its own.")
     for job in jobs:
         job.device.check()
-    for job in (shared, *jobs):
-        job.files.check_free(resume=resume)
+    folders = [job.files for job in (shared, *jobs)]
+    for files in folders:
+        files.check_free(resume=resume)
+    if not resume:
+        for files in folders:
+            files.forget()
 
 
 def run_profiles(shared: Job, profiles: Sequence[Path], *, resume: bool = False) -> None:
@@ -86,20 +89,27 @@ def run_profiles(shared: Job, profiles: Sequence[Path], *, resume: bool = False)
             job.console.print(f"[red]{escape(job.folder.name)}:[/] {escape(str(failure))}")
         failures += failed
         found = job.files.compensation
-        if found.exists() and not shared.files.compensation.exists():
-            copy_file(found, shared.files.compensation)  # one search serves all budgets
+        serves_all = job.recipe.depth == shared.recipe.depth  # one search serves all budgets
+        if serves_all and found.exists() and not shared.files.compensation.exists():
+            copy_file(found, shared.files.compensation)
     shared.console.rule("comparison", align="left")
     shared.console.print(comparison_table([job.folder for job in jobs]))
     raise_first(failures)
 
 
-def hand_down(shared: Job, job: Job) -> None:
-    """Give the folder of a job its recipe, and the results of the shared steps."""
+def hand_down(shared: Job, job: Job, *, replace: bool = False) -> None:
+    """Give the folder of a job its recipe, and the results of the shared steps.
+
+    Args:
+        shared: the job whose results are given.
+        job: the job that gets them.
+        replace: whether files that are there already are replaced.
+    """
     job.files.save_recipe(job.recipe)
     given = [shared.files.facts_path(step.name) for step in SHARED]
     given.append(shared.files.dense_weights)
     if job.recipe.depth == shared.recipe.depth:
         given.append(shared.files.compensation)
     for file in given:
-        if file.exists() and not (job.folder / file.name).exists():
+        if file.exists() and (replace or not (job.folder / file.name).exists()):
             copy_file(file, job.folder / file.name)

@@ -52,11 +52,13 @@ def run_slim(run: SlimRun, *, resume: bool = False) -> None:
         job.device.check()
     shared.files.check_free(resume=resume)
     _check_names(run)
+    if not resume:
+        shared.files.forget()
     shared.files.save_recipe(shared.recipe)
     run.asked.save(run.folder / ASKED)
     take_steps(shared, SHARED, resume=resume)
     for job in run.jobs.values():
-        hand_down(shared, job)
+        hand_down(shared, job, replace=True)
     raise_first(take_steps(run, SLIM_STEPS, resume=resume))
 
 

@@ -32,11 +32,13 @@ class Step(Generic[C]):
         take: takes the step, given what it works with and whether to go on from a checkpoint. It
             returns the promises that it found broken, after which other steps still make sense.
         is_done: whether its results are there, so that it is not taken again.
+        is_verdict: whether a failure of the step is a broken promise too, which later steps report.
     """
 
     name: str
     take: Callable[[C, bool], Misses]
     is_done: Callable[[C], bool]
+    is_verdict: bool = False
 
 
 def take_steps(context: C, steps: Sequence[Step[C]], *, resume: bool) -> list[HwpruneError]:
@@ -55,9 +57,15 @@ def take_steps(context: C, steps: Sequence[Step[C]], *, resume: bool) -> list[Hw
     """
     misses: list[HwpruneError] = []
     for step in steps:
-        if not step.is_done(context):
-            context.console.rule(step.name, align="left")
+        if step.is_done(context):
+            continue
+        context.console.rule(step.name, align="left")
+        try:
             misses += step.take(context, resume)
+        except HwpruneError as error:
+            if not step.is_verdict:
+                raise
+            misses.append(error)
     return misses
 
 

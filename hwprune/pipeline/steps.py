@@ -101,7 +101,7 @@ STEPS: tuple[Step[Job], ...] = (
     Step("finetune", finetune_step, _left_by("finetune")),
     Step("baselines", baselines_step, lambda job: not baselines_left(job)),
     Step("export", export_step, _left_by("export")),
-    Step("verify", verify_step, _never),
+    Step("verify", verify_step, _never, is_verdict=True),
     Step("report", report_step, _never),
 )
 

@@ -270,7 +270,7 @@ def _train(recipe: Recipe, path: Path) -> dict[str, Any]:
     training = Training(**{name: getattr(recipe, name) for name in names})
     begun = time.monotonic()
     finetune(pruned.student, job.dense.data, training, teaching=teaching)
-    after = evaluate(pruned.student, job.dense.dense.test())
+    after = evaluate(pruned.student, job.dense.test())
     return {
         "top1": after.top1,
         "untrained_top1": pruned.untrained_top1,

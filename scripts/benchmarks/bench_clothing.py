@@ -95,7 +95,7 @@ def _control(given: argparse.Namespace, fixed: dict[str, Any]) -> dict[str, Any]
     job = Job(Recipe.of(**fixed, out=str(given.out)), Console())
     facts = train_control(job)
     assert facts is not None  # this is the only process
-    return {"top1": facts["accuracy"]["top1"], "seed": job.recipe.seed}
+    return {"top1": facts.accuracy.top1, "seed": job.recipe.seed}
 
 
 def _folder(given: argparse.Namespace, budget: str, seed: int) -> Path:
@@ -143,7 +143,7 @@ def _finish(job: Job) -> dict[str, Any]:
         "macs": job.plan.macs / job.graph.macs(),
         "params": job.plan.params / job.graph.params(),
         "missed": missed,
-        "environment": verified["environment"],
+        "environment": verified.environment,
         "epochs": job.recipe.epochs,
     }
 

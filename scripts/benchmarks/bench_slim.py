@@ -132,7 +132,7 @@ def _fill(given: argparse.Namespace, network: str, method: str) -> Iterator[Agai
     budgets = given.budgets or BUDGETS[network]
     dense = _dense(given, network)
     key = {"network": network, "method": method, "epochs": given.epochs,
-           "environment": dense.target.environment()}  # fmt: skip
+           "environment": dense.device.target.environment()}  # fmt: skip
     of = "" if method == "separate" else "-" + "-".join(map(str, budgets))
 
     def own(seed: int) -> tuple[Recipe, dict[float, Row]]:

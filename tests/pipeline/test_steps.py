@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import tiny
 from command_line import leave_recipe, status_of
+from rich.console import Console
 
 from hwprune.cli.main import main
 from hwprune.errors import InputError
@@ -18,8 +19,10 @@ from hwprune.pipeline.remote_device import plan_only
 from hwprune.pipeline.run_context import Job
 from hwprune.pipeline.run_facts import DenseFacts, TrainedFacts, VerifyFacts
 from hwprune.pipeline.run_folder import RunFolder
+from hwprune.pipeline.step import Misses, Step, take_steps
 from hwprune.pipeline.steps import STEPS
 from hwprune.recipe import Recipe
+from hwprune.training.interrupt import Interrupted
 
 pytestmark = pytest.mark.xdist_group("steps")  # `stepped` is a whole run
 
@@ -154,3 +157,50 @@ def test_trace_writes_the_facts_that_are_missing_and_deletes_none(
     main(["trace", "--out", str(folder)])
     assert (folder / "trace.json").read_text() == before
     assert (folder / "verify.json").exists()
+
+
+def test_an_interrupted_step_keeps_its_recipe_and_a_refused_one_does_not(tmp_path: Path) -> None:
+    files = RunFolder(tmp_path)
+    first, second = Recipe(epochs=1), Recipe(epochs=2)
+    files.save_recipe(first)
+    for error, kept in ((InputError("no"), first), (Interrupted("Ctrl-C"), second)):
+        with pytest.raises(type(error)), files.with_recipe(second):
+            raise error
+        assert Recipe.load(files.recipe) == kept
+
+
+def test_what_commands_without_a_run_leave_does_not_block_a_folder(tmp_path: Path) -> None:
+    files = RunFolder(tmp_path)
+    files.table.write_text("")
+    files.note("profile", {})
+    files.check_free(resume=False)
+    files.forget()
+    assert not files.has("profile") and files.table.exists()
+    files.note("profile", {})
+    files.save_recipe(Recipe())
+    with pytest.raises(InputError, match="--resume"):
+        files.check_free(resume=False)
+
+
+def test_the_report_follows_a_verification_that_fails() -> None:
+    taken: list[str] = []
+
+    class Context:
+        console = Console(quiet=True)
+
+    def step(name: str, error: InputError | None = None) -> Step[Context]:
+        def take(context: Context, resume: bool) -> Misses:
+            taken.append(name)
+            if error:
+                raise error
+            return []
+
+        return Step(name, take, lambda context: name == "done", is_verdict=name == "verify")
+
+    broken = InputError("the engine ended")
+    steps = [step("done"), step("prune"), step("verify", broken), step("report")]
+    assert take_steps(Context(), steps, resume=False) == [broken]
+    assert taken == ["prune", "verify", "report"]
+    with pytest.raises(InputError):
+        take_steps(Context(), [step("prune", broken), step("report")], resume=False)
+    assert taken[3:] == ["prune"]
