@@ -127,6 +127,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.syspath_prepend(str(folder))
+        patch.delitem(sys.modules, "nets", raising=False)  # another module of our tests
         from nets import classifier  # type: ignore[import-not-found]
 
         torch.save(classifier().state_dict(), folder / "weights.pt")
@@ -162,6 +163,7 @@ def reader(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Python as it is started in the reader's folder; what a page registers is forgotten."""
     monkeypatch.chdir(project)
     monkeypatch.syspath_prepend(str(project))
+    monkeypatch.delitem(sys.modules, "nets", raising=False)
     monkeypatch.setitem(sys.modules, "two_inputs", sys.modules[__name__])
     targets, rules = dict(TARGETS), dict(RULES)
     yield
