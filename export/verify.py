@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from hwprune.errors import AccuracyMiss, HwpruneError, OutputMismatch
 from hwprune.latency.budget import Budget
@@ -16,9 +19,13 @@ from hwprune.latency.pair import Pair
 from hwprune.latency.spread import Spread
 from hwprune.onnx_graph.precision import precision_of
 from hwprune.onnx_graph.read import read_onnx
-from hwprune.onnx_graph.run import onnx_runner
+from hwprune.onnx_graph.run import onnx_outputs
 from hwprune.targets.base import Loadable, Target, TorchNetwork
-from hwprune.training.evaluate import Accuracy, accuracy, predictions
+from hwprune.tasks.classification import classification
+from hwprune.tasks.evaluation import Evaluation
+from hwprune.tasks.task import Batch, Task
+from hwprune.tasks.trees import Inputs, Outputs, count_of, floating, moved, on_device_of, run
+from hwprune.training.evaluate import evaluate_outputs
 
 from .latency import latency_misses, side_by_side
 from .tolerance import TOLERANCES
@@ -31,8 +38,9 @@ class Verification:
     Attributes:
         max_abs_error: largest difference of the outputs from PyTorch's.
         relative_error: the same as a share of the largest output.
-        agreement: share of images for which the file and PyTorch predict the same class.
-        accuracy: accuracy of the file.
+        agreement: share of what the file and PyTorch say that is the same, as the task has it;
+            None where the task does not say.
+        accuracy: results of the file.
         pair: latencies of the dense network and of the file, measured in turn; None where latency
             was not measured.
         budget_ratio: the budget as a fraction of the dense latency in the same run.
@@ -42,8 +50,8 @@ class Verification:
 
     max_abs_error: float
     relative_error: float
-    agreement: float
-    accuracy: Accuracy
+    agreement: float | None
+    accuracy: Evaluation
     pair: Pair | None
     budget_ratio: float | None
     file_bytes: int
@@ -66,10 +74,10 @@ class Verification:
                     "model; do not deploy the file."
                 )
             )
-        if not self.agreement >= least:
+        if self.agreement is not None and not self.agreement >= least:
             found.append(
                 AccuracyMiss(
-                    f"The exported file predicts as PyTorch does on {self.agreement:.1%} of the "
+                    f"The exported file says the same as PyTorch on {self.agreement:.1%} of the "
                     f"images, less than {least:.0%} in {self.precision}. Do not deploy the file."
                 )
             )
@@ -82,7 +90,8 @@ def verify(
     dense: Loadable,
     target: Target | None,
     budget: Budget,
-    batches: Iterable[tuple[Tensor, Tensor]],
+    batches: Iterable[Batch],
+    task: Task | None = None,
     *,
     effort: Effort | None = None,
     calm_ms: float = math.inf,
@@ -97,7 +106,8 @@ def verify(
             beside ``student`` where the target runs PyTorch.
         target: the target to measure latency on; None if it is not on this machine.
         budget: the latency budget.
-        batches: real images and labels.
+        batches: real images as inputs and targets.
+        task: what the network is for; None for classification.
         effort: how long to measure, and which statistic is the latency; None is the normal effort.
         calm_ms: the dense network's latency in earlier measurements, as in ``measure_pair``.
         spread: how far ratios moved in earlier measurements, as in ``measure_pair``.
@@ -106,23 +116,86 @@ def verify(
         InputError: the file is missing or is no valid ONNX model.
     """
     exported = read_onnx(path)
-    run = onnx_runner(exported)
-    real = list(batches)
-    got, labels = predictions(run, real)
-    wanted, _ = predictions(student.eval(), real)
-    difference = float((got - wanted).abs().max())
+    task = task or classification()
+    compared = _Compared(student.eval(), onnx_outputs(exported), task)
+    found = evaluate_outputs(compared, batches, task)
     pair = None
     if target is not None:
         inputs = dense.inputs if isinstance(dense, TorchNetwork) else None
         timed = exported if inputs is None else TorchNetwork(student, inputs)
         pair = side_by_side(dense, timed, target, effort, calm_ms=calm_ms, spread=spread)
     return Verification(
-        difference,
-        difference / max(float(wanted.abs().max()), 1e-12),
-        float((got.argmax(1) == wanted.argmax(1)).double().mean()),
-        accuracy(got, labels),
+        compared.difference,
+        compared.relative_error,
+        compared.agreement,
+        found,
         pair,
         None if pair is None else budget.ratio_to(pair.dense.latency_ms),
         path.stat().st_size,
         precision_of(exported),
     )
+
+
+class _Compared:
+    """The outputs of a file, in the structure of the PyTorch network's, which run beside it.
+
+    Attributes:
+        difference: largest difference of the outputs so far.
+        relative_error: the largest difference of an output so far, as a share of its largest
+            number; that is the largest of all outputs.
+    """
+
+    def __init__(
+        self, student: nn.Module, file: Callable[[Inputs], list[Tensor]], task: Task
+    ) -> None:
+        self._student, self._file, self._task = student, file, task
+        self._most: dict[str, float] = {}
+        self._differences: dict[str, float] = {}
+        self._agreements: list[float] = []
+        self._counts: list[int] = []
+
+    def __call__(self, inputs: Inputs) -> Outputs:
+        """The outputs of the file for a batch."""
+        wanted = run(self._student, on_device_of(self._student, inputs))
+        leaves, structure = tree_flatten(wanted)
+        given = iter(self._file(inputs))
+        got = [next(given) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        outputs = tree_unflatten(got, structure)
+        mine, others = floating(outputs), floating(wanted)
+        for place, right in others.items():
+            apart = float((mine[place].float() - right.float().cpu()).abs().max())
+            self._differences[place] = _larger(self._differences.get(place, 0.0), apart)
+            self._most[place] = max(self._most.get(place, 0.0), float(right.abs().max()))
+        if self._task.agreement is not None:
+            wanted = moved(wanted, torch.device("cpu"))
+            self._agreements.append(self._task.agreement(outputs, wanted))
+            self._counts.append(count_of(inputs))
+        return outputs
+
+    @property
+    def difference(self) -> float:
+        return _largest(self._differences.values())
+
+    @property
+    def relative_error(self) -> float:
+        return _largest(
+            difference / max(self._most[place], 1e-12)
+            for place, difference in self._differences.items()
+        )
+
+    @property
+    def agreement(self) -> float | None:
+        """The share of what both say that is the same, averaged over the images."""
+        if not self._agreements:
+            return None
+        weighted = zip(self._agreements, self._counts, strict=True)
+        return sum(share * count for share, count in weighted) / sum(self._counts)
+
+
+def _largest(numbers: Iterable[float]) -> float:
+    return functools.reduce(_larger, numbers, 0.0)
+
+
+def _larger(one: float, other: float) -> float:
+    """The larger number; NaN if either is NaN, which ``max`` would hide."""
+    return math.nan if math.isnan(one) or math.isnan(other) else max(one, other)

@@ -35,6 +35,8 @@ if find_spec("torch") is not None:
     from hwprune.solver.explain import explain
     from hwprune.solver.solve import cheapest, pareto, solve
     from hwprune.solver.width_options import WidthOptions
+    from hwprune.tasks.evaluation import Metric
+    from hwprune.tasks.task import Task
     from hwprune.tracing.trace import trace
     from hwprune.training.distillation_loss import Distillation
     from hwprune.training.finetune import Teaching, Training, finetune
@@ -51,11 +53,13 @@ __all__ = [
     "Job",
     "LatencyTable",
     "Layer",
+    "Metric",
     "NestedPlan",
     "Plan",
     "Recipe",
     "Slice",
     "SlimNetwork",
+    "Task",
     "Teaching",
     "Training",
     "Wanted",

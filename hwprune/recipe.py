@@ -13,6 +13,7 @@ from typing import Any, get_type_hints
 from hwprune.errors import InputError
 from hwprune.importance.criterion_names import CRITERIA, DEFAULT_CRITERION
 from hwprune.storage.atomic_files import StrPath, write_text
+from hwprune.tasks.task_names import DEFAULT_TASK, TASK_NAMES
 from hwprune.training.settings import Training
 
 if sys.version_info >= (3, 11):
@@ -80,6 +81,11 @@ class Recipe:
         "", "folder of cifar10, cifar100 and fashion_mnist, or where they are downloaded to",
         _NETWORK,
     )  # fmt: skip
+    task: str = _option(
+        DEFAULT_TASK,
+        f"what the network is for: {', '.join(TASK_NAMES)} or FILE.py:callable",
+        _NETWORK,
+    )
     image_size: int = _option(
         0, "height and width of the images in pixels; 0: the usual size of the data set", _NETWORK
     )

@@ -21,6 +21,7 @@ from hwprune.data.augment import (
     photographs,
 )
 from hwprune.data.augment import crop_and_flip as crop_and_flip
+from hwprune.data.collate import plain_collate as plain_collate
 from hwprune.data.hugging_face import read_hf
 from hwprune.data.image_folder import Cache as Cache
 from hwprune.data.image_folder import FilePixels as FilePixels
@@ -250,20 +251,25 @@ def make_data(
 
 
 def batches(
-    dataset: LabelledDataset, indices: Sequence[int] | None, *, batch_size: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield images ``[N, C, H, W]`` and int64 labels ``[N]``, in order, without random numbers.
+    dataset: Dataset[Any],
+    indices: Sequence[int] | None,
+    *,
+    batch_size: int,
+    collate: Callable[[list[Any]], tuple[Any, Any]] = plain_collate,
+) -> Iterator[tuple[Any, Any]]:
+    """Yield inputs and targets, in order, without random numbers.
+
+    Those of labelled images are images ``[N, C, H, W]`` and int64 labels ``[N]``.
 
     Args:
         dataset: images for evaluation.
         indices: images to yield; None for all.
         batch_size: images of a batch; the last batch may have fewer.
+        collate: function from a list of samples to inputs and targets.
     """
-    chosen = range(len(dataset)) if indices is None else indices
+    chosen = range(len(dataset)) if indices is None else indices  # type: ignore[arg-type]
     for start in range(0, len(chosen), batch_size):
-        samples = [dataset[index] for index in chosen[start : start + batch_size]]
-        labels = torch.tensor([label for _, label in samples], dtype=torch.long)
-        yield torch.stack([image for image, _ in samples]), labels
+        yield collate([dataset[index] for index in chosen[start : start + batch_size]])
 
 
 def _call(source: str, options: dict[str, object], augmentation: Augmentation) -> Data:

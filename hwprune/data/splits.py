@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -39,6 +40,18 @@ def balanced_indices(labels: Sequence[int], count: int, seed: int) -> list[int]:
     for index in order:
         rank[index] = seen[labels[index]] = seen.get(labels[index], -1) + 1
     return sorted(order, key=rank.__getitem__)[:count]
+
+
+def chosen_images(dataset: Any, count: int, seed: int) -> list[int]:
+    """Choose images at random, equally many of each class if the images have one class each.
+
+    Args:
+        dataset: images, with a class for each as ``labels`` or without.
+        count: number of images to choose.
+        seed: random seed.
+    """
+    labels = getattr(dataset, "labels", None)
+    return balanced_indices([0] * len(dataset) if labels is None else labels, count, seed)
 
 
 def hold_out(labels: Sequence[int]) -> tuple[list[int], list[int]]:

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
 
 from hwprune import distributed
 from hwprune.graph import ChannelGraph, Group
 from hwprune.model_state import evaluating
 from hwprune.pruning.reconstruct import Features, Moments, factored
+from hwprune.tasks.task import Batch, Loss
+from hwprune.tasks.trees import count_of, floating, on_device_of, run
 
 _STEPS = 48  # a group with more channels loses several channels at each step
 
@@ -70,9 +72,10 @@ class _Reader:
 def surgeon(
     model: nn.Module,
     graph: ChannelGraph,
-    batches: Iterable[tuple[Tensor, Tensor]],
+    batches: Iterable[Batch],
     features: Features,
     otherwise: Callable[[], dict[str, Tensor]],
+    loss: Loss,
 ) -> dict[str, Tensor]:
     """The second-order loss of removing each channel, with the other channels refitted.
 
@@ -91,20 +94,21 @@ def surgeon(
     Args:
         model: the dense network, in evaluation mode.
         graph: its channel graph.
-        batches: calibration images ``(images [batch, channels, height, width], labels [batch])``.
+        batches: calibration images as inputs and targets.
         features: ``hwprune.features`` of the network.
         otherwise: gives the scores, in the same unit, of groups that no refittable layer reads. It
             is called only if there are such groups. If a group has refittable readers, its other
             readers are ignored.
+        loss: loss of outputs and targets, the mean over the batch's images.
 
     Returns:
         Group name -> importance [width], float32.
     """
-    costs = _output_costs(model, graph, batches)
+    costs = _output_costs(model, graph, batches, loss)
     scores: dict[str, Tensor] = {}
     for group in graph.groups:
         readers = [
-            _reader(model, features[s.key], costs[s.key], s.key, s.positions)
+            _reader(model, features[s.key], costs.get(s.key), s.key, s.positions)
             for s in group.slices
             if s.dim == 1 and s.key in features
         ]
@@ -117,7 +121,7 @@ def surgeon(
 def _reader(
     model: nn.Module,
     moments: Moments,
-    costs: Tensor,
+    costs: Tensor | None,
     key: str,
     positions: tuple[tuple[int, ...], ...],
 ) -> _Reader:
@@ -125,7 +129,7 @@ def _reader(
     kernel = weight[0, 0].numel()  # elements of the kernel
     index = torch.tensor(positions)  # [width, positions of a channel]
     columns = (index[:, :, None] * kernel + torch.arange(kernel)).flatten(1)
-    scaled = weight.flatten(1) * (costs / 2).sqrt()[:, None]
+    scaled = weight.flatten(1) * (0.0 if costs is None else (costs / 2).sqrt()[:, None])
     inverse = torch.cholesky_inverse(factored(moments.damped))
     return _Reader(scaled, inverse, columns)
 
@@ -149,12 +153,23 @@ def _removed_in_turn(group: Group, readers: list[_Reader]) -> Tensor:
     return scores.float()
 
 
+def _differentiable(inputs: Any) -> Any:
+    """The same inputs, of which the floating-point tensors require gradients."""
+
+    def own(leaf: Any) -> Any:
+        is_float = isinstance(leaf, Tensor) and leaf.is_floating_point()
+        return leaf.detach().requires_grad_() if is_float else leaf
+
+    return tree_map(own, inputs)
+
+
 def _output_costs(
-    model: nn.Module, graph: ChannelGraph, batches: Iterable[tuple[Tensor, Tensor]]
+    model: nn.Module, graph: ChannelGraph, batches: Iterable[Batch], loss: Loss
 ) -> dict[str, Tensor]:
     """Key of a layer's weight -> [rows], squared gradients of the loss with respect to an output.
 
-    They are summed over the output's positions and averaged over the images.
+    They are summed over the output's positions and averaged over the images. A layer that the loss
+    does not depend on has none.
     """
     sums: dict[str, Tensor] = {}
     count = 0
@@ -170,17 +185,23 @@ def _output_costs(
 
         return look
 
-    device = next(model.parameters()).device
+    weights: list[Tensor] = []
     with ExitStack() as stack, evaluating(model), torch.enable_grad():
         for layer in {layer.weight: layer for layer in graph.layers}.values():
             if layer.inputs.groups:
                 module = model.get_submodule(layer.weight.rpartition(".")[0])
                 stack.callback(module.register_forward_hook(hook(layer.weight)).remove)
-        for images, labels in batches:
-            inputs = images.to(device).detach().requires_grad_()
-            loss = F.cross_entropy(model(inputs), labels.to(device), reduction="sum")
-            torch.autograd.grad(loss, inputs)  # does not accumulate gradients of the parameters
-            count += len(images)
+                weights.append(model.get_parameter(layer.weight))
+        for inputs, targets in batches:
+            given = _differentiable(on_device_of(model, inputs))
+            outputs, number = run(model, given), count_of(inputs)
+            total = number * loss(outputs, on_device_of(model, targets))
+            # This does not accumulate gradients of the parameters. Those of the weights reach
+            # layers that no floating-point input leads to.
+            of = list(floating(given).values())
+            of = of if len(of) == len(tree_leaves(given)) else [*of, *weights]
+            torch.autograd.grad(total, of, allow_unused=True)
+            count += number
     distributed.sum_(sums.values())
     (all_images,) = distributed.summed([count])
     return {key: total / all_images for key, total in sums.items()}

@@ -11,13 +11,18 @@ from hwprune import distributed
 from hwprune.graph import ChannelGraph
 from hwprune.importance.gradients import backward, gradients, need_batches
 from hwprune.importance.importance import total
+from hwprune.tasks.registry import loss_of
+from hwprune.tasks.task import Batch, Loss, Task
 
 
 def score_branches(
     model: nn.Module,
     graph: ChannelGraph,
-    batches: Iterable[tuple[Tensor, Tensor]],
+    batches: Iterable[Batch],
     scores: Mapping[str, Tensor],
+    *,
+    task: Task | None = None,
+    loss: Loss | None = None,
 ) -> dict[str, float]:
     """The importance of every residual branch as a whole, on the scale of the channels' scores.
 
@@ -37,8 +42,10 @@ def score_branches(
     Args:
         model: the trained network, which runs in evaluation mode and is not changed.
         graph: its channel graph.
-        batches: calibration images ``(images [batch, channels, height, width], labels [batch])``.
+        batches: calibration images as inputs and targets.
         scores: group -> importance of its channels, [width], by any criterion.
+        task: what the network is for; None for classification.
+        loss: loss of outputs and targets, in place of the task's.
 
     Returns:
         Name of the branch -> importance, for ``solve(..., branch_scores=...)``.
@@ -60,7 +67,7 @@ def score_branches(
     hooks = [model.get_submodule(name).register_forward_hook(_gate(gates, name)) for name in gates]
     try:
         with gradients(model):
-            count = round(distributed.summed([backward(model, batches)])[0])
+            count = round(distributed.summed([backward(model, batches, loss_of(task, loss))])[0])
     finally:
         for hook in hooks:
             hook.remove()

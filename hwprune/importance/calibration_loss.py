@@ -12,6 +12,7 @@ from hwprune.importance.layer_compensation import LossOf
 from hwprune.plan import Plan
 from hwprune.pruning.prepare import Batches, prepare
 from hwprune.pruning.reconstruct import Features
+from hwprune.tasks.task import Task
 from hwprune.training.evaluate import evaluate
 
 
@@ -22,8 +23,9 @@ def loss_before_training(
     batches: Batches,
     *,
     features: Features | None = None,
+    task: Task | None = None,
 ) -> LossOf:
-    """Make the function that ``compensate`` minimises: scores -> mean cross-entropy.
+    """Make the function that ``compensate`` minimises: scores -> mean loss.
 
     The function prunes the network to the plan for the scores, re-estimates the batch norms on a
     third of the batches, and evaluates the student on the others. Each plan is evaluated once.
@@ -32,9 +34,10 @@ def loss_before_training(
         model: the dense network.
         graph: its channel graph.
         plan_of: gives the plan for scores, within the budget.
-        batches: calibration images and labels, at least two batches.
+        batches: calibration images as inputs and targets, at least two batches.
         features: ``hwprune.features`` of the network, by which the weights are refitted; None
             leaves the weights as they are.
+        task: what the network is for; None for classification.
 
     Raises:
         InputError: there are fewer than two batches.
@@ -52,7 +55,7 @@ def loss_before_training(
         key = tuple(plan.kept.values())
         if key not in losses:
             student = prepare(model, graph, plan, batches[:third], features=features)
-            losses[key] = evaluate(student, batches[third:]).loss
+            losses[key] = evaluate(student, batches[third:], task).loss
         return losses[key]
 
     return loss_of

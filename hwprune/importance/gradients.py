@@ -6,33 +6,35 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from hwprune.errors import InputError
 from hwprune.model_state import evaluating
+from hwprune.tasks.task import Batch, Loss
+from hwprune.tasks.trees import on_device_of, run
 
 
 def backward(
     model: nn.Module,
-    batches: Iterable[tuple[Tensor, Tensor]],
+    batches: Iterable[Batch],
+    loss: Loss,
     each: Callable[[], None] = lambda: None,
 ) -> int:
-    """Add up the gradients of each batch's mean cross-entropy in the model's parameters.
+    """Add up the gradients of each batch's loss in the model's parameters.
 
     Args:
         model: the network.
-        batches: calibration images ``(images [batch, channels, height, width], labels [batch])``.
+        batches: calibration images, as inputs and targets.
+        loss: the loss of outputs and targets.
         each: called after the backward pass of each batch.
 
     Returns:
         The number of batches.
     """
-    device = next(model.parameters()).device
     count = 0
-    for images, labels in batches:
-        loss = F.cross_entropy(model(images.to(device)), labels.to(device))
-        loss.backward()  # type: ignore[no-untyped-call]
+    for inputs, targets in batches:
+        outputs = run(model, on_device_of(model, inputs))
+        loss(outputs, on_device_of(model, targets)).backward()  # type: ignore[no-untyped-call]
         each()
         count += 1
     return count

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -23,15 +24,20 @@ from hwprune.importance.gradients import backward, gradients, need_batches
 from hwprune.importance.members import places_of
 from hwprune.pruning.reconstruct import Features
 from hwprune.pruning.reconstruct import features as features_of
+from hwprune.tasks.registry import loss_of
+from hwprune.tasks.task import Batch, Loss, Task
+from hwprune.tasks.trees import count_of, one_by_one
 
 
 def score(
     model: nn.Module,
     graph: ChannelGraph,
-    batches: Iterable[tuple[Tensor, Tensor]],
+    batches: Iterable[Batch],
     criterion: str = DEFAULT_CRITERION,
     *,
     features: Features | None = None,
+    task: Task | None = None,
+    loss: Loss | None = None,
 ) -> dict[str, Tensor]:
     """Compute the importance of every channel of every group.
 
@@ -41,11 +47,13 @@ def score(
     Args:
         model: the trained network, which runs in evaluation mode and is not changed.
         graph: its channel graph.
-        batches: calibration images ``(images [batch, channels, height, width], labels [batch])``,
-            class-balanced, in batches of equal size.
+        batches: calibration images as inputs and targets, such as images [batch, channels, height,
+            width] and classes [batch]; class-balanced, in batches of equal size.
         criterion: one of ``hwprune.importance.criteria.CRITERIA``; each has its source there.
         features: ``hwprune.features`` of the network, used by the criterion ``surgeon``, which
             computes them from the batches if they are not given.
+        task: what the network is for; None for classification.
+        loss: loss of outputs and targets, in place of the task's.
 
     Returns:
         Group name -> importance of its channels, [width], float32 on the CPU, not negative.
@@ -66,26 +74,32 @@ def score(
             f"Unknown criterion {criterion!r}; expected one of {', '.join(CRITERIA)}. "
             "Give criterion='gate_taylor', say."
         )
+    of = loss_of(task, loss)
     with gradients(model):
         if criterion != "surgeon":
-            return _accumulate(model, graph, batches, criterion)
+            return _accumulate(model, graph, batches, criterion, of)
         kept = list(batches)
         if features is None:
             features = features_of(model, graph, kept)
-        return surgeon(model, graph, kept, features, lambda: _without_refit(model, graph, kept))
+        without_refit = partial(_without_refit, model, graph, kept, of)
+        return surgeon(model, graph, kept, features, without_refit, of)
 
 
 def _without_refit(
-    model: nn.Module, graph: ChannelGraph, batches: list[tuple[Tensor, Tensor]]
+    model: nn.Module, graph: ChannelGraph, batches: list[Batch], loss: Loss
 ) -> dict[str, Tensor]:
     """``fisher`` scores in the unit of ``surgeon``: the second-order loss of one image."""
-    (images,) = distributed.summed([sum(len(labels) for _, labels in batches)])
-    effects = _accumulate(model, graph, batches, "fisher")
+    (images,) = distributed.summed([sum(count_of(inputs) for inputs, _ in batches)])
+    effects = _accumulate(model, graph, batches, "fisher", loss)
     return {name: effect / (2 * images) for name, effect in effects.items()}
 
 
 def _accumulate(
-    model: nn.Module, graph: ChannelGraph, batches: Iterable[tuple[Tensor, Tensor]], criterion: str
+    model: nn.Module,
+    graph: ChannelGraph,
+    batches: Iterable[Batch],
+    criterion: str,
+    loss: Loss,
 ) -> dict[str, Tensor]:
     total = {g.name: torch.zeros(g.width) for g in graph.groups}
     places = {group.name: places_of(model, graph, group) for group in graph.groups}
@@ -101,7 +115,9 @@ def _accumulate(
             add(added)
             model.zero_grad(set_to_none=True)
 
-    count = backward(model, _single(batches) if criterion in PER_IMAGE else batches, each)
+    if criterion in PER_IMAGE:
+        batches = (image for batch in batches for image in one_by_one(*batch))
+    count = backward(model, batches, loss, each)
     if criterion in PER_SET:
         count = distributed.sum_gradients_(model, count)
     else:
@@ -114,10 +130,3 @@ def _accumulate(
                 parameter.grad /= count
         add(PER_SET[criterion])
     return total
-
-
-def _single(batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
-    """The same images in batches of one."""
-    for images, labels in batches:
-        for number in range(len(labels)):
-            yield images[number : number + 1], labels[number : number + 1]

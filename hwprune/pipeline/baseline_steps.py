@@ -107,7 +107,7 @@ def train_uniform(job: Job) -> UniformFacts | None:
     budget_ms = job.plan.predicted_ms
     assert budget_ms is not None  # the plan of a run has been made with a latency table
     model, images = job.dense.model, job.dense.calibration()
-    scores = score(model, job.graph, images, "magnitude")
+    scores = score(model, job.graph, images, "magnitude", task=job.dense.task)
     try:
         widths = job.width_options
         plan = uniform(job.graph, scores, job.table, budget_ms=budget_ms, widths=widths)

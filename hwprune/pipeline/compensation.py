@@ -27,6 +27,7 @@ def searched_compensation(job: Job) -> Compensation:
         lambda scores: predicted_plan(job, importance.with_channels(job.graph, scores), share),
         dense.calibration(),
         features=dense.features,
+        task=dense.task,
     )
     losses: list[float] = []
     first = not job.files.compensation.exists()

@@ -10,7 +10,8 @@ from torch import Generator, Tensor, nn, rand
 
 from hwprune import distributed
 from hwprune.data.augment import Augmentation
-from hwprune.data.datasets import Data, balanced_indices, batches, load_data
+from hwprune.data.datasets import Data, batches, load_data
+from hwprune.data.splits import chosen_images
 from hwprune.export.planned import planned_networks
 from hwprune.graph import ChannelGraph
 from hwprune.importance.branches import score_branches
@@ -22,7 +23,12 @@ from hwprune.pruning.reconstruct import Features, features
 from hwprune.recipe import Recipe
 from hwprune.seeding import seeded
 from hwprune.targets.base import Form
+from hwprune.tasks.check import check_task
+from hwprune.tasks.evaluation import Evaluation
+from hwprune.tasks.registry import load_task
+from hwprune.tasks.task import Batch, Task
 from hwprune.tracing.trace import trace
+from hwprune.training.evaluate import evaluate
 
 
 class DenseNetwork:
@@ -79,6 +85,19 @@ class DenseNetwork:
             model.load_state_dict(load_file(self._trained_weights))
         return model.eval()
 
+    @cached_property
+    def task(self) -> Task:
+        """What the network is for, after a check that it fits network and data.
+
+        Raises:
+            InputError: a batch cannot go through the network, the loss or the metrics.
+        """
+        classes = self.data.classes if self.recipe.data else ()
+        task = load_task(self.recipe.task, self.loaded.model, classes)
+        if self.recipe.data:
+            check_task(self.loaded.model, task, self.data)
+        return task
+
     @property
     def source(self) -> dict[str, object]:
         """What a plan says of where the network comes from."""
@@ -114,21 +133,27 @@ class DenseNetwork:
             )
         return self._planned[form, batch]
 
-    def calibration(self, batch_size: int = 32) -> list[tuple[Tensor, Tensor]]:
-        """Class-balanced batches of training images, prepared as for evaluation."""
+    def calibration(self, batch_size: int = 32) -> list[Batch]:
+        """Batches of training images, prepared as for evaluation; balanced by class if they can."""
         images = self.data.calibration
         count = min(self.recipe.calibration_images, len(images))
-        indices = balanced_indices(images.labels, count, self.recipe.seed)
-        return list(batches(images, indices, batch_size=min(batch_size, count)))
+        indices = chosen_images(images, count, self.recipe.seed)
+        size, collate = min(batch_size, count), self.task.collate
+        return list(batches(images, indices, batch_size=size, collate=collate))
 
     @property
     def test_split(self) -> str:
         """The images that accuracy is reported on."""
         return "test" if self.data.test is not None else "validation"
 
-    def test(self) -> list[tuple[Tensor, Tensor]]:
+    def test(self) -> list[Batch]:
         """Batches of these images."""
-        return list(batches(getattr(self.data, self.test_split), None, batch_size=64))
+        split = getattr(self.data, self.test_split)
+        return list(batches(split, None, batch_size=64, collate=self.task.collate))
+
+    def tested(self, model: nn.Module) -> Evaluation:
+        """The results of a network on these images."""
+        return evaluate(model, self.test(), self.task)
 
     @cached_property
     def features(self) -> Features | None:
@@ -145,10 +170,13 @@ class DenseNetwork:
         found = self.features if recipe.criterion == "surgeon" else None
         graph = self.graph(recipe.batch)
         with seeded(recipe.seed):
-            return score(self.model, graph, self.calibration(), recipe.criterion, features=found)
+            return score(
+                self.model, graph, self.calibration(), recipe.criterion,
+                features=found, task=self.task,
+            )  # fmt: skip
 
     @cached_property
     def branch_scores(self) -> dict[str, float]:
         """The importance of every residual branch."""
         graph = self.graph(self.recipe.batch)
-        return score_branches(self.model, graph, self.calibration(), self.scores)
+        return score_branches(self.model, graph, self.calibration(), self.scores, task=self.task)

@@ -24,7 +24,7 @@ from hwprune.pruning.prepare import OnStage, prepare
 from hwprune.reporting.terminal import STAGES, measurement_facts
 from hwprune.solver.fitted_plan import FittedPlan
 from hwprune.storage.atomic_files import write_atomically
-from hwprune.training.evaluate import Accuracy, evaluate
+from hwprune.tasks.evaluation import Evaluation
 
 
 def prune_step(job: Job, resume: bool = False) -> Misses:
@@ -35,16 +35,21 @@ def prune_step(job: Job, resume: bool = False) -> Misses:
     if fitted.kept:
         job.console.print(fitted.kept)
     plan = job.with_source(choice.plan)
-    stages: dict[str, Accuracy] = {}
+    stages: dict[str, Evaluation] = {}
 
     def evaluate_stage(stage: str, network: nn.Module) -> None:
-        stages[stage] = evaluate(network, job.dense.test())
+        stages[stage] = job.dense.tested(network).brief()
 
     save(choice.student(evaluate_stage), plan, job.files.pruned)
-    accuracies = ", ".join(f"{stages[s]} {words}" for s, words in STAGES.items() if s in stages)
+    metric = job.dense.task.metric
+    accuracies = ", ".join(
+        f"{metric.text(stages[stage].value)} {words}"
+        for stage, words in STAGES.items()
+        if stage in stages
+    )
     job.console.print(
         f"pruned: {plan.macs / job.graph.macs():.1%} of the MACs, "
-        f"{plan.params / job.graph.params():.1%} of the parameters; accuracy: {accuracies}"
+        f"{plan.params / job.graph.params():.1%} of the parameters; {metric.words}: {accuracies}"
     )
     job.files.note("prune", prune_facts(job, fitted, plan, stages))
     return []
@@ -73,7 +78,7 @@ def student_of(job: Job, plan: Plan, on_stage: OnStage | None = None) -> nn.Modu
 
 
 def prune_facts(
-    job: Job, fitted: FittedPlan, plan: Plan, stages: Mapping[str, Accuracy]
+    job: Job, fitted: FittedPlan, plan: Plan, stages: Mapping[str, Evaluation]
 ) -> PruneFacts:
     """What the report reads of a choice, and of the student's accuracy before training."""
     return PruneFacts(

@@ -66,7 +66,12 @@ def _train_between(job: Job, student: nn.Module, plan: Plan) -> None:
     training = replace(job.recipe.training, epochs=1, epoch_steps=job.recipe.round_steps)
     with step_progress(job, "between rounds", training) as report:
         (epoch,) = finetune(
-            student, job.dense.data, training, teaching=teaching_of(job, plan), report=report
+            student,
+            job.dense.data,
+            training,
+            task=job.dense.task,
+            teaching=teaching_of(job, plan),
+            report=report,
         )
     job.console.print(
         f"  between rounds, {plan.macs / job.graph.macs():.1%} of the MACs: loss "

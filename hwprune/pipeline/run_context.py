@@ -28,6 +28,7 @@ from hwprune.solver.constraints import Constraints
 from hwprune.solver.ties import find_ties
 from hwprune.solver.width_options import WidthOptions
 from hwprune.targets.registry import file_precision, symmetric
+from hwprune.tasks.trees import count_of
 
 
 class Job:
@@ -153,7 +154,7 @@ class Job:
         """
         own, size = precision or file_precision(self.recipe.target), self.recipe.batch
         found = self.dense.calibration(batch_size=size) if own in CALIBRATED else []
-        images = [images.numpy() for images, _ in found if len(images) == size]
+        images = [images.numpy() for images, _ in found if count_of(images) == size]
         inputs = self.example.expand(max(2, size), -1, -1, -1) if dynamic_batch else self.example
         plain = to_onnx(network, inputs, dynamic_batch=dynamic_batch)
         if precision or symmetric(self.recipe.target):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from hwprune.latency.spread import Spread
-from hwprune.training.evaluate import Accuracy
+from hwprune.tasks.evaluation import Evaluation
 from hwprune.training.finetune import Epoch
 
 Measured: TypeAlias = dict[str, Any]  # as ``reporting.terminal.measurement_facts`` gives it
@@ -24,12 +24,12 @@ class DenseFacts(Facts):
 
     Attributes:
         history: the epochs of its training; none where it was not trained.
-        accuracy: accuracy on the images of ``split``.
+        accuracy: results on the images of ``split``.
         split: ``test``, or ``validation`` where the data set has no test images.
     """
 
     history: tuple[Epoch, ...]
-    accuracy: Accuracy
+    accuracy: Evaluation
     split: str
 
 
@@ -75,7 +75,7 @@ class PruneFacts(Facts):
         rounds: the measurements of the closed loop.
         dense, pruned: latencies of the same interleaved runs; None where nothing was measured.
         widths: group -> channels of the dense network and of the pruned one.
-        stages: stage of ``prepare`` -> accuracy of the student.
+        stages: stage of ``prepare`` -> results of the student.
         kernels: predicted milliseconds of every kernel, dense and pruned.
     """
 
@@ -91,16 +91,16 @@ class PruneFacts(Facts):
     rounds: tuple[dict[str, Any], ...] = ()
     dense: Measured | None = None
     pruned: Measured | None = None
-    stages: dict[str, Accuracy] = field(default_factory=dict)
+    stages: dict[str, Evaluation] = field(default_factory=dict)
     kernels: tuple[dict[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
 class TrainedFacts(Facts):
-    """A network that was trained: the epochs, and the accuracy in the end."""
+    """A network that was trained: the epochs, and the results in the end."""
 
     history: tuple[Epoch, ...]
-    accuracy: Accuracy
+    accuracy: Evaluation
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class UniformFacts(Facts):
 
     remark: str = ""
     history: tuple[Epoch, ...] = ()
-    accuracy: Accuracy | None = None
+    accuracy: Evaluation | None = None
     widths: dict[str, int] = field(default_factory=dict)
     predicted_ms: float | None = None
     budget_ms: float | None = None
@@ -147,8 +147,9 @@ class VerifyFacts(Facts):
 
     Attributes:
         relative_error, max_abs_error: difference of the outputs.
-        agreement: share of the test images on which both choose the same class.
-        accuracy: accuracy of the file on the test images.
+        agreement: share of the test images on which both say the same, as the task has it; None
+            where it does not say.
+        accuracy: results of the file on the test images.
         dense, pruned: measured latencies; None where nothing was measured.
         ratio: latency as a share of the dense one.
         error: relative standard error of the ratio.
@@ -160,8 +161,8 @@ class VerifyFacts(Facts):
 
     relative_error: float
     max_abs_error: float
-    agreement: float
-    accuracy: Accuracy
+    agreement: float | None
+    accuracy: Evaluation
     dense: Measured | None
     pruned: Measured | None
     ratio: float | None

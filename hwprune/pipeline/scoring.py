@@ -32,6 +32,8 @@ def _by_criterion(job: Job, model: nn.Module, graph: ChannelGraph) -> Importance
         return Importance(job.dense.scores, job.branch_scores)
     images = job.dense.calibration()
     with seeded(job.recipe.seed):
-        scores = score(model, graph, images, job.recipe.criterion)
-    branches = score_branches(model, graph, images, scores) if job.recipe.depth else None
+        scores = score(model, graph, images, job.recipe.criterion, task=job.dense.task)
+    if not job.recipe.depth:
+        return Importance(scores, None)
+    branches = score_branches(model, graph, images, scores, task=job.dense.task)
     return Importance(scores, branches)

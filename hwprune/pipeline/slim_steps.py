@@ -33,7 +33,6 @@ from hwprune.slimmable.file import bytes_alone, bytes_together, load_slim, save_
 from hwprune.slimmable.nested_plans import NestedPlan, Rescore, Scores, Wanted, nested
 from hwprune.slimmable.network import SlimNetwork, estimate_norms, make_slim
 from hwprune.storage.atomic_files import write_text
-from hwprune.training.evaluate import evaluate
 
 PRUNED, TRAINED = "pruned.safetensors", "slim.safetensors"
 ASKED = "budgets.json"
@@ -156,7 +155,7 @@ def _note_choice(run: SlimRun, found: Sequence[NestedPlan], slim: SlimNetwork) -
         job = run.jobs[each.name]
         if each.fitted.remark:
             job.console.print(f"[yellow]{each.name}: {each.fitted.remark}")
-        measured = evaluate(slim.alone(each.name), job.dense.test())
+        measured = job.dense.tested(slim.alone(each.name))
         job.console.print(
             f"{each.name}: {each.plan.macs / run.shared.graph.macs():.1%} of the MACs, {measured}; "
             f"keeps {each.importance_kept:.2%} of the importance, {each.share:.2%} of what a "
@@ -197,7 +196,7 @@ def train_slim(job: Job, resume: bool = False) -> Misses:
     if not distributed.is_main():
         return []
     for name in slim.names:
-        measured = evaluate(slim.alone(name), job.dense.test())
+        measured = job.dense.tested(slim.alone(name))
         job.console.print(f"{name}: {measured} of the {job.dense.test_split} images")
         RunFolder(job.folder / name).note("finetune", TrainedFacts(history, measured))
     save_slim(slim, job.folder / TRAINED)

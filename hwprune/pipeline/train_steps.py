@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,7 +20,6 @@ from hwprune.reporting.progress import Forecast, progress_bar
 from hwprune.slimmable.joint_training import InPlace
 from hwprune.storage.atomic_files import write_atomically
 from hwprune.training.distillation_loss import Distillation
-from hwprune.training.evaluate import evaluate
 from hwprune.training.finetune import Epoch, Report, Teaching, Training, finetune
 from hwprune.training.tracking import tracked
 
@@ -47,7 +47,7 @@ def train_dense_step(job: Job, resume: bool = False) -> Misses:
     if epochs and not trained:
         state = {k: v.contiguous() for k, v in dense.loaded.model.state_dict().items()}
         write_atomically(job.files.dense_weights, lambda path: save_file(state, path))
-    measured = evaluate(dense.model, dense.test())
+    measured = dense.tested(dense.model)
     job.console.print(f"dense: {measured} of the {dense.test_split} images")
     job.files.note("dense", DenseFacts(history, measured, dense.test_split))
     return []
@@ -75,7 +75,7 @@ def distilled(
     )
     if not distributed.is_main():
         return None
-    measured = evaluate(network, job.dense.test())
+    measured = job.dense.tested(network)
     save(network, plan, job.folder / name)
     return TrainedFacts(history, measured)
 
@@ -106,24 +106,29 @@ def train_with_progress(
         tracked(job.recipe.track, job.folder, name) as log,
     ):
 
-        def report(step: int, steps: int, loss: float, top1: float) -> None:
-            show(step, steps, loss, top1)
-            lr = training.lr_at((step - 1) / steps)
-            log(step, {"step/loss": loss, "step/top1": top1, "step/lr": lr})
+        def report(step: int, steps: int, loss: float, right: float) -> None:
+            show(step, steps, loss, right)
+            numbers = {"step/loss": loss, "step/lr": training.lr_at((step - 1) / steps)}
+            log(step, numbers | _without_nan({"step/right": right}))
 
         def report_epoch(epoch: Epoch) -> None:
+            train, found = "", epoch.validation
+            if epoch.train_right is not None:
+                train = f"train {epoch.train_right:.1%}, "
             job.console.print(
                 f"  {name} epoch {epoch.epoch + 1} of {training.epochs}: loss {epoch.loss:.3f}, "
-                f"train {epoch.train_top1:.1%}, validation {epoch.validation}"
+                f"{train}validation {found}"
             )
-            numbers = {"loss": epoch.loss, "train_top1": epoch.train_top1}
-            numbers |= {"top1": epoch.validation.top1, "validation_loss": epoch.validation.loss}
+            numbers = {"loss": epoch.loss, "validation_loss": found.loss, **found.values}
+            if epoch.train_right is not None:
+                numbers["train_right"] = epoch.train_right
             log(epoch.epoch + 1, {f"epoch/{key}": number for key, number in numbers.items()})
 
         return finetune(
             model,
             job.dense.data,
             training,
+            task=job.dense.task,
             teaching=teaching,
             in_place=in_place,
             checkpoint=job.folder / f"{name}.checkpoint",
@@ -141,15 +146,20 @@ def step_progress(job: Job, name: str, training: Training) -> Iterator[Report]:
     smooth = [0.0, 0.0]
     with progress_bar(job.console, name, "steps") as advance:
 
-        def report(step: int, steps: int, loss: float, top1: float) -> None:
+        def report(step: int, steps: int, loss: float, right: float) -> None:
             keep = min(0.95, (step - 1) / step)
             smooth[:] = (
-                keep * s + (1 - keep) * n for s, n in zip(smooth, (loss, top1), strict=True)
+                keep * s + (1 - keep) * n for s, n in zip(smooth, (loss, right), strict=True)
             )
             forecast(step, steps)
-            advance(step, steps, f"loss {smooth[0]:.3f}, batch top-1 {smooth[1]:.1%}")
+            of_batch = "" if math.isnan(right) else f", right in batch {smooth[1]:.1%}"
+            advance(step, steps, f"loss {smooth[0]:.3f}{of_batch}")
 
         yield report
+
+
+def _without_nan(numbers: dict[str, float]) -> dict[str, float]:
+    return {name: number for name, number in numbers.items() if not math.isnan(number)}
 
 
 def _amount(training: Training) -> str:

@@ -57,6 +57,7 @@ def verify_network(job: Job, student: nn.Module) -> list[HwpruneError]:
         None if device.remote or whole else device.target,
         device.budget,
         job.dense.test(),
+        job.dense.task,
         effort=device.effort,
         calm_ms=chosen.dense["latency_ms"] if chosen.dense else math.inf,
         spread=chosen.spread,
@@ -81,8 +82,6 @@ def verify_network(job: Job, student: nn.Module) -> list[HwpruneError]:
     latency = "as wide as the dense network" if whole else "latency not measured"
     if pair is not None:
         latency = f"{pair.pruned.latency_ms:.3f} ms = {pair}, budget {result.budget_ratio:.3f}"
-    job.console.print(
-        f"verified: outputs within {result.relative_error:.1e}, same class on "
-        f"{result.agreement:.1%}, {latency}"
-    )
+    same = "" if result.agreement is None else f"the same on {result.agreement:.1%}, "
+    job.console.print(f"verified: outputs within {result.relative_error:.1e}, {same}{latency}")
     return misses

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
-from torch import Tensor, nn
+from torch import nn
 
 from hwprune.graph import ChannelGraph
 from hwprune.plan import Plan
 from hwprune.pruning.batch_norm import reestimate_norms
 from hwprune.pruning.prune import prune
 from hwprune.pruning.reconstruct import Features, reconstruct
+from hwprune.tasks.task import Batch
 
-Batches: TypeAlias = Sequence[tuple[Tensor, Tensor]]
+Batches: TypeAlias = Sequence[Batch]
 OnStage: TypeAlias = Callable[[str, nn.Module], None]  # name of the stage, student after it
 
 
@@ -32,8 +33,8 @@ def prepare(
         model: the dense network; it is not changed.
         graph: its channel graph.
         plan: the channels to keep.
-        batches: calibration images ``(images [batch, channels, height, width], labels)`` for the
-            statistics of the batch norms.
+        batches: calibration images as inputs and targets, for the statistics of the batch norms;
+            the targets are not used.
         features: ``hwprune.features`` of the dense network, by which the weights are refitted; None
             leaves the weights as they are.
         on_stage: called after each stage with its name (``cut``, ``refitted`` or ``reestimated``)

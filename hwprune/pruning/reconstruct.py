@@ -16,6 +16,8 @@ from hwprune.graph import ChannelGraph
 from hwprune.model_state import evaluating
 from hwprune.plan import Plan
 from hwprune.pruning.prune import kept_indices
+from hwprune.tasks.task import Batch
+from hwprune.tasks.trees import on_device_of, run
 
 _PLACES = 32  # output positions of one image and layer that enter the statistics
 _WIDEST = 8192  # greatest number of inputs of an output; its square must fit in memory
@@ -81,7 +83,7 @@ class _Collector:
 
 
 def features(
-    model: nn.Module, graph: ChannelGraph, batches: Iterable[tuple[Tensor, Tensor]], seed: int = 0
+    model: nn.Module, graph: ChannelGraph, batches: Iterable[Batch], seed: int = 0
 ) -> dict[str, Moments]:
     """Collect the mean and covariance of the inputs of every layer, for refitting.
 
@@ -93,8 +95,7 @@ def features(
     Args:
         model: the dense network; it is not changed.
         graph: its channel graph.
-        batches: calibration images ``(images [batch, channels, height, width], labels)``; the
-            labels are not used.
+        batches: calibration images as inputs and targets; the targets are not used.
         seed: random seed of the sampled positions.
 
     Returns:
@@ -109,15 +110,14 @@ def features(
         torch.Size([144, 144])
     """
     collector = _Collector(seed)
-    device = next(model.parameters()).device
     with ExitStack() as stack, evaluating(model), torch.no_grad():
         for layer in {layer.weight: layer for layer in graph.layers}.values():
             module = model.get_submodule(layer.weight.rpartition(".")[0])
             if layer.inputs.groups and _can_be_refitted(module):
                 handle = module.register_forward_pre_hook(collector.hook(layer.weight))
                 stack.callback(handle.remove)
-        for images, _ in batches:
-            model(images.to(device))
+        for inputs, _ in batches:
+            run(model, on_device_of(model, inputs))
     return _over_all_processes(collector.moments)
 
 

@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from hwprune.errors import InputError
-from hwprune.training.distillation_loss import soft_loss
+from hwprune.tasks.task import Loss, Task
+from hwprune.tasks.trees import Outputs, Targets, floating
 from hwprune.training.settings import Training
 
 TEACHERS = ("dense", "widest")
@@ -31,7 +32,7 @@ class InPlace:
 
     Attributes:
         soft: weight of the distillation loss, at least 0.
-        hard: weight of the cross-entropy with the labels, at least 0.
+        hard: weight of the task's loss, such as the cross-entropy with the labels, at least 0.
         temperature: temperature of the distillation loss, positive.
         at_once: greatest number of networks in a training step, 2 or more. With more networks, a
             step trains the widest, the narrowest and random ones in between. All of them are held
@@ -97,30 +98,33 @@ def sandwich(names: Sequence[str], at_once: int, seed: int, step: int) -> tuple[
 
 
 def in_place_loss(
-    outputs: Sequence[Tensor],
-    labels: Tensor,
+    outputs: Sequence[Outputs],
+    targets: Targets,
     how: InPlace,
+    task: Task,
+    loss: Loss,
     *,
-    teacher_logits: Tensor | None = None,
-    label_smoothing: float = 0.0,
+    teacher: Outputs | None = None,
 ) -> Tensor:
-    """``sum_i soft * t^2 KL(teacher || i) + hard * CE(i)`` over the narrower networks.
+    """``sum_i soft * soft(i, teacher) + hard * loss(i)`` over the narrower networks.
+
+    In classification, ``soft`` is ``t^2 KL(teacher || i)``, and ``loss`` is the cross-entropy.
 
     Args:
-        outputs: logits [n, classes] of the widest network, which gets no gradient, and of each
-            narrower network.
-        labels: classes [n], or probabilities [n, classes].
+        outputs: outputs of the widest network, which gets no gradient, and of each narrower one.
+        targets: what they are compared with, such as classes [n].
         how: weights and temperature.
-        teacher_logits: logits [n, classes] of the teacher; by default those of the widest network.
-        label_smoothing: label smoothing of the cross-entropy, in [0, 1).
+        task: what the network is for.
+        loss: the task's loss in training.
+        teacher: outputs of the teacher; by default those of the widest network.
     """
     widest, *narrower = outputs
-    total = torch.zeros((), device=widest.device)
-    teacher = widest.detach() if teacher_logits is None else teacher_logits
-    for logits in narrower:
-        soft = soft_loss(logits, teacher, how.temperature)
-        hard = F.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing)
-        total = total + how.soft * soft + how.hard * hard
+    total = torch.zeros((), device=next(iter(floating(widest).values())).device)
+    if teacher is None:
+        teacher = tree_map(lambda leaf: leaf.detach(), widest)
+    for own in narrower:
+        soft = task.soft_loss(own, teacher, how.temperature)
+        total = total + how.soft * soft + how.hard * loss(own, targets)
     return total
 
 
@@ -146,13 +150,15 @@ class Together:
         slim: the slim network.
         how: weights and temperature of the loss.
         seed: random seed of the training.
-        label_smoothing: label smoothing of the cross-entropy.
+        task: what the network is for.
+        loss: the task's loss in training.
     """
 
     slim: SharedWeights
     how: InPlace
     seed: int
-    label_smoothing: float
+    task: Task
+    loss: Loss
 
     @property
     def widest(self) -> nn.Module:
@@ -167,30 +173,34 @@ class Together:
         """Let the slim network run a single network again."""
         self.slim.together = ()
 
-    def added(self, outputs: Sequence[Tensor], labels: Tensor, dense: Tensor | None) -> Tensor:
+    def added(self, outputs: Sequence[Outputs], targets: Targets, dense: Outputs | None) -> Tensor:
         """The loss of the narrower networks, which is added to that of the widest one.
 
         Args:
-            outputs: logits [n, classes] of the step's networks, widest first.
-            labels: classes [n], or probabilities [n, classes].
-            dense: logits [n, classes] of the dense network; None if it is not the teacher.
+            outputs: outputs of the step's networks, widest first.
+            targets: what they are compared with.
+            dense: outputs of the dense network; None if it is not the teacher.
         """
         return in_place_loss(
             outputs,
-            labels,
+            targets,
             self.how,
-            teacher_logits=dense if self.how.taught_by == "dense" else None,
-            label_smoothing=self.label_smoothing,
+            self.task,
+            self.loss,
+            teacher=dense if self.how.taught_by == "dense" else None,
         )
 
 
-def train_together(slim: SharedWeights, how: InPlace | None, training: Training) -> Together:
+def train_together(
+    slim: SharedWeights, how: InPlace | None, training: Training, task: Task
+) -> Together:
     """Set up the joint training of a slim network.
 
     Args:
         slim: the slim network.
         how: weights and temperature; by default ``InPlace()``.
         training: the training, whose ``seed`` and ``label_smoothing`` are used.
+        task: what the network is for.
 
     Raises:
         InputError: a value is out of range, or the training has an option that slim networks do
@@ -204,4 +214,5 @@ def train_together(slim: SharedWeights, how: InPlace | None, training: Training)
             )
     how = how or InPlace()
     how.check()
-    return Together(slim, how, training.seed, training.label_smoothing)
+    loss = task.training_loss(training.label_smoothing)
+    return Together(slim, how, training.seed, task, loss)

@@ -19,6 +19,7 @@ from hwprune.pruning.batch_norm import reestimate_norms
 from hwprune.slimmable.channel_order import Arrangement, arrange
 from hwprune.slimmable.joint_training import InPlace, Together, train_together
 from hwprune.slimmable.slices import Cut, cuts_of, is_view, part_of
+from hwprune.tasks.task import Task
 from hwprune.training.settings import Training
 
 
@@ -113,13 +114,13 @@ class SlimNetwork(nn.Module):
         """The names of the networks, widest first."""
         return tuple(self.parts)
 
-    def joint_objective(self, how: InPlace | None, training: Training) -> Together:
+    def joint_objective(self, how: InPlace | None, training: Training, task: Task) -> Together:
         """Set up joint training; see ``joint_training.train_together``.
 
         Raises:
             InputError: a value is out of range, or the training has an unsupported option.
         """
-        return train_together(self, how, training)
+        return train_together(self, how, training, task)
 
     @property
     def budget(self) -> str:

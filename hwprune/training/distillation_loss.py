@@ -7,11 +7,8 @@ from dataclasses import dataclass
 from types import TracebackType
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
-
-OUTPUT = ""  # PyTorch's name of a network among its own modules: the key of the logits
 
 
 class Taps:
@@ -54,11 +51,12 @@ class Distillation:
     """Weights of the two distillation losses.
 
     Attributes:
-        gamma: weight of the difference between the features, and between the logits, of student
+        gamma: weight of the difference between the features, and between the outputs, of student
             and teacher; each difference is divided by the teacher's variance.
-        soft_weight: weight of the difference between the class probabilities of both networks.
+        soft_weight: weight of the difference between what both networks' outputs mean, such as
+            class probabilities, by the task's ``soft``.
         temperature: number by which both networks' logits are divided before the softmax that
-            gives these probabilities.
+            gives class probabilities.
 
     Example:
         >>> import hwprune
@@ -139,7 +137,7 @@ def inner_loss(
     teacher: dict[str, Tensor],
     variances: Mapping[str, Tensor],
 ) -> Tensor:
-    """``1/K sum_k mean((M_k S_k - T_k)^2) / var(T_k)`` over the taps and the logits.
+    """``1/K sum_k mean((M_k S_k - T_k)^2) / var(T_k)`` over the taps and the outputs.
 
     The formula without the division is that of Aflalo et al. 2020, "Knapsack Pruning with Inner
     Distillation". The division by the teacher's variance makes the loss independent of the
@@ -147,28 +145,13 @@ def inner_loss(
 
     Args:
         maps: maps from the student's channels to the teacher's.
-        student: the student's features by tap, and its logits as ``OUTPUT``.
-        teacher: the teacher's features and logits; each is removed from the dictionary after its
+        student: the student's features by tap, and its outputs by place (``tasks.trees.floating``).
+        teacher: the teacher's features and outputs; each is removed from the dictionary after its
             comparison, which frees its memory.
-        variances: variance of each of the teacher's features and of its logits.
+        variances: variance of each of the teacher's features and outputs.
     """
     losses = []
     for name in list(teacher):
         difference = maps(name, student[name]).float() - teacher.pop(name).detach().float()
         losses.append(difference.square().mean() / variances[name])
     return torch.stack(losses).mean()
-
-
-def soft_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
-    """``t^2 KL(teacher || student)`` of the class probabilities at temperature ``t``.
-
-    Hinton et al. 2015, "Distilling the Knowledge in a Neural Network".
-
-    Args:
-        student_logits: logits [n, classes] of the student.
-        teacher_logits: logits [n, classes] of the teacher.
-        temperature: number by which both are divided before the softmax.
-    """
-    student = F.log_softmax(student_logits.float() / temperature, dim=1)
-    teacher = F.log_softmax(teacher_logits.float() / temperature, dim=1)
-    return temperature**2 * F.kl_div(student, teacher, reduction="batchmean", log_target=True)

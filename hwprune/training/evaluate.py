@@ -1,84 +1,106 @@
-"""Top-1 accuracy of a network."""
+"""Loss and metrics of a network over a set of images."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
+from torch.utils.data import Dataset
 
 from hwprune import distributed
-from hwprune.data.datasets import LabelledDataset, batches
+from hwprune.data.datasets import batches
+from hwprune.errors import InputError
 from hwprune.model_state import evaluating
+from hwprune.tasks.classification import classification
+from hwprune.tasks.evaluation import Evaluation
+from hwprune.tasks.task import Batch, Metrics, Summed, Task
+from hwprune.tasks.trees import Inputs, Outputs, count_of, moved, on_device_of, run
+
+_BATCH = 64
 
 
-@dataclass(frozen=True)
-class Accuracy:
-    """Accuracy over a set of images.
-
-    Attributes:
-        top1: share of the images that are classified correctly.
-        loss: mean cross-entropy.
-        count: number of images.
-    """
-
-    top1: float
-    loss: float
-    count: int
-
-    @property
-    def standard_error(self) -> float:
-        """Standard error of ``top1``, by the binomial distribution."""
-        return float((self.top1 * (1 - self.top1) / self.count) ** 0.5)
-
-    def __str__(self) -> str:
-        return f"{self.top1:.1%} (± {self.standard_error:.1%})"
-
-
-def predictions(
-    run: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]]
-) -> tuple[Tensor, Tensor]:
-    """Logits [n, classes] and labels [n] of all batches, on the CPU.
+def evaluate(model: nn.Module, batches: Iterable[Batch], task: Task | None = None) -> Evaluation:
+    """The results of ``model`` in evaluation mode, after which every module has its mode back.
 
     Args:
-        run: function from images [batch, C, H, W] to logits [batch, classes].
-        batches: images and labels [batch].
+        model: the network.
+        batches: inputs and targets; the inputs are moved to the model's device.
+        task: loss and metrics; None for classification.
     """
-    all_logits, all_labels = [], []
-    with torch.no_grad():
-        for images, labels in batches:
-            all_logits.append(run(images).float().cpu())
-            all_labels.append(labels)
-    return torch.cat(all_logits), torch.cat(all_labels)
-
-
-def accuracy(logits: Tensor, labels: Tensor) -> Accuracy:
-    """The accuracy of logits [n, classes] against labels [n]."""
-    top1 = float((logits.argmax(1) == labels).double().mean())
-    return Accuracy(top1, float(F.cross_entropy(logits, labels)), len(labels))
-
-
-def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Accuracy:
-    """The accuracy of ``model`` in evaluation mode, after which every module has its mode back.
-
-    Args:
-        model: network from images [batch, C, H, W] to logits [batch, classes].
-        batches: images and labels [batch]; the images are moved to the model's device.
-    """
-    device = next(model.parameters()).device
+    task = task or classification()
     with evaluating(model):
-        return accuracy(*predictions(lambda images: model(images.to(device)), batches))
+        return evaluate_outputs(lambda x: run(model, on_device_of(model, x)), batches, task)
 
 
-def evaluate_distributed(model: nn.Module, dataset: LabelledDataset) -> Accuracy:
-    """The accuracy over a whole split, of which each process evaluates an equal part."""
-    part = range(distributed.rank(), len(dataset), distributed.count())
-    local = evaluate(model, batches(dataset, part, batch_size=64)) if part else Accuracy(0, 0, 0)
-    if distributed.count() == 1:
-        return local
-    correct, loss, count = distributed.summed(
-        [local.top1 * local.count, local.loss * local.count, local.count]
-    )
-    return Accuracy(correct / count, loss / count, round(count))
+def evaluate_outputs(
+    function: Callable[[Inputs], Outputs], batches: Iterable[Batch], task: Task
+) -> Evaluation:
+    """The results of a function from inputs to outputs, such as an exported file's.
+
+    Raises:
+        InputError: the metrics do not give the task's best one as a number.
+    """
+    metrics = task.metrics()
+    loss, count = _add(function, batches, task, metrics)
+    return _evaluation(task, metrics, loss, count)
+
+
+def evaluate_distributed(model: nn.Module, dataset: Dataset[Any], task: Task) -> Evaluation:
+    """The results over a whole split.
+
+    Each process evaluates an equal part if the metrics can be added up, else each evaluates all.
+    """
+    metrics = task.metrics()
+    total = len(dataset)  # type: ignore[arg-type]
+    parted = isinstance(metrics, Summed) and distributed.count() > 1
+    part = range(distributed.rank(), total, distributed.count()) if parted else range(total)
+    with evaluating(model):
+        loss, count = _add(
+            lambda inputs: run(model, on_device_of(model, inputs)),
+            batches(dataset, part, batch_size=_BATCH, collate=task.collate),
+            task,
+            metrics,
+        )
+    if parted:
+        assert isinstance(metrics, Summed)
+        distributed.sum_([metrics.sums])
+        loss, count = distributed.summed([loss, count])
+    return _evaluation(task, metrics, loss, count)
+
+
+def _add(
+    function: Callable[[Inputs], Outputs], batches: Iterable[Batch], task: Task, metrics: Metrics
+) -> tuple[float, float]:
+    """Add all batches to the metrics; returns the summed loss and the number of images."""
+    host = torch.device("cpu")
+    loss, count = 0.0, 0
+    with torch.no_grad():
+        for inputs, targets in batches:
+            outputs = moved(function(inputs), host)
+            targets = moved(targets, host)
+            metrics.update(outputs, targets)
+            loss += float(task.loss(outputs, targets)) * count_of(inputs)
+            count += count_of(inputs)
+    return loss, count
+
+
+def _evaluation(task: Task, metrics: Metrics, loss: float, count: float) -> Evaluation:
+    values = _numbers(metrics.compute())
+    if task.metric.name not in values:
+        raise InputError(
+            f"The metrics of the task {task.name} give {', '.join(values) or 'no numbers'}, but "
+            f"its best is {task.metric.name!r}. Give best= the name of one of them."
+        )
+    return Evaluation(values, loss / max(count, 1), round(count), task.metric)
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    """The values that are single numbers; vectors, such as those of torchmetrics, are left out."""
+    found = {}
+    for name, value in values.items():
+        if isinstance(value, torch.Tensor) and value.numel() != 1:
+            continue
+        found[str(name)] = float(value)
+    return found

@@ -11,6 +11,8 @@ from torch import nn
 from hwprune import distributed
 from hwprune.data.datasets import Data
 from hwprune.storage.atomic_files import StrPath, remove_parts
+from hwprune.tasks.classification import classification
+from hwprune.tasks.task import Task
 from hwprune.training.interrupt import Interrupted, deferred_interrupt
 from hwprune.training.loop import Epoch as Epoch
 from hwprune.training.loop import Report as Report
@@ -26,6 +28,7 @@ def finetune(
     data: Data,
     training: Training,
     *,
+    task: Task | None = None,
     teaching: Teaching | None = None,
     in_place: JointSettings | None = None,
     checkpoint: StrPath | None = None,
@@ -36,8 +39,8 @@ def finetune(
 ) -> tuple[Epoch, ...]:
     """Train ``model`` in place; it ends with the averaged weights, in evaluation mode.
 
-    The loss is the cross-entropy, and with a teacher ``+ gamma * inner_loss + soft_weight *
-    soft_loss`` (see ``distillation_loss``). In a network of several widths this is the loss of the
+    The loss is the task's, and with a teacher ``+ gamma * inner_loss + soft_weight * soft`` (see
+    ``distillation_loss`` and ``Task.soft``). In a network of several widths this is the loss of the
     widest, which the reported accuracies are of as well; the narrower networks learn in the same
     steps (see ``objective``).
 
@@ -45,9 +48,10 @@ def finetune(
     this function. All end with the same network. The main process alone writes and reports.
 
     Args:
-        model: network from images [batch, C, H, W] to logits [batch, classes].
-        data: images; ``data.train[(epoch, index)]`` is an augmented image and its label.
+        model: the network.
+        data: images; ``data.train[(epoch, index)]`` is an augmented image and its target.
         training: settings of the training.
+        task: what the network is for; None for classification.
         teaching: teacher of the network; None for training without a teacher.
         in_place: ``hwprune.InPlace`` for a ``SlimNetwork``; None for its defaults, and for every
             other network.
@@ -56,16 +60,16 @@ def finetune(
         checkpoint_steps: number of steps between further checkpoints; 0 for none.
         resume: whether to continue from ``checkpoint`` if the file exists; the result is the same
             as without an interruption.
-        report: function of the step, the number of all steps, the loss and the top-1 accuracy of
-            the step's images, called after every step.
+        report: function of the step, the number of all steps, the loss, and the share of the step's
+            images that are right (NaN where the task has none), called after every step.
         on_epoch: function called after every epoch.
 
     Returns:
         The results of every epoch.
 
     Raises:
-        InputError: the images do not fill one batch, the optimizer or the precision is unknown, or
-            the checkpoint belongs to another training.
+        InputError: the images do not fill one batch, the optimizer or the precision is unknown, the
+            checkpoint belongs to another training, or the loss is not finite.
         Interrupted: Ctrl-C was pressed; the checkpoint has been written.
 
     Example:
@@ -80,11 +84,11 @@ def finetune(
         >>> epoch.validation.count
         8
     """
-    checkpoint = None if checkpoint is None else Path(checkpoint)
+    checkpoint, task = None if checkpoint is None else Path(checkpoint), task or classification()
     distributed.join()
     with ExitStack() as stack:
         stack.callback(model.to, next(model.parameters()).device)  # the device it came on
-        loop = TrainingLoop(model, data, training, teaching, checkpoint, stack, in_place)
+        loop = TrainingLoop(model, data, task, training, teaching, checkpoint, stack, in_place)
         if checkpoint is not None and distributed.is_main():
             remove_parts(checkpoint)
         if resume and checkpoint is not None and exists_for_all(checkpoint):

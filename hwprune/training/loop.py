@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass
@@ -10,7 +11,6 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
@@ -20,9 +20,13 @@ from torch.utils.data import DataLoader
 from hwprune import distributed
 from hwprune.data.datasets import Data
 from hwprune.errors import InputError
+from hwprune.storage.from_json import restore
+from hwprune.tasks.evaluation import Evaluation
+from hwprune.tasks.task import Task
+from hwprune.tasks.trees import Inputs, Targets, floating, moved, one_by_one, run
 from hwprune.training.batch_norm import fix_statistics, share_statistics, synchronised
 from hwprune.training.epochs import EpochBatches, epoch_generator, steps_per_epoch
-from hwprune.training.evaluate import Accuracy, evaluate_distributed
+from hwprune.training.evaluate import evaluate_distributed
 from hwprune.training.mix import Mix
 from hwprune.training.objective import JointObjective, JointSettings, SeveralWidths
 from hwprune.training.optimizer import make_average, make_optimizer
@@ -37,7 +41,8 @@ from hwprune.training.teacher import TeacherLoss, Teaching
 
 _LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 
-# Step from 1 on, number of all steps, loss and top-1 accuracy of the step's images.
+# Step from 1 on, number of all steps, loss, and the share of the step's images that are right (NaN
+# where the task has no such number).
 Report: TypeAlias = Callable[[int, int, float, float], None]
 
 
@@ -48,14 +53,15 @@ class Epoch:
     Attributes:
         epoch: number of the epoch, from 0 on.
         loss: mean training loss.
-        train_top1: mean top-1 accuracy on the training images, in [0, 1].
-        validation: accuracy of the averaged weights on the validation images.
+        train_right: share of the training images that were right, as the task's ``batch_metric``
+            has it; None where it has none.
+        validation: results of the averaged weights on the validation images.
     """
 
     epoch: int
     loss: float
-    train_top1: float
-    validation: Accuracy
+    train_right: float | None
+    validation: Evaluation
 
 
 class TrainingLoop:
@@ -64,6 +70,7 @@ class TrainingLoop:
     Args:
         model: network to train; it is changed in place.
         data: images.
+        task: what the network is for.
         training: settings.
         teaching: teacher of the network; None for none.
         checkpoint: file of the checkpoint; None for none.
@@ -75,15 +82,17 @@ class TrainingLoop:
         self,
         model: nn.Module,
         data: Data,
+        task: Task,
         training: Training,
         teaching: Teaching | None,
         checkpoint: Path | None,
         stack: ExitStack,
         in_place: JointSettings | None = None,
     ) -> None:
-        self.data, self.training, self.teaching = data, training, teaching
+        self.data, self.task, self.training, self.teaching = data, task, training, teaching
         self.checkpoint = checkpoint
-        self.joint = _joint_objective(model, in_place, training)
+        self.loss = task.training_loss(training.label_smoothing)
+        self.joint = _joint_objective(model, in_place, training, task)
         if self.joint:
             stack.callback(self.joint.end)
         self.accelerator = _accelerator(training.precision)
@@ -91,11 +100,11 @@ class TrainingLoop:
         self.layout = _LAYOUTS[training.memory_format]
         steps = steps_per_epoch(len(data.train), training.batch_size, training.accumulate)
         self.per_epoch = min(steps, training.epoch_steps or steps)
-        self.mix = Mix(training.mixup, training.cutmix, len(data.classes), training.batch_size)
+        self.mix = Mix(training, len(data.classes), task)
         set_seed(training.seed, device_specific=True)
         self.model = model.to(self.device).to(memory_format=self.layout)
         student = self.joint.widest if self.joint else model
-        self.teacher = TeacherLoss(student, teaching, data, self.layout) if teaching else None
+        self.teacher = TeacherLoss(student, teaching, data, task, self.layout) if teaching else None
         self.maps = self.teacher.maps if self.teacher else nn.ModuleDict()
         distributed.follow_main_(self.model)
         distributed.follow_main_(self.maps)
@@ -137,16 +146,17 @@ class TrainingLoop:
         steps = zip(*[iter(self.batches())] * self.training.accumulate, strict=False)
         for step in islice(steps, self.per_epoch * (self.epoch + 1) - self.step):
             *sums, stop = distributed.summed([*self.one_step(step), interrupted()])
-            loss, top1 = (total / distributed.count() for total in sums)
-            self.sums = [self.sums[0] + loss, self.sums[1] + top1]
+            loss, right = (total / distributed.count() for total in sums)
+            self.sums = [self.sums[0] + loss, self.sums[1] + right]
             if report is not None:
-                report(self.step, self.steps, loss, top1)
+                report(self.step, self.steps, loss, right)
             stop_if(stop)
             if checkpoint_steps and self.step % checkpoint_steps == 0:
                 self.save()
-        validation = evaluate_distributed(self.averaged(), self.data.validation)
-        loss, top1 = (total / self.per_epoch for total in self.sums)
-        self.history.append(Epoch(self.epoch, loss, top1, validation))
+        found = evaluate_distributed(self.averaged(), self.data.validation, self.task)
+        loss, right = (total / self.per_epoch for total in self.sums)
+        train_right = None if math.isnan(right) else right
+        self.history.append(Epoch(self.epoch, loss, train_right, found.brief()))
         self.epoch, self.sums = self.epoch + 1, [0.0, 0.0]
         self.save()
 
@@ -179,7 +189,7 @@ class TrainingLoop:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         set_random_states(state["random"], self.device)
         self.epoch, self.step, *self.sums = state["progress"]
-        self.history = [Epoch(e, lo, t, Accuracy(*rest)) for e, lo, t, *rest in state["history"]]
+        self.history = [restore(Epoch, facts) for facts in state["history"]]
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -190,9 +200,8 @@ class TrainingLoop:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else {},
             "progress": [self.epoch, self.step, *self.sums],
-            "history": [[e.epoch, e.loss, e.train_top1, *asdict(e.validation).values()]
-                        for e in self.history],
-        }  # fmt: skip
+            "history": [asdict(epoch) for epoch in self.history],
+        }
 
     def _settings(self) -> dict[str, Any]:
         """Everything that must be the same when a training continues from a checkpoint."""
@@ -202,6 +211,7 @@ class TrainingLoop:
             **asdict(self.training),
             "processes": distributed.count(),
             "data": [self.data.source, len(self.data.train), *self.data.image_shape],
+            "task": self.task.name,
             "augmentation": asdict(self.data.augmentation),
             "network": shapes,
             "plan": teaching.plan.kept if teaching else None,
@@ -213,10 +223,13 @@ class TrainingLoop:
         """Change the weights once.
 
         Args:
-            step: batches of images and labels of this process.
+            step: batches of inputs and targets of this process.
 
         Returns:
-            Mean loss and top-1 accuracy of these batches.
+            Mean loss of these batches, and the share of their images that are right.
+
+        Raises:
+            InputError: the loss is not finite; the weights are left as they were before the step.
         """
         training = self.training
         for group in self.optimizer.param_groups:
@@ -224,10 +237,13 @@ class TrainingLoop:
         if self.joint:
             self.joint.begin(self.step)
         measured = []
-        for position, (images, labels) in enumerate(step):
+        for position, (inputs, targets) in enumerate(step):
             last = position == len(step) - 1
             with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
-                measured.append(self._one_batch(images, labels, position))
+                measured.append(self._one_batch(inputs, targets, position))
+        loss, right = torch.stack(measured).mean(0).tolist()
+        if not math.isfinite(loss):
+            raise InputError(self._not_finite(step, loss))
         # The network's gradients are means over all processes already; its wrapper sees no maps.
         distributed.average_([p.grad for p in self.maps.parameters() if p.grad is not None])
         if training.clip:
@@ -238,49 +254,78 @@ class TrainingLoop:
         if self.ema is not None:
             self.ema.update(self.model, step=self.step)
         self.step += 1
-        loss, top1 = torch.stack(measured).mean(0).tolist()
-        return loss, top1
+        return loss, right
 
-    def _one_batch(self, images: Tensor, labels: Tensor, position: int) -> Tensor:
-        """Add a batch's gradients to those of the step, and return its loss and top-1, [2]."""
+    def _one_batch(self, inputs: Inputs, targets: Targets, position: int) -> Tensor:
+        """Add a batch's gradients to those of the step; its loss, and the share right, [2]."""
         training = self.training
-        images = images.to(self.device, memory_format=self.layout)
-        labels = labels.to(self.device)
-        images, targets = self.mix(
-            images, labels, training.seed, self.step, position, distributed.rank()
+        inputs = moved(inputs, self.device, self.layout)
+        labels = moved(targets, self.device)
+        inputs, targets = self.mix(
+            inputs, labels, training.seed, self.step, position, distributed.rank()
         )
-        smoothing = training.label_smoothing
         with self.accelerator.autocast():
-            outputs = self.forward(images)
-            logits = outputs[0] if self.joint else outputs
-            loss = F.cross_entropy(logits.float(), targets, label_smoothing=smoothing)
-            teacher_logits = None
+            found = run(self.forward, inputs)
+            outputs = found[0] if self.joint else found
+            loss = self.loss(outputs, targets)
+            wanted = None
             if self.teacher:
-                taught, teacher_logits = self.teacher.of_batch(images, logits, self.step)
+                taught, wanted = self.teacher.of_batch(inputs, outputs, self.step)
                 loss = loss + taught
             if self.joint:
-                loss = loss + self.joint.added(outputs, targets, teacher_logits)
+                loss = loss + self.joint.added(found, targets, wanted)
         self.accelerator.backward(loss / training.accumulate)
-        return torch.stack([loss.detach(), (logits.argmax(1) == labels).float().mean()])
+        with torch.no_grad():
+            of_batch = self.task.batch_metric
+            right = of_batch(outputs, labels) if of_batch else torch.full_like(loss, math.nan)
+        return torch.stack([loss.detach(), right.to(loss)])
+
+    def _not_finite(self, step: Sequence[Any], loss: float) -> str:
+        """Which images may have made the loss of the step what it is, in words."""
+        numbers = [
+            f"{batch * self.training.batch_size + number}"
+            for batch, (inputs, _) in enumerate(step)
+            for number, (image, _) in enumerate(one_by_one(inputs, ()))
+            if not all(bool(x.isfinite().all()) for x in floating(image).values())
+        ]
+        if not numbers:
+            return (
+                f"The loss is {loss} in step {self.step + 1}, and all of the step's images are "
+                "finite. Give a lower lr (--lr), clip (--clip 1.0), or precision='no' "
+                "(--precision no)."
+            )
+        done = self.step - self.epoch * self.per_epoch
+        first = next(iter(self._sampler(done * self.training.accumulate)), [])
+        of = [first[int(n)][1] for n in numbers if int(n) < len(first)]
+        names = [getattr(self.data.train, "name", str)(index) for index in of] or numbers
+        return (
+            f"The loss is {loss} in step {self.step + 1}: numbers that are not finite are in "
+            f"training image {', '.join(str(name) for name in names)}. Correct or remove it."
+        )
 
     def batches(self) -> DataLoader[Any]:
         """The rest of the epoch's batches; their images do not depend on the number of workers."""
         training = self.training
-        sampler = EpochBatches(
-            len(self.data.train),
-            training.batch_size,
-            seed=training.seed,
-            epoch=self.epoch,
-            start=(self.step - self.epoch * self.per_epoch) * training.accumulate,
-            rank=distributed.rank(),
-            processes=distributed.count(),
-        )
+        done = self.step - self.epoch * self.per_epoch
         return DataLoader(
             self.data.train,
-            batch_sampler=sampler,
+            batch_sampler=self._sampler(done * training.accumulate),
             num_workers=training.workers,
+            collate_fn=self.task.collate,
             # Without a generator, the loader would draw from torch's global one.
             generator=epoch_generator(training.seed, self.epoch),
+        )
+
+    def _sampler(self, start: int) -> EpochBatches:
+        """The batches of the current epoch, from the one with the number ``start`` on."""
+        return EpochBatches(
+            len(self.data.train),
+            self.training.batch_size,
+            seed=self.training.seed,
+            epoch=self.epoch,
+            start=start,
+            rank=distributed.rank(),
+            processes=distributed.count(),
         )
 
     def _release(self) -> None:
@@ -302,7 +347,7 @@ def stop_if(interrupted: float) -> None:
 
 
 def _joint_objective(
-    model: nn.Module, in_place: JointSettings | None, training: Training
+    model: nn.Module, in_place: JointSettings | None, training: Training, task: Task
 ) -> JointObjective | None:
     """The joint objective of the widths of ``model``; None for a network of one width.
 
@@ -311,7 +356,7 @@ def _joint_objective(
             the training's settings.
     """
     if isinstance(model, SeveralWidths):
-        return model.joint_objective(in_place, training)
+        return model.joint_objective(in_place, training, task)
     if in_place is not None:
         raise InputError(
             "in_place is for networks of several widths (hwprune.SlimNetwork), but the model is a "

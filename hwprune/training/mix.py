@@ -7,6 +7,9 @@ from torch import Tensor
 
 from hwprune.errors import InputError
 from hwprune.seeding import seeded
+from hwprune.tasks.task import Task
+from hwprune.tasks.trees import Inputs, Targets
+from hwprune.training.settings import Training
 
 
 class Mix:
@@ -16,18 +19,24 @@ class Mix:
     are timm's. The whole batch has one mixing share, which is drawn from a beta distribution.
 
     Args:
-        mixup: parameter of the beta distribution for Mixup; 0 for no Mixup.
-        cutmix: parameter of the beta distribution for CutMix; 0 for no CutMix.
+        training: settings, with the parameters of the beta distributions for Mixup and CutMix (0
+            for none) and the batch size, which must be even: image i is mixed with the i-th last.
         classes: number of classes.
-        batch_size: images of a batch; an even number, since image i is mixed with the i-th last.
+        task: what the network is for; its targets must be classes.
 
     Raises:
-        InputError: ``batch_size`` is odd.
+        InputError: the batch size is odd, or the task's targets cannot be mixed.
     """
 
-    def __init__(self, mixup: float, cutmix: float, classes: int, batch_size: int) -> None:
+    def __init__(self, training: Training, classes: int, task: Task) -> None:
         self._mixup = None
+        mixup, cutmix, batch_size = training.mixup, training.cutmix, training.batch_size
         if mixup or cutmix:
+            if not task.mixes:
+                raise InputError(
+                    f"mixup and cutmix mix classes, but the task is {task.name}. Leave mixup and "
+                    "cutmix (--mixup, --cutmix) out."
+                )
             if batch_size % 2:
                 raise InputError(
                     f"mixup and cutmix need an even batch_size, got {batch_size}. Give an even "
@@ -35,7 +44,7 @@ class Mix:
                 )
             self._mixup = Mixup(mixup, cutmix, label_smoothing=0.0, num_classes=classes)  # type: ignore[no-untyped-call]
 
-    def __call__(self, images: Tensor, labels: Tensor, *seeds: int) -> tuple[Tensor, Tensor]:
+    def __call__(self, images: Inputs, labels: Targets, *seeds: int) -> tuple[Inputs, Targets]:
         """Mix a batch, or return it unchanged where neither Mixup nor CutMix is wanted.
 
         Args:

@@ -8,6 +8,8 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
+from hwprune.tasks.task import Task
+from hwprune.tasks.trees import Outputs, Targets
 from hwprune.training.settings import Training
 
 
@@ -34,13 +36,13 @@ class JointObjective(Protocol):
     def end(self) -> None:
         """Make the network's forward pass run a single width again."""
 
-    def added(self, outputs: Sequence[Tensor], labels: Tensor, dense: Tensor | None) -> Tensor:
+    def added(self, outputs: Sequence[Outputs], targets: Targets, dense: Outputs | None) -> Tensor:
         """The loss of the other networks, a scalar.
 
         Args:
-            outputs: logits [n, classes] of each network, those of the widest first.
-            labels: classes [n], or class probabilities [n, classes].
-            dense: logits [n, classes] of the teacher; None without a teacher.
+            outputs: outputs of each network, those of the widest first.
+            targets: what they are compared with.
+            dense: outputs of the teacher; None without a teacher.
         """
 
 
@@ -48,10 +50,13 @@ class JointObjective(Protocol):
 class SeveralWidths(Protocol):
     """A network that is trained at several widths in every step, such as ``SlimNetwork``."""
 
-    def joint_objective(self, how: JointSettings | None, training: Training) -> JointObjective:
+    def joint_objective(
+        self, how: JointSettings | None, training: Training, task: Task
+    ) -> JointObjective:
         """The joint objective of all widths.
 
         Args:
             how: settings of the class that the network accepts; None for its defaults.
             training: settings of the training.
+            task: what the network is for.
         """

@@ -10,16 +10,17 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from hwprune.data.datasets import Data, balanced_indices, batches
+from hwprune.data.datasets import Data, batches
+from hwprune.data.splits import chosen_images
 from hwprune.graph import ChannelGraph
 from hwprune.plan import Plan
+from hwprune.tasks.task import Task
+from hwprune.tasks.trees import Inputs, Outputs, alike, floating, moved, part_of, run
 from hwprune.training.distillation_loss import (
-    OUTPUT,
     Distillation,
     Taps,
     WidthMaps,
     inner_loss,
-    soft_loss,
     subsampled,
 )
 
@@ -62,35 +63,41 @@ class TeacherLoss:
     Attributes:
         forward: forward pass of the teacher's copy.
         maps: width maps, which are trained with the student and thrown away.
-        variances: variances of the teacher's features and logits, as ``inner_loss`` takes them.
+        variances: variances of the teacher's features and outputs, as ``inner_loss`` takes them.
             They are measured once, so that all batches and all processes have the same.
 
     Args:
         student: network to train.
         teaching: its teacher, plan and weights of the losses.
         data: images; some calibration images are used for the variances.
+        task: what both networks are for.
         layout: memory format of the teacher's copy.
     """
 
     def __init__(
-        self, student: nn.Module, teaching: Teaching, data: Data, layout: torch.memory_format
+        self,
+        student: nn.Module,
+        teaching: Teaching,
+        data: Data,
+        task: Task,
+        layout: torch.memory_format,
     ) -> None:
-        self.distillation = teaching.distillation
+        self.distillation, self.task = teaching.distillation, task
         device = next(student.parameters()).device
         teacher = copy.deepcopy(teaching.teacher).to(device).to(memory_format=layout)
-        self.forward: Callable[[Tensor], Tensor] = teacher.eval().requires_grad_(False)
+        self.forward: Callable[..., Outputs] = teacher.eval().requires_grad_(False)
         left_out = teaching.graph.left_out(teaching.plan.widths)
         taps = [t for t in teaching.graph.taps if not any(b.holds(t.name) for b in left_out)]
         names = [tap.name for tap in taps] if self.distillation.gamma else []
         self._student_taps, self._teacher_taps = Taps(student, names), Taps(teacher, names)
         count = min(_VARIANCE_IMAGES, len(data.calibration))
-        chosen = balanced_indices(data.calibration.labels, count, seed=0)
-        images, _ = next(batches(data.calibration, chosen, batch_size=count))
-        images = images.to(device)
+        chosen = chosen_images(data.calibration, count, seed=0)
+        split = batches(data.calibration, chosen, batch_size=count, collate=task.collate)
+        inputs = moved(next(split)[0], device)
         student.eval()
         with torch.no_grad(), self._student_taps, self._teacher_taps:
-            student(images[:1])
-            features = {OUTPUT: teacher(images), **self._teacher_taps.take()}
+            run(student, part_of(inputs, 0, 1))
+            features = {**floating(run(teacher, inputs)), **self._teacher_taps.take()}
             kept = {t.name: teaching.plan.kept[t.group] for t in taps if t.group}
             self.maps = WidthMaps(self._student_taps.take(), features, kept).to(device)
         self.variances = {name: f.float().var().clamp_min(1e-6) for name, f in features.items()}
@@ -102,25 +109,28 @@ class TeacherLoss:
         if compiled:
             self.forward = torch.compile(self.forward)
 
-    def of_batch(self, images: Tensor, logits: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        """The loss of a batch, a scalar, and the teacher's logits [n, classes].
+    def of_batch(self, inputs: Inputs, outputs: Outputs, step: int) -> tuple[Tensor, Outputs]:
+        """The loss of a batch, a scalar, and the teacher's outputs.
 
         Args:
-            images: images [n, C, H, W] that the student has just seen.
-            logits: the student's logits [n, classes].
+            inputs: what the student has just seen.
+            outputs: what the student has given.
             step: number of the training step, which determines the pixels that are compared.
         """
         with torch.inference_mode():
-            teacher_logits = self.forward(images)
+            wanted = run(self.forward, inputs)
         student, teacher = (
             {name: subsampled(feature, step) for name, feature in taps.take().items()}
             for taps in (self._student_taps, self._teacher_taps)
         )
         how = self.distillation
-        loss = torch.zeros((), device=logits.device)
+        mine, others = alike(outputs, wanted)
+        loss = torch.zeros((), device=next(iter(floating(wanted).values())).device)
         if how.gamma:
-            student[OUTPUT], teacher[OUTPUT] = logits, teacher_logits
+            student.update(mine)
+            teacher.update(others)
             loss = loss + how.gamma * inner_loss(self.maps, student, teacher, self.variances)
         if how.soft_weight:
-            loss = loss + how.soft_weight * soft_loss(logits, teacher_logits, how.temperature)
-        return loss, teacher_logits
+            soft = self.task.soft_loss(outputs, wanted, how.temperature)
+            loss = loss + how.soft_weight * soft
+        return loss, wanted
