@@ -19,6 +19,7 @@ from hwprune.onnx_graph.read import read_onnx
 from hwprune.onnx_graph.size import Size, size_of
 from hwprune.pipeline.run_context import Job
 from hwprune.recipe import Recipe
+from hwprune.reporting.numbers import evaluation
 from hwprune.targets.base import Form, Loadable, TorchNetwork
 
 # The last one has smaller images, which is the simplest way to make a network faster.
@@ -186,10 +187,11 @@ def _images(batch: int, image: tuple[int, ...]) -> Tensor:
 
 
 def _measured(folder: Path, step: str) -> float | None:
-    """The top-1 accuracy that a step of the run has measured; None where it has not run."""
+    """The first metric's value of a step, if it is a share; None where the step has not run."""
     path = folder / f"{step}.json"
     facts = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return float(facts["accuracy"]["top1"]) if facts else None
+    found = evaluation(facts["accuracy"]) if facts else None
+    return found.value if found is not None and found.metric.share else None
 
 
 def _published(name: str, side: int) -> float | None:

@@ -43,13 +43,18 @@ def engine_step(job: Job, request: EngineRequest) -> list[Path]:
 
 
 def _save_images(job: Job) -> None:
-    """Some test images and their classes beside the engines, for machines that have no data."""
+    """Some test images beside the engines, and their classes if they have one each.
+
+    They are for machines that have no data.
+    """
     split: LabelledDataset = getattr(job.dense.data, job.dense.test_split)
     one = 4 * int(np.prod(job.dense.data.image_shape))
     count = min(_IMAGES, max(1, _IMAGE_BYTES // one), len(split))
     chosen = torch.linspace(0, len(split) - 1, count).long().tolist()
     _save(job.folder / IMAGES, np.stack([split[index][0].numpy() for index in chosen]))
-    _save(job.folder / LABELS, np.array([split.labels[index] for index in chosen]))
+    labels = getattr(split, "labels", None)
+    if labels is not None:
+        _save(job.folder / LABELS, np.array([labels[index] for index in chosen]))
 
 
 def _save(path: Path, array: NDArray[np.generic]) -> None:

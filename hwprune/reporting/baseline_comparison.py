@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from hwprune.reporting.facts import Facts
-from hwprune.reporting.numbers import points
+from hwprune.reporting.numbers import difference, evaluation, value_of
 
-BASELINE_HEAD = ("network", "top-1 accuracy", "latency/dense", "pruned better by")
+BASELINE_HEAD = ("network", "result", "latency/dense", "pruned differs by")
 _NOISE = 2.0  # standard errors: smaller differences are called noise
 
 
@@ -27,9 +27,9 @@ def baseline_rows(summary: Facts) -> list[tuple[str, str, str, str]]:
     return [
         (
             name,
-            f"{found['top1']:.2%} ± {found['standard_error']:.2%}" if found else "not measured",
+            value_of(found) or "not measured",
             "not measured" if ratio is None else f"{ratio:.3f}",
-            "" if name == "pruned" else points(accuracy["pruned"], found),
+            "" if name == "pruned" else difference(accuracy["pruned"], found),
         )
         for name, found, ratio in networks
     ]
@@ -74,7 +74,7 @@ def baseline_sentences(folder: Path, summary: Facts, *, alone: bool = True) -> l
 def _without_control(folder: Path, accuracy: Facts, longer: int, alone: bool) -> str:
     """That the pruned network was trained longer, and the command that trains a control."""
     dense, pruned = accuracy["dense"], accuracy["pruned"]
-    better = dense and pruned and pruned["top1"] > dense["top1"]
+    better = dense and pruned and evaluation(pruned).is_better(evaluation(dense))
     sentence = f"The pruned network was trained {_epochs(longer)} longer than the dense one"
     sentence += ", which may explain its higher accuracy." if better else "."
     command = f"`hwprune run --resume --control --out {folder}`"
@@ -89,18 +89,19 @@ def _difference(one: Facts, other: Facts) -> str:
     Both networks saw the same images and tend to fail on the same ones, so the true standard error
     is less than that of two independent samples, which is given.
     """
-    difference = 100 * (one["top1"] - other["top1"])
-    error = 100 * (one["standard_error"] ** 2 + other["standard_error"] ** 2) ** 0.5
-    if round(difference, 2) == 0:
+    mine, others = evaluation(one), evaluation(other)
+    apart, metric = mine.value - others.value, mine.metric
+    far = metric.difference(abs(apart), 0.0).removeprefix("+")
+    if far == metric.difference(0.0, 0.0).removeprefix("+"):
         return "the same"
-    side = "higher" if difference > 0 else "lower"
-    count = abs(one["top1"] - other["top1"]) * one["count"]
+    side = f"{far} {'higher' if apart > 0 else 'lower'}"
+    if mine.standard_error is None or others.standard_error is None:
+        return side
+    error = (mine.standard_error**2 + others.standard_error**2) ** 0.5
+    count = abs(apart) * mine.count
     images = f"about {count:.0f} image{'' if round(count) == 1 else 's'}, " if count >= 0.5 else ""
-    noise = "within noise, " if abs(difference) < _NOISE * error else ""
-    return (
-        f"{abs(difference):.2f} points {side} ({images}{noise}standard error at most {error:.2f} "
-        "points)"
-    )
+    noise = "within noise, " if abs(apart) < _NOISE * error else ""
+    return f"{side} ({images}{noise}standard error at most {100 * error:.2f} points)"
 
 
 def _ratio(summary: Facts) -> float | None:

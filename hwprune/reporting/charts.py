@@ -9,6 +9,9 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from hwprune.reporting.numbers import evaluation
+from hwprune.tasks.evaluation import Evaluation
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -164,11 +167,16 @@ def training(name: str, title: str, history: Sequence[Mapping[str, Any]]) -> str
         style: dict[str, Any] = {"marker": "o", "markersize": 4, "linewidth": 1.4}
         left.plot(epochs, [e["loss"] for e in history], color=_PRUNED, **style)
         left.set(xlabel="epoch", ylabel="training loss")
-        right.plot(epochs, [100 * e["train_top1"] for e in history], color=_DENSE,
-                   label="training batches", **style)  # fmt: skip
-        right.plot(epochs, [100 * e["validation"]["top1"] for e in history], color=_PRUNED,
+        found = [evaluation(e["validation"]) for e in history]
+        metric, scale = found[0].metric, 100 if found[0].metric.share else 1
+        if all(e.get("train_right") is not None for e in history):
+            right.plot(epochs, [100 * e["train_right"] for e in history], color=_DENSE,
+                       label="training batches", **style)  # fmt: skip
+        right.plot(epochs, [scale * each.value for each in found], color=_PRUNED,
                    label="validation", **style)  # fmt: skip
-        right.set(xlabel="epoch", ylabel="top-1, %", ylim=(0, 102))
+        right.set(xlabel="epoch", ylabel=f"{metric.words}{', %' if metric.share else ''}")
+        if metric.share:
+            right.set_ylim(0, 102)
         right.legend(loc="best")
         for axes in (left, right):
             _grid(axes, "y")
@@ -181,19 +189,21 @@ def training(name: str, title: str, history: Sequence[Mapping[str, Any]]) -> str
     return _svg(name, title, 2.9, draw)
 
 
-def stages(
-    name: str, title: str, labels: Sequence[str], top1: Sequence[float], error: Sequence[float]
-) -> str:
-    """The top-1 accuracy of each stage, with one standard error to each side."""
+def stages(name: str, title: str, labels: Sequence[str], found: Sequence[Evaluation]) -> str:
+    """The value of the first metric at each stage, with one standard error to each side."""
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
         rows = range(len(labels))
-        percent = [100 * value for value in top1]
-        bars = [100 * value for value in error]
-        axes.errorbar(percent, rows, xerr=bars, fmt="o", color=_PRUNED, capsize=3, markersize=6)
+        metric, scale = found[0].metric, 100 if found[0].metric.share else 1
+        values = [scale * each.value for each in found]
+        bars = [scale * (each.standard_error or 0.0) for each in found]
+        axes.errorbar(values, rows, xerr=bars, fmt="o", color=_PRUNED, capsize=3, markersize=6)
         axes.set_yticks(rows, [short(label) for label in labels])
-        axes.set(ylim=(len(labels) - 0.4, -0.6), xlim=(0, 103), xlabel="top-1, %")
+        unit = ", %" if metric.share else ""
+        axes.set(ylim=(len(labels) - 0.4, -0.6), xlabel=f"{metric.words}{unit}")
+        if metric.share:
+            axes.set_xlim(0, 103)
         axes.tick_params(axis="y", length=0)
         _grid(axes, "x")
 

@@ -13,8 +13,8 @@ Facts: TypeAlias = Mapping[str, Any]  # an object of such a file
 
 # A shape says what a value must be: a type, [shape of every item], (shape of each of a fixed number
 # of items), {key: shape}, or {str: shape} for any keys. A key that ends in ? may be left out.
-_ACCURACY = {"top1": float, "loss": float, "count": int}
-_EPOCH = {"epoch": int, "loss": float, "train_top1": float, "validation": _ACCURACY}
+_ACCURACY = {"values": {str: float}, "loss": float, "count": int, "metric": {"name": str}}
+_EPOCH = {"epoch": int, "loss": float, "train_right?": float, "validation": _ACCURACY}
 _MEASURED = {"latency_ms": float, "quiet_ms": float, "typical_ms": float, "iqr_ms": float,
              "times_ms": [float], "statistic": str, "clock": str}  # fmt: skip
 _ROUND = {"budget_ms": float, "predicted_ms": float, "measured_ms": float, "dense_ms": float,
@@ -36,7 +36,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "finetune": _TRAINED,
     "baselines": {"control?": _TRAINED, "uniform?": _UNIFORM},
     "export": {"bytes": {"dense": int, "model": int}},
-    "verify": {"relative_error": float, "agreement": float, "accuracy": _ACCURACY,
+    "verify": {"relative_error": float, "agreement?": float, "accuracy": _ACCURACY,
                "dense?": _MEASURED, "pruned?": _MEASURED, "ratio?": float, "budget_ratio?": float,
                "error?": float, "doubt?": str,
                "environment": {str: str}, "misses": [str]},

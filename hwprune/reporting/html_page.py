@@ -23,8 +23,8 @@ from hwprune.reporting.html_parts import (
     share,
     signed,
 )
-from hwprune.reporting.numbers import milliseconds, standard_error
-from hwprune.reporting.summary import RunSummary, not_run
+from hwprune.reporting.numbers import error_of, evaluation, milliseconds
+from hwprune.reporting.summary import RunSummary, metric_of, not_run
 from hwprune.reporting.terminal import STAGES
 
 _KERNELS_SHOWN = 15
@@ -74,11 +74,18 @@ def _summary(run: RunSummary) -> str:
     if "baselines" not in run.steps and (run.recipe.get("control") or run.recipe.get("uniform")):
         table += _missing(run, "baselines")
     return table + note(
-        "Accuracy is top-1 accuracy ± one standard error over the images (binomial). IQR is the "
+        f"{_what_is_measured(run)}IQR is the "
         "interquartile range of the runs of a network; the two networks ran by turns at several "
         "moments. The ± of a latency ratio is a 95% interval: a measurement in another minute "
         "gives a ratio within it with this probability."
     )
+
+
+def _what_is_measured(run: RunSummary) -> str:
+    """What the first metric is, where it needs a sentence."""
+    if not metric_of(run.numbers).of_images:
+        return ""
+    return "Accuracy is top-1 accuracy ± one standard error over the images (binomial). "
 
 
 def _accuracy(run: RunSummary) -> str:
@@ -104,19 +111,42 @@ def _accuracy(run: RunSummary) -> str:
         if facts is None:
             rows.append((label, not_run(step, run.folder), "", "", ""))
             continue
-        error = standard_error(facts)
-        measured.append((label, facts["top1"], error))
-        rows.append(
-            (label, f"{facts['top1']:.2%}", f"± {error:.2%}", f"{facts['loss']:.3f}",
-             str(facts["count"]))
-        )  # fmt: skip
-    head = ("stage", "top-1", "standard error", "loss", f"{run.numbers['split']} images".strip())
+        found = evaluation(facts)
+        measured.append((label, found))
+        value = found.metric.text(found.value, 2)
+        rows.append((label, value, error_of(found), f"{found.loss:.3f}", str(found.count)))
+    words = metric_of(run.numbers).words
+    head = ("stage", words, "standard error", "loss", f"{run.numbers['split']} images".strip())
     table = html_table(head, rows)
     if not measured:
         return table
-    labels, top1, errors = zip(*measured, strict=True)
-    title = "Top-1 accuracy at each stage, ± one standard error"
-    return table + figure(charts.stages("stages", title, labels, top1, errors), title)
+    labels, results = zip(*measured, strict=True)
+    title = f"{words[0].upper()}{words[1:]} at each stage"
+    title += ", ± one standard error" if results[0].standard_error is not None else ""
+    drawn = figure(charts.stages("stages", title, labels, results), title)
+    return table + drawn + _by_class(run)
+
+
+def _by_class(run: RunSummary) -> str:
+    """A table of the values of single classes, dense and pruned; empty where there are none."""
+    pair = [run.numbers["accuracy"][side] for side in ("dense", "pruned")]
+    values = [evaluation(facts).values if facts else {} for facts in pair]
+    metric = metric_of(run.numbers)
+    names = [name for name in {**values[0], **values[1]} if name.startswith(f"{metric.name}/")]
+    if not names:
+        return ""
+
+    def text(value: float | None) -> str:
+        return "" if value is None else metric.text(value, 1)
+
+    rows = []
+    for name in names:
+        dense, pruned = (each.get(name) for each in values)
+        change = "" if None in (dense, pruned) else metric.difference(pruned or 0.0, dense or 0.0)
+        rows.append((name.partition("/")[2], text(dense), text(pruned), change))
+    fold = f"{len(rows)} classes" if len(rows) > LONG else ""
+    table = html_table(("class", "dense", "pruned", "change"), rows, fold=fold)
+    return f"<h3>{metric.words[0].upper()}{metric.words[1:]} by class</h3>\n{table}"
 
 
 def _widths(run: RunSummary) -> str:
@@ -278,8 +308,8 @@ def _exported(run: RunSummary) -> str:
     text = paragraph(
         "The exported file was read back from disk and run on "
         f"{facts['accuracy']['count']} images. Its outputs differ from PyTorch's by at most "
-        f"{facts['relative_error']:.1e} of the largest output. Both give the same class for "
-        f"{facts['agreement']:.2%} of the images."
+        f"{facts['relative_error']:.1e} of the largest output."
+        + _agreement(run, facts.get("agreement"))
     )
     head = (
         "file", "quiet, ms", "typical, ms", "IQR, ms", "fastest, ms", "slowest, ms", "runs"
@@ -299,6 +329,14 @@ def _exported(run: RunSummary) -> str:
     chart = charts.samples("samples", title, times, latency) if all(times.values()) else ""
     drawn = figure(chart, title) if chart else ""
     return text + html_table(head, rows) + warnings + about + drawn
+
+
+def _agreement(run: RunSummary, share: float | None) -> str:
+    if share is None:
+        return ""
+    if metric_of(run.numbers).of_images:
+        return f" Both give the same class for {share:.2%} of the images."
+    return f" {share:.2%} of what they say is the same."
 
 
 def _training(run: RunSummary) -> str:
@@ -321,14 +359,15 @@ def _training(run: RunSummary) -> str:
 
 def _curves(step: str, name: str, history: Sequence[Facts]) -> str:
     rows = [
-        (str(e["epoch"] + 1), f"{e['loss']:.3f}", f"{e['train_top1']:.2%}",
-         f"{e['validation']['top1']:.2%}", f"± {standard_error(e['validation']):.2%}",
-         f"{e['validation']['loss']:.3f}")
-        for e in history
+        (str(e["epoch"] + 1), f"{e['loss']:.3f}",
+         "" if e.get("train_right") is None else f"{e['train_right']:.2%}",
+         found.metric.text(found.value, 2), error_of(found), f"{found.loss:.3f}")
+        for e, found in ((e, evaluation(e["validation"])) for e in history)
     ]  # fmt: skip
-    head = ("epoch", "training loss", "training top-1", "validation top-1", "standard error",
+    words = evaluation(history[0]["validation"]).metric.words
+    head = ("epoch", "training loss", "training batches", f"validation {words}", "standard error",
             "validation loss")  # fmt: skip
-    title = f"{name}: loss and accuracy over the epochs"
+    title = f"{name}: loss and {words} over the epochs"
     table = html_table(head, rows, fold="All epochs in numbers")
     return figure(charts.training(f"training-{step}", title, history), title) + table
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from hwprune.reporting.facts import Facts
+from hwprune.storage.from_json import restore
+from hwprune.tasks.evaluation import Evaluation
 
 
 def milliseconds(value_ms: float, like_ms: float | None = None) -> str:
@@ -25,14 +27,30 @@ def change(after: float, before: float) -> str:
     return f"{ratio - 1:+.1%} ({ratio:.3f}x)".replace("-", "−")
 
 
-def points(one: Facts | None, other: Facts | None) -> str:
-    """How far one top-1 accuracy is above another, in points; empty where one is missing."""
+def evaluation(facts: Facts) -> Evaluation:
+    """The results that a step has left."""
+    fields = ("values", "loss", "count", "metric")
+    found: Evaluation = restore(Evaluation, {name: facts[name] for name in fields})
+    return found
+
+
+def value_of(facts: Facts | None) -> str:
+    """The first metric's value ± its standard error; empty where there are no results."""
+    if not facts:
+        return ""
+    found = evaluation(facts)
+    return " ".join(filter(None, (found.metric.text(found.value, 2), error_of(found))))
+
+
+def error_of(found: Evaluation) -> str:
+    """The standard error of results, such as ``± 1.20%``; empty where it is unknown."""
+    error = found.standard_error
+    return "" if error is None else f"± {found.metric.text(error, 2)}"
+
+
+def difference(one: Facts | None, other: Facts | None) -> str:
+    """How far one result is above another, such as ``+0.90 points``; empty where one is missing."""
     if not (one and other):
         return ""
-    return f"{100 * (one['top1'] - other['top1']):+.2f} points".replace("-", "−")
-
-
-def standard_error(accuracy: Facts) -> float:
-    """The standard error of ``top1``, by the binomial distribution."""
-    top1, count = accuracy["top1"], accuracy["count"]
-    return float((top1 * (1 - top1) / count) ** 0.5) if count else float("nan")
+    mine, others = evaluation(one), evaluation(other)
+    return mine.metric.difference(mine.value, others.value)

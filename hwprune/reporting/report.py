@@ -15,11 +15,11 @@ from rich.table import Table
 
 from hwprune.reporting.baseline_comparison import BASELINE_HEAD
 from hwprune.reporting.html_page import page
-from hwprune.reporting.numbers import milliseconds
-from hwprune.reporting.summary import RunSummary, change_of, percent, read_run
+from hwprune.reporting.numbers import milliseconds, value_of
+from hwprune.reporting.summary import RunSummary, change_of, metric_of, read_run
 from hwprune.storage.atomic_files import write_text
 
-_REPORT_VERSION = 1
+_REPORT_VERSION = 2
 
 
 def write_report(folder: Path) -> Path:
@@ -84,7 +84,7 @@ def comparison_table(folders: Sequence[Path]) -> RenderableType:
     table = Table("", *(escape(folder.name) for folder in folders))
     columns = [_comparison_column(read_run(folder)) for folder in folders]
     for name in columns[0]:
-        table.add_row(name, *(escape(column[name]) for column in columns))
+        table.add_row(escape(name), *(escape(column.get(name, "")) for column in columns))
     return table
 
 
@@ -99,8 +99,8 @@ def _comparison_column(run: RunSummary) -> dict[str, str]:
         "budget met": {"met": "yes", "missed": "no", "open": "not verified"}[run.verdict[0]],
         "latency, ms": milliseconds(pruned) if timed else "not measured",
         "latency/dense": f"{pruned / dense:.3f}" if timed else "",
-        "accuracy": percent(accuracy["pruned"]),
-        "dense accuracy": percent(accuracy["dense"]),
+        metric_of(numbers).words: value_of(accuracy["pruned"]),
+        f"dense {metric_of(numbers).words}": value_of(accuracy["dense"]),
         "MACs": change_of(numbers["macs"]),
         "parameters": change_of(numbers["params"]),
     }

@@ -13,7 +13,8 @@ from hwprune.recipe import Recipe
 from hwprune.reporting.baseline_comparison import baseline_rows, baseline_sentences
 from hwprune.reporting.facts import PLAN_SHAPE, SHAPES, SLIM_FACTS, Facts, read_facts
 from hwprune.reporting.html_parts import Rows
-from hwprune.reporting.numbers import change, milliseconds, points, standard_error
+from hwprune.reporting.numbers import change, difference, evaluation, milliseconds, value_of
+from hwprune.tasks.evaluation import TOP1, Metric
 
 _MOST_NOISE = 0.02  # standard error of measured ratios, above which better plans may be missed
 
@@ -150,7 +151,16 @@ def _baselines(steps: Mapping[str, Facts]) -> dict[str, Any]:
 
 
 def _accuracy(facts: Facts | None) -> dict[str, Any] | None:
-    return {**facts, "standard_error": standard_error(facts)} if facts else None
+    if not facts:
+        return None
+    found = evaluation(facts)
+    return {**facts, "value": found.value, "standard_error": found.standard_error}
+
+
+def metric_of(numbers: Facts) -> Metric:
+    """The metric that is reported first; that of classification where nothing was measured."""
+    found = [facts for facts in numbers["accuracy"].values() if facts]
+    return evaluation(found[0]).metric if found else TOP1
 
 
 def _spread(facts: Facts | None) -> dict[str, Any] | None:
@@ -160,12 +170,12 @@ def _spread(facts: Facts | None) -> dict[str, Any] | None:
 def _rows(folder: Path, numbers: Facts) -> list[tuple[str, str, str, str]]:
     """The numbers as text: quantity, dense, pruned, change."""
     split, latency = numbers["split"], numbers["latency"]
-    name = f"{split} accuracy".strip()
+    name = f"{split} {metric_of(numbers).words}".strip()
     missing = {
         "dense": f"not measured: `hwprune dense --out {folder}`",
         "pruned": f"not measured: `hwprune verify --out {folder}`",
     }
-    accuracy = {side: percent(numbers["accuracy"][side]) or missing[side] for side in missing}
+    accuracy = {side: value_of(numbers["accuracy"][side]) or missing[side] for side in missing}
     if any(miss.startswith("NotMeasured") for miss in numbers["budget"]["misses"]):
         missing = dict.fromkeys(missing, "not measured: the target is another device")
     speed = {side: _latency(latency[side]) or missing["pruned"] for side in missing}
@@ -173,7 +183,7 @@ def _rows(folder: Path, numbers: Facts) -> list[tuple[str, str, str, str]]:
         speed["pruned"] += f" while planning; the exported file is {missing['pruned']}"
     rows = [
         (name, accuracy["dense"], accuracy["pruned"],
-         points(numbers["accuracy"]["pruned"], numbers["accuracy"]["dense"])),
+         difference(numbers["accuracy"]["pruned"], numbers["accuracy"]["dense"])),
         ("latency", speed["dense"], speed["pruned"],
          change_of({s: (latency[s] or {}).get("latency_ms") for s in missing})),
         *_spread_row(latency),
@@ -232,11 +242,6 @@ def _verdict(folder: Path, numbers: Facts) -> tuple[tuple[str, str], list[str]]:
     if stale:
         return ("open", f"An earlier budget was met: {found}."), reasons
     return ("met", f"Budget met: {found}."), reasons
-
-
-def percent(accuracy: Facts | None) -> str:
-    """A top-1 accuracy and its standard error; empty where it was not measured."""
-    return f"{accuracy['top1']:.2%} ± {accuracy['standard_error']:.2%}" if accuracy else ""
 
 
 def _latency(spread: Facts | None) -> str:

@@ -16,6 +16,7 @@ from hwprune.graph import ChannelGraph
 from hwprune.latency.measure import Measurement
 from hwprune.latency.samples import Network
 from hwprune.latency.table import LatencyTable
+from hwprune.reporting.numbers import evaluation
 
 # The stages of ``prepare`` before the training of the student; after "accuracy: 35.6 %".
 STAGES = {
@@ -130,11 +131,11 @@ def slim_table(folder: Path, names: Sequence[str]) -> RenderableType:
     for network in sorted(facts["networks"], key=lambda each: names.index(each["name"])):
         name = network["name"]
         verified = json.loads((folder / name / "verify.json").read_text(encoding="utf-8"))
-        ratio, accuracy = verified["ratio"], verified["accuracy"]["top1"]
+        ratio, found = verified["ratio"], evaluation(verified["accuracy"])
         table.add_row(
             name,
             "" if ratio is None else f"{ratio:.3f}",
-            f"{accuracy:.2%}",
+            found.metric.text(found.value, 2),
             f"{network['importance_kept']:.2%}",
             f"{network['separate_importance_kept']:.2%}",
             f"{network['bytes_alone'] / 1e6:.2f}",

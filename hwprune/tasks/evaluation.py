@@ -30,8 +30,8 @@ class Metric:
         return self.label or self.name
 
     def text(self, value: float, digits: int = 1) -> str:
-        """A value in words, such as ``82.6 %`` or ``0.1235``."""
-        return f"{100 * value:.{digits}f} %" if self.share else f"{value:.4g}"
+        """A value in words, such as ``82.6%`` or ``0.1235``."""
+        return f"{value:.{digits}%}" if self.share else f"{value:.4g}"
 
     def difference(self, value: float, other: float) -> str:
         """How far a value is above another one, such as ``+0.90 points``."""
@@ -76,6 +76,11 @@ class Evaluation:
         if not self.metric.of_images:
             return None
         return float((self.value * (1 - self.value) / self.count) ** 0.5)
+
+    def is_better(self, other: Evaluation) -> bool:
+        """Whether the value of the first metric is better than another's."""
+        apart = self.value - other.value
+        return apart > 0 if self.metric.larger_is_better else apart < 0
 
     def brief(self) -> Evaluation:
         """The same without the values of single classes."""

@@ -30,9 +30,9 @@ def load_task(source: str, model: nn.Module, classes: Sequence[str] = ()) -> Tas
     """Make a task by its name.
 
     Args:
-        source: one of ``TASK_NAMES``, or ``package.module:callable`` or ``path/to/file.py:callable``
-            of a function that returns a ``Task``. It is given the network as ``model`` and the names
-            of the classes as ``classes``, if it has such parameters.
+        source: one of ``TASK_NAMES``, or ``FILE.py:callable`` or ``package.module:callable`` of a
+            function that returns a ``Task``. It is given the network as ``model`` and the names of
+            the classes as ``classes``, if it has such parameters.
         model: the dense network.
         classes: names of the classes; empty where the data has none.
 

@@ -122,7 +122,7 @@ def test_a_run_is_compared_with_its_dense_network(finished: Path, tmp_path: Path
     dense, pruned = Comparison.load(tmp_path / "compare.json").entries
     verified = json.loads((finished / "verify.json").read_text())
     assert (dense.name, pruned.name) == ("demo dense", "demo")
-    assert pruned.top1 == verified["accuracy"]["top1"]
+    assert pruned.top1 == verified["accuracy"]["values"]["top1"]
     assert pruned.top1_of == f"measured on {GIVEN[-1]}" == dense.top1_of
     assert pruned.latency_ms / dense.latency_ms == pytest.approx(verified["ratio"], rel=1e-3)
 

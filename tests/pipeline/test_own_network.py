@@ -30,10 +30,10 @@ def test_cifar_resnet_goes_the_whole_way(shared_data: Path, tmp_path: Path) -> N
         for step in ("trace", "dense", "verify")
     }
     # An image on the edge of two classes may fall to either side.
-    assert facts["dense"]["accuracy"]["top1"] == pytest.approx(0.915, abs=0.006)
+    assert facts["dense"]["accuracy"]["values"]["top1"] == pytest.approx(0.915, abs=0.006)
     assert facts["dense"]["history"] == []
     assert facts["verify"]["ratio"] <= 0.7
-    assert facts["verify"]["accuracy"]["top1"] > 0.75
+    assert facts["verify"]["accuracy"]["values"]["top1"] > 0.75
     # The shortcuts pad with a literal number of channels: the streams stay, the inner widths go.
     widths = {group["name"]: group["width"] for group in facts["trace"]["groups"]}
     assert widths["layer3.2.conv1"] == 64

@@ -41,8 +41,8 @@ def test_baselines_stand_beside_the_dense_and_the_pruned_network(tmp_path: Path)
         assert words in " ".join(shown.split()) and words in text_of_report(folder)
     assert "longer than the dense one" not in " ".join(shown.split())
     summary = json.loads((folder / "report.json").read_text())["summary"]["baselines"]
-    assert summary["control"]["accuracy"]["top1"] == 0.88
-    assert (summary["uniform"]["accuracy"]["top1"], summary["uniform"]["ratio"]) == (0.74, 0.41)
+    assert summary["control"]["accuracy"]["value"] == 0.88
+    assert (summary["uniform"]["accuracy"]["value"], summary["uniform"]["ratio"]) == (0.74, 0.41)
     assert (summary["trained_longer_epochs"], summary["control"]["epochs"]) == (1, 2)
 
 

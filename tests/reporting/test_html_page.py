@@ -21,7 +21,7 @@ def test_the_page_and_the_data_say_the_same(tmp_path: Path) -> None:
     path = write_report(leave(tmp_path, facts()))
     assert path == tmp_path / "report.html"
     content = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
-    assert content["version"] == 1
+    assert content["version"] == 2
     assert content["steps"] == facts()
     assert content["recipe"]["model"] == "torchvision:resnet18"
     summary = content["summary"]

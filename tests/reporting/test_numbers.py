@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import pytest
-
-from hwprune.reporting.numbers import change, milliseconds, standard_error
+from hwprune.reporting.numbers import change, difference, milliseconds, value_of
 
 
 def test_numbers() -> None:
@@ -14,4 +12,17 @@ def test_numbers() -> None:
     assert change(3, 4) == "−25.0% (0.750x)"
     assert change(5, 4) == "+25.0% (1.250x)"
     assert change(5, 0) == "dense is 0"
-    assert standard_error({"top1": 0.5, "count": 25}) == pytest.approx(0.1)
+
+
+def _facts(value: float, **metric: object) -> dict[str, object]:
+    return {"values": {"x": value}, "loss": 1.0, "count": 25, "metric": {"name": "x", **metric}}
+
+
+def test_results_in_words() -> None:
+    assert value_of(_facts(0.5, of_images=True)) == "50.00% ± 10.00%"
+    assert value_of(_facts(0.5)) == "50.00%"
+    assert value_of(_facts(12.34, share=False)) == "12.34"
+    assert value_of(None) == ""
+    assert difference(_facts(0.5), _facts(0.6)) == "−10.00 points"
+    assert difference(_facts(12.5, share=False), _facts(12.0, share=False)) == "+0.5"
+    assert difference(None, _facts(0.5)) == ""

@@ -14,9 +14,12 @@ from training_case import PER_EPOCH, QUICK, Net, same, stop_at, tiny_data
 
 from hwprune.errors import InputError
 from hwprune.slimmable.joint_training import TEACHERS, InPlace, in_place_loss, sandwich
+from hwprune.tasks.classification import classification
 from hwprune.training.distillation_loss import Distillation
 from hwprune.training.evaluate import evaluate
 from hwprune.training.finetune import Interrupted, finetune
+
+TASK = classification()
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +75,7 @@ def test_the_loss_of_a_step_by_hand(data) -> None:
     slim.eval()
     (images, labels), how = images_of(data)[0], InPlace(soft=0.7, hard=0.2, temperature=2.0)
     wide, half, narrow = (slim.alone(name)(images).detach() for name in slim.names)
-    found = in_place_loss([wide, half, narrow], labels, how)
+    found = in_place_loss([wide, half, narrow], labels, how, TASK, TASK.loss)
     wanted = 0.0
     for logits in (half, narrow):
         p, q = (x.div(2).softmax(1) for x in (wide, logits))
@@ -81,11 +84,12 @@ def test_the_loss_of_a_step_by_hand(data) -> None:
     torch.testing.assert_close(found, torch.as_tensor(wanted))
     wide.requires_grad_()
     half.requires_grad_()
-    in_place_loss([wide, half, narrow], labels, how).backward()
+    in_place_loss([wide, half, narrow], labels, how, TASK, TASK.loss).backward()
     assert wide.grad is None and half.grad is not None
     with torch.no_grad():
-        taught = in_place_loss([wide, half, narrow], labels, how, teacher_logits=wide.flip(0))
-        flipped = in_place_loss([wide.flip(0), half, narrow], labels, how)
+        of = (labels, how, TASK, TASK.loss)
+        taught = in_place_loss([wide, half, narrow], *of, teacher=wide.flip(0))
+        flipped = in_place_loss([wide.flip(0), half, narrow], *of)
     assert float(taught) == float(flipped) != float(found.detach())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ from rich.console import Console
 
 from hwprune.recipe import Recipe
 from hwprune.reporting.report import summary_table, write_report
+from hwprune.tasks.evaluation import Evaluation
 
 
 def accuracy(top1: float, count: int = 100) -> dict[str, Any]:
-    return {"top1": top1, "loss": 0.5, "count": count}
+    return asdict(Evaluation({"top1": top1}, 0.5, count))
 
 
 def measured(*times_ms: float) -> dict[str, Any]:
@@ -25,7 +27,7 @@ def measured(*times_ms: float) -> dict[str, Any]:
 
 def epochs(*losses: float) -> list[dict[str, Any]]:
     return [
-        {"epoch": i, "loss": loss, "train_top1": 0.5, "validation": accuracy(0.6)}
+        {"epoch": i, "loss": loss, "train_right": 0.5, "validation": accuracy(0.6)}
         for i, loss in enumerate(losses)
     ]
 

@@ -1,4 +1,4 @@
-"""Accuracy and batch-norm statistics, by hand."""
+"""Evaluation and batch-norm statistics, by hand."""
 
 from __future__ import annotations
 
@@ -8,8 +8,22 @@ import pytest
 import torch
 from torch import nn
 
+from hwprune.errors import InputError
 from hwprune.pruning.batch_norm import reestimate_norms
-from hwprune.training.evaluate import Accuracy, accuracy, evaluate, predictions
+from hwprune.tasks.evaluation import Evaluation
+from hwprune.tasks.task import Task
+from hwprune.training.evaluate import evaluate
+
+
+class _Same(nn.Module):
+    """A network that gives its inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unused = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
 
 
 def batches_of(images: torch.Tensor, size: int):
@@ -19,7 +33,8 @@ def batches_of(images: torch.Tensor, size: int):
 
 def test_accuracy_by_hand() -> None:
     logits = torch.tensor([[2.0, 0.0], [0.0, 1.0], [3.0, 3.5]])
-    found = accuracy(logits, torch.tensor([0, 1, 0]))
+    labels = torch.tensor([0, 1, 0])
+    found = evaluate(_Same(), [(logits, labels)])
     losses = [math.log(1 + math.exp(d)) for d in (-2.0, -1.0, 0.5)]
     assert found.top1 == pytest.approx(2 / 3)
     assert found.loss == pytest.approx(sum(losses) / 3)
@@ -28,15 +43,28 @@ def test_accuracy_by_hand() -> None:
 
 
 def test_the_error_of_certainty_is_zero() -> None:
-    assert Accuracy(1.0, 0.0, 50).standard_error == 0.0
+    assert Evaluation({"top1": 1.0}, 0.0, 50).standard_error == 0.0
 
 
-def test_predictions_come_in_order_whatever_the_batches() -> None:
+def test_results_do_not_depend_on_the_batches() -> None:
     images = torch.randn(7, 3, generator=torch.Generator().manual_seed(0))
-    for size in (1, 3, 7):
-        logits, labels = predictions(lambda x: 2 * x, batches_of(images, size))
-        assert torch.equal(logits, 2 * images)
-        assert len(labels) == 7
+    whole = evaluate(_Same(), batches_of(images, 7))
+    for size in (1, 3):
+        found = evaluate(_Same(), batches_of(images, size))
+        assert (found.top1, found.count) == (whole.top1, 7)
+        assert found.loss == pytest.approx(whole.loss)
+
+
+def test_metrics_without_the_best_one_are_refused() -> None:
+    class Wrong:
+        def update(self, outputs, targets) -> None: ...
+
+        def compute(self) -> dict[str, float]:
+            return {"error": 1.0}
+
+    task = Task(loss=nn.functional.cross_entropy, metrics=Wrong, best="accuracy")
+    with pytest.raises(InputError, match="give error, but its best is 'accuracy'"):
+        evaluate(_Same(), batches_of(torch.randn(4, 3), 2), task)
 
 
 def test_evaluation_leaves_modes_statistics_and_gradients_alone() -> None:

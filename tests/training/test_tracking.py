@@ -31,8 +31,11 @@ def test_training_tells_its_numbers_by_step_and_by_epoch(tmp_path) -> None:
     main(["dense", *TWO_EPOCHS, *more, "--out", str(tmp_path)])
     found = scalars(tmp_path / "tensorboard" / "dense")
     assert set(found) == {
-        *(f"step/{name}" for name in ("loss", "top1", "lr")),
-        *(f"epoch/{name}" for name in ("loss", "train_top1", "top1", "validation_loss")),
+        *(f"step/{name}" for name in ("loss", "right", "lr")),
+        *(
+            f"epoch/{name}"
+            for name in ("loss", "train_right", "top1", "balanced", "validation_loss")
+        ),
     }
     for tag, values in found.items():
         assert list(values) == list(range(1, 1 + (STEPS if tag.startswith("step/") else 2)))

@@ -20,6 +20,8 @@ from hwprune.data.datasets import ArrayPixels, Augmented, load_data
 from hwprune.errors import InputError
 from hwprune.plan import Plan
 from hwprune.seeding import seeded
+from hwprune.tasks.classification import classification
+from hwprune.tasks.labels import regression
 from hwprune.tracing.trace import trace
 from hwprune.training.distillation_loss import Distillation
 from hwprune.training.finetune import Interrupted, Teaching, Training, finetune
@@ -99,33 +101,42 @@ def test_clipped_gradients_have_the_norm_that_was_given() -> None:
     assert moved(100 * free) == pytest.approx(free)
 
 
+TASK = classification()
+
+
+def _mixing(mixup: float, cutmix: float, batch_size: int) -> Training:
+    return Training(mixup=mixup, cutmix=cutmix, batch_size=batch_size)
+
+
 def test_mixed_images_and_labels_are_shares_of_two() -> None:
     draw = torch.Generator().manual_seed(0)
     images, labels = torch.rand(6, 3, 8, 8, generator=draw), torch.tensor([0, 1, 2, 3, 4, 0])
-    mixed, wanted = Mix(0.5, 0.0, 5, 6)(images.clone(), labels, 1, 2)
+    mixed, wanted = Mix(_mixing(0.5, 0.0, 6), 5, TASK)(images.clone(), labels, 1, 2)
     share = float(wanted[1, 1])
     assert 0 < share < 1
     torch.testing.assert_close(mixed, share * images + (1 - share) * images.flip(0))
     torch.testing.assert_close(
         wanted, share * F.one_hot(labels, 5) + (1 - share) * F.one_hot(labels.flip(0), 5)
     )
-    pasted, wanted = Mix(0.0, 1.0, 5, 6)(images.clone(), labels, 1, 2)
+    pasted, wanted = Mix(_mixing(0.0, 1.0, 6), 5, TASK)(images.clone(), labels, 1, 2)
     own = (pasted == images).all(1).float().mean((1, 2))  # the share of pixels that stayed
     torch.testing.assert_close(wanted[1, 1], own[1])
     assert ((pasted == images) | (pasted == images.flip(0))).all()
     with pytest.raises(InputError, match="even batch_size, got 5"):
-        Mix(0.2, 0.0, 5, 5)
+        Mix(_mixing(0.2, 0.0, 5), 5, TASK)
+    with pytest.raises(InputError, match="mix classes, but the task is regression"):
+        Mix(_mixing(0.2, 0.0, 6), 5, regression())
 
 
 def test_mixing_depends_on_its_numbers_alone() -> None:
     images, labels = torch.rand(4, 3, 8, 8), torch.tensor([0, 1, 2, 3])
-    mix = Mix(0.5, 1.0, 4, 4)
+    mix = Mix(_mixing(0.5, 1.0, 4), 4, TASK)
     first = mix(images.clone(), labels, 0, 1)
     random.random(), np.random.rand(), torch.rand(1)
     again, other = mix(images.clone(), labels, 0, 1), mix(images.clone(), labels, 0, 2)
     assert torch.equal(first[0], again[0]) and torch.equal(first[1], again[1])
     assert not torch.equal(first[1], other[1])
-    same_images, same_labels = Mix(0.0, 0.0, 4, 3)(images, labels)
+    same_images, same_labels = Mix(_mixing(0.0, 0.0, 3), 4, TASK)(images, labels)
     assert same_images is images and same_labels is labels
 
 
