@@ -18,6 +18,7 @@ if find_spec("torch") is not None:
     from hwprune.importance.branches import score_branches
     from hwprune.importance.score import score
     from hwprune.latency.budget import Budget
+    from hwprune.pipeline.adopt import adopt
     from hwprune.pipeline.profile import profile
     from hwprune.pipeline.run_context import Job
     from hwprune.pipeline.runner import run
@@ -40,6 +41,7 @@ if find_spec("torch") is not None:
     from hwprune.tracing.trace import trace
     from hwprune.training.distillation_loss import Distillation
     from hwprune.training.finetune import Teaching, Training, finetune
+    from hwprune.training.teacher import InnerDistillation
 
 __all__ = [
     "Budget",
@@ -50,6 +52,7 @@ __all__ = [
     "Distillation",
     "Group",
     "InPlace",
+    "InnerDistillation",
     "Job",
     "LatencyTable",
     "Layer",
@@ -64,6 +67,7 @@ __all__ = [
     "Training",
     "Wanted",
     "WidthOptions",
+    "adopt",
     "cheapest",
     "explain",
     "features",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import sys
@@ -218,3 +219,24 @@ def test_the_way_back_from_a_loop_of_our_own_leads_to_a_verified_file() -> None:
     run_block(DOCS / "how-to" / "own-training-loop.md", 0)
     for step in ("export", "verify", "report"):
         main([step, "--out", "runs/own"])
+
+
+def test_the_page_on_tasks_goes_the_whole_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two inputs, a dictionary as output, and an own loss: from the file to the verified file."""
+    page = DOCS / "how-to" / "own-task.md"
+    monkeypatch.chdir(tmp_path)
+    Path("stereo.py").write_text(blocks(page, "python")[0])
+    (arguments,) = (found for found in typed(page) if found[0] == "run")
+    main(
+        [*arguments, "--target", "fake:step=8", "--epochs", "1", "--dense-epochs", "1",
+         "--calibration-images", "32", "--control"]
+    )  # fmt: skip
+    verified = json.loads(Path("runs/stereo/verify.json").read_text())
+    assert verified["misses"] == [] and verified["ratio"] <= 0.5
+    assert verified["relative_error"] < 1e-4 and verified["agreement"] is None
+    values = verified["accuracy"]["values"]
+    assert set(values) == {"within"} and 0 <= values["within"] <= 1
+    report = Path("runs/stereo/report.html").read_text()
+    assert "within" in report and "top-1" not in report

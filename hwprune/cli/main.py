@@ -113,13 +113,24 @@ def trace_command(
 
 @commands.command("finetune")
 @click.option("--resume", is_flag=True, help="go on from the checkpoint in --out")
+@click.option(
+    "--from",
+    "trained",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="take these weights, which were trained elsewhere, and train no further",
+)
 @recipe_options("finetune")
-def finetune_command(resume: bool, **options: Any) -> None:
+def finetune_command(resume: bool, trained: Path | None, **options: Any) -> None:
     """Distil the dense network into the pruned one, or into all widths of a slim one."""
+    from hwprune.pipeline.adopt import adopt
     from hwprune.pipeline.slim_steps import train_slim
     from hwprune.pipeline.train_steps import finetune_step
 
     job = job_of_all(options)
+    if trained is not None:
+        take_with_recipe(job, lambda: adopt(job, trained))
+        return
     step = train_slim if job.files.slim_facts.exists() else finetune_step
     take_with_recipe(job, lambda: step(job, resume))
 

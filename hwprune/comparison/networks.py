@@ -21,6 +21,7 @@ from hwprune.pipeline.run_context import Job
 from hwprune.recipe import Recipe
 from hwprune.reporting.numbers import evaluation
 from hwprune.targets.base import Form, Loadable, TorchNetwork
+from hwprune.tasks.trees import single
 
 # The last one has smaller images, which is the simplest way to make a network faster.
 REFERENCES = ("efficientnet_b0,mobilenet_v3_large,mobilenet_v3_small,resnet50,resnet34,resnet18,"
@@ -141,7 +142,7 @@ def from_paths(paths: Iterable[Path]) -> list[Candidate]:
 
 def _of_run(folder: Path) -> list[Candidate]:
     job = Job(Recipe.load(folder / "recipe.toml", out=str(folder)))
-    image = tuple(job.example.shape[1:])
+    image = tuple(single(job.example).shape[1:])
     dense, pruned = (_measured(folder, name) for name in ("dense", "verify"))
     origin = f"measured on {job.recipe.data}"
     run = folder.resolve().name

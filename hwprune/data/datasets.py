@@ -70,6 +70,14 @@ class ArrayPixels:
         return ArrayPixels(self.images[kept], tuple(self.labels[index] for index in indices))
 
 
+class Samples(Protocol):
+    """A torch data set whose length is known; what its samples are is up to the task."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, key: Any, /) -> Any: ...
+
+
 class LabelledDataset(Dataset[Sample]):
     """A torch data set with the labels of all images, which need not be decoded for that."""
 
@@ -114,23 +122,27 @@ class Augmented(LabelledDataset):
 
 @dataclass(frozen=True)
 class Data:
-    """A classification data set: float images ``[C, H, W]`` in splits that share no image.
+    """A data set in splits that share no image; a sample is (inputs, target).
+
+    The inputs are a float image ``[C, H, W]``, or a tuple of what the network takes. The target is
+    what the task's loss compares the outputs with, such as a class. A split that has a class for
+    each image has them as its attribute ``labels``, by which balanced samples are chosen.
 
     Attributes:
         train: augmented training images, ``train[epoch, index]``.
         calibration: the training images without augmentation, ``calibration[index]``.
         validation: images for the accuracy during training, ``validation[index]``.
         test: images for the accuracy in the report, ``test[index]``; None to use ``validation``.
-        classes: names of the classes 0, 1, ...
-        image_shape: channels, height and width of an image.
+        classes: names of the classes 0, 1, ...; empty where there are none.
+        image_shape: channels, height and width of an image; of several, those of the first.
         source: name of the data set, as ``load_data`` takes it.
         augmentation: further random changes of the training images.
     """
 
-    train: LabelledDataset
-    calibration: LabelledDataset
-    validation: LabelledDataset
-    test: LabelledDataset | None
+    train: Samples
+    calibration: Samples
+    validation: Samples
+    test: Samples | None
     classes: tuple[str, ...]
     image_shape: tuple[int, int, int]
     source: str
@@ -139,9 +151,9 @@ class Data:
     def lint(self) -> list[str]:
         """Problems of the data, one sentence each.
 
-        Every split must have images and a label for each, all labels must be in ``classes``, train
-        and calibration must have the same labels, and the first image of every split must be a
-        float tensor of ``image_shape``.
+        Every split must have images; if it has ``labels``, one for each image. All labels must be
+        in ``classes``, and train and calibration must have the same. If the first sample of a split
+        is a single image, it must be a float tensor of ``image_shape``.
         """
         splits = {"train": self.train, "calibration": self.calibration}
         splits |= {"validation": self.validation}
@@ -149,19 +161,25 @@ class Data:
         problems = [
             problem for name, split in splits.items() for problem in self._lint_split(name, split)
         ]
-        if not problems and self.train.labels != self.calibration.labels:
+        train, calibration = (getattr(s, "labels", None) for s in (self.train, self.calibration))
+        if not problems and train != calibration:
             problems.append("train and calibration have different labels")
         return problems
 
-    def _lint_split(self, name: str, split: LabelledDataset) -> Iterator[str]:
+    def _lint_split(self, name: str, split: Samples) -> Iterator[str]:
         labels = getattr(split, "labels", None)
-        if labels is None or len(labels) != len(split) or len(labels) == 0:
-            yield f"{name}.labels must have one class for each image, and there must be an image"
+        if not len(split):
+            yield f"{name} has no images"
             return
-        if min(labels) < 0 or max(labels) >= len(self.classes):
+        if labels is not None and len(labels) != len(split):
+            yield f"{name}.labels must have one class for each image"
+            return
+        if labels is not None and (min(labels) < 0 or max(labels) >= len(self.classes)):
             yield f"{name} has labels {min(labels)} to {max(labels)} of {len(self.classes)} classes"
         key: Any = (0, 0) if name == "train" else 0
         image, _ = split[key]
+        if not isinstance(image, Tensor):
+            return
         if image.shape != self.image_shape or not image.is_floating_point():
             got = f"{image.dtype} {list(image.shape)}"
             yield f"{name}[{key}] is {got}, expected float {list(self.image_shape)}"
@@ -251,7 +269,7 @@ def make_data(
 
 
 def batches(
-    dataset: Dataset[Any],
+    dataset: Samples,
     indices: Sequence[int] | None,
     *,
     batch_size: int,
@@ -267,7 +285,7 @@ def batches(
         batch_size: images of a batch; the last batch may have fewer.
         collate: function from a list of samples to inputs and targets.
     """
-    chosen = range(len(dataset)) if indices is None else indices  # type: ignore[arg-type]
+    chosen = range(len(dataset)) if indices is None else indices
     for start in range(0, len(chosen), batch_size):
         yield collate([dataset[index] for index in chosen[start : start + batch_size]])
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import load_file
 from torch import Generator, Tensor, nn, rand
+from torch.utils._pytree import tree_map
 
 from hwprune import distributed
 from hwprune.data.augment import Augmentation
@@ -27,6 +29,7 @@ from hwprune.tasks.check import check_task
 from hwprune.tasks.evaluation import Evaluation
 from hwprune.tasks.registry import load_task
 from hwprune.tasks.task import Batch, Task
+from hwprune.tasks.trees import Inputs
 from hwprune.tracing.trace import trace
 from hwprune.training.evaluate import evaluate
 
@@ -51,6 +54,7 @@ class DenseNetwork:
         self.recipe = recipe
         self.control: TrainedFacts | None = None
         self._trained_weights = trained_weights
+        self._is_checked = False
         self._graphs: dict[int, ChannelGraph] = {}
         self._planned: dict[tuple[Form, int], Networks] = {}
 
@@ -73,7 +77,7 @@ class DenseNetwork:
         """The network as it was given."""
         recipe = self.recipe
         recipe.need("model")
-        classes = len(self.data.classes) if recipe.data else None
+        classes = (len(self.data.classes) or None) if recipe.data else None
         weights = Path(recipe.weights) if recipe.weights else None
         return load_model(recipe.model, num_classes=classes, weights=weights)
 
@@ -87,27 +91,41 @@ class DenseNetwork:
 
     @cached_property
     def task(self) -> Task:
-        """What the network is for, after a check that it fits network and data.
+        """What the network is for."""
+        classes = self.data.classes if self.recipe.data else ()
+        return load_task(self.recipe.task, self.loaded.model, classes)
+
+    def check_task(self) -> None:
+        """Check once that network, data and task fit together.
 
         Raises:
             InputError: a batch cannot go through the network, the loss or the metrics.
         """
-        classes = self.data.classes if self.recipe.data else ()
-        task = load_task(self.recipe.task, self.loaded.model, classes)
-        if self.recipe.data:
-            check_task(self.loaded.model, task, self.data)
-        return task
+        if self.recipe.data and not self._is_checked:
+            check_task(self.loaded.model, self.task, self.data)
+            self._is_checked = True
 
     @property
     def source(self) -> dict[str, object]:
         """What a plan says of where the network comes from."""
         return {"model": self.recipe.model, "num_classes": self.loaded.num_classes}
 
-    def example(self, batch: int) -> Tensor:
-        """A random input [batch, C, H, W] of the size that is deployed; always the same."""
-        size = self.recipe.image_size or 224
-        shape = self.data.image_shape if self.recipe.data else (3, size, size)
-        return rand(batch, *shape, generator=Generator().manual_seed(0))
+    def example(self, batch: int) -> Inputs:
+        """Random inputs of the sizes that are deployed, such as [batch, C, H, W]; always the same.
+
+        Inputs that are no floating-point numbers are those of an image of the data.
+        """
+        if not self.recipe.data:
+            size = self.recipe.image_size or 224
+            return rand(batch, 3, size, size, generator=Generator().manual_seed(0))
+        inputs, _ = self.task.collate([self.data.calibration[0]] * batch)
+        draw = Generator().manual_seed(0)
+
+        def random(leaf: Any) -> Any:
+            is_float = isinstance(leaf, Tensor) and leaf.is_floating_point()
+            return rand(leaf.shape, generator=draw) if is_float else leaf
+
+        return tree_map(random, inputs)
 
     @property
     def kept_whole(self) -> list[str]:

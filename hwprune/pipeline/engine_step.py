@@ -9,13 +9,14 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from hwprune.data.datasets import LabelledDataset
+from hwprune.data.datasets import Samples
 from hwprune.export.engine_beside import IMAGES, LABELS
 from hwprune.export.to_onnx import save_onnx
 from hwprune.pipeline.run_context import Job
 from hwprune.storage.atomic_files import write_atomically
 from hwprune.targets.registry import file_precision
 from hwprune.targets.tensorrt.request import EngineRequest, build
+from hwprune.tasks.trees import single
 
 _IMAGES = 256
 _IMAGE_BYTES = 32 * 2**20  # at most, of all of them
@@ -47,11 +48,11 @@ def _save_images(job: Job) -> None:
 
     They are for machines that have no data.
     """
-    split: LabelledDataset = getattr(job.dense.data, job.dense.test_split)
+    split: Samples = getattr(job.dense.data, job.dense.test_split)
     one = 4 * int(np.prod(job.dense.data.image_shape))
     count = min(_IMAGES, max(1, _IMAGE_BYTES // one), len(split))
     chosen = torch.linspace(0, len(split) - 1, count).long().tolist()
-    _save(job.folder / IMAGES, np.stack([split[index][0].numpy() for index in chosen]))
+    _save(job.folder / IMAGES, np.stack([single(split[index][0]).numpy() for index in chosen]))
     labels = getattr(split, "labels", None)
     if labels is not None:
         _save(job.folder / LABELS, np.array([labels[index] for index in chosen]))

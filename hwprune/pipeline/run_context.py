@@ -9,7 +9,7 @@ from typing import Any
 
 import onnx
 from rich.console import Console
-from torch import Tensor, nn
+from torch import nn
 
 from hwprune.errors import InputError
 from hwprune.export.to_onnx import to_onnx
@@ -28,7 +28,7 @@ from hwprune.solver.constraints import Constraints
 from hwprune.solver.ties import find_ties
 from hwprune.solver.width_options import WidthOptions
 from hwprune.targets.registry import file_precision, symmetric
-from hwprune.tasks.trees import count_of
+from hwprune.tasks.trees import Inputs, count_of, single
 
 
 class Job:
@@ -68,8 +68,8 @@ class Job:
         return self.files.path
 
     @property
-    def example(self) -> Tensor:
-        """A random input [batch, C, H, W] of the size that is deployed."""
+    def example(self) -> Inputs:
+        """Random inputs of the sizes that are deployed, such as [batch, C, H, W]."""
         return self.dense.example(self.recipe.batch)
 
     @property
@@ -154,8 +154,8 @@ class Job:
         """
         own, size = precision or file_precision(self.recipe.target), self.recipe.batch
         found = self.dense.calibration(batch_size=size) if own in CALIBRATED else []
-        images = [images.numpy() for images, _ in found if count_of(images) == size]
-        inputs = self.example.expand(max(2, size), -1, -1, -1) if dynamic_batch else self.example
+        images = [single(images).numpy() for images, _ in found if count_of(images) == size]
+        inputs = self.dense.example(max(2, size)) if dynamic_batch else self.example
         plain = to_onnx(network, inputs, dynamic_batch=dynamic_batch)
         if precision or symmetric(self.recipe.target):
             return for_tensorrt(plain, own, images)

@@ -33,6 +33,7 @@ from hwprune.slimmable.file import bytes_alone, bytes_together, load_slim, save_
 from hwprune.slimmable.nested_plans import NestedPlan, Rescore, Scores, Wanted, nested
 from hwprune.slimmable.network import SlimNetwork, estimate_norms, make_slim
 from hwprune.storage.atomic_files import write_text
+from hwprune.tasks.trees import arguments
 
 PRUNED, TRAINED = "pruned.safetensors", "slim.safetensors"
 ASKED = "budgets.json"
@@ -100,7 +101,7 @@ def make_pruned(run: SlimRun, found: Sequence[NestedPlan], scores: Scores) -> No
     dense = shared.dense
     plans = {each.name: shared.with_source(each.plan) for each in found}
     order = importance_order(scores, [plan.kept for plan in plans.values()])
-    arrangement = find_arrangement(dense.model, graph, order, (shared.example,))
+    arrangement = find_arrangement(dense.model, graph, order, arguments(shared.example))
     for name, reason in arrangement.fixed.items():
         shared.console.print(f"  {name} keeps its order: {reason}")
     widest = next(iter(plans.values()))

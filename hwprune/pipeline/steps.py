@@ -19,7 +19,8 @@ from hwprune.reporting.terminal import graph_facts, profile_summary
 
 
 def trace_step(job: Job, resume: bool = False) -> Misses:
-    """Find the channel groups."""
+    """Check that network, data and task fit together, and find the channel groups."""
+    job.dense.check_task()
     graph = job.graph
     job.console.print(
         f"{len(graph.groups)} channel groups, {sum(graph.widths.values())} prunable channels, "
@@ -39,6 +40,7 @@ def profile_step(job: Job, resume: bool = False, *, renew: bool = False) -> Miss
     A table that was made on another device is used as it is, and a stale one where the recipe
     says so.
     """
+    job.dense.check_task()
     device = job.device
     if renew or not (device.stale or device.remote):
         with profile_progress(job.console) as report:

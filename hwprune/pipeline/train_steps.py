@@ -32,6 +32,7 @@ def train_dense_step(job: Job, resume: bool = False) -> Misses:
     Training that was stopped always goes on from its checkpoint.
     """
     dense, epochs = job.dense, job.recipe.dense_epochs
+    dense.check_task()
     if epochs < 0:
         epochs = DENSE_EPOCHS_FOR_A_NEW_HEAD if dense.loaded.new_head else 0
     history: tuple[Epoch, ...] = ()

@@ -105,8 +105,8 @@ def _check_loss(loss: Any, task: Task) -> None:
 
 def _check_metrics(task: Task, outputs: Any, targets: Any) -> None:
     metrics = _step(_of(task, "metrics"), task.metrics)
-    _step(f"update of {_of(task, 'metrics')}", metrics.update, outputs, targets)
-    values = _step(f"compute of {_of(task, 'metrics')}", metrics.compute)
+    _step(f"update of {_of(task, 'metrics')}", lambda: metrics.update(outputs, targets))
+    values = _step(f"compute of {_of(task, 'metrics')}", lambda: metrics.compute())
     name = task.metric.name
     if not isinstance(values, dict) or name not in values:
         got = ", ".join(values) if isinstance(values, dict) else type(values).__name__

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten_with_path, tree_leaves, tree_map
 
+from hwprune.errors import InputError
+
 # What a network takes: a tensor, or a tuple of the arguments of its forward method.
 Inputs: TypeAlias = Any
 Outputs: TypeAlias = Any  # what a network gives: a tensor, or tensors in tuples and dictionaries
@@ -47,6 +49,20 @@ def moved(tree: Any, device: torch.device, layout: torch.memory_format | None = 
 def on_device_of(model: nn.Module, tree: Any) -> Any:
     """The same structure with its tensors on the device of the network's parameters."""
     return moved(tree, next(model.parameters()).device)
+
+
+def single(inputs: Inputs) -> Tensor:
+    """The only input of a network that takes one tensor.
+
+    Raises:
+        InputError: the network takes several.
+    """
+    if isinstance(inputs, Tensor):
+        return inputs
+    raise InputError(
+        f"This needs a network of one input, but the data has {len(tree_leaves(inputs))} for an "
+        "image. Give a network that takes a single tensor, or leave the option out."
+    )
 
 
 def count_of(inputs: Inputs) -> int:

@@ -7,10 +7,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import Dataset
 
 from hwprune import distributed
-from hwprune.data.datasets import batches
+from hwprune.data.datasets import Samples, batches
 from hwprune.errors import InputError
 from hwprune.model_state import evaluating
 from hwprune.tasks.classification import classification
@@ -47,13 +46,13 @@ def evaluate_outputs(
     return _evaluation(task, metrics, loss, count)
 
 
-def evaluate_distributed(model: nn.Module, dataset: Dataset[Any], task: Task) -> Evaluation:
+def evaluate_distributed(model: nn.Module, dataset: Samples, task: Task) -> Evaluation:
     """The results over a whole split.
 
     Each process evaluates an equal part if the metrics can be added up, else each evaluates all.
     """
     metrics = task.metrics()
-    total = len(dataset)  # type: ignore[arg-type]
+    total = len(dataset)
     parted = isinstance(metrics, Summed) and distributed.count() > 1
     part = range(distributed.rank(), total, distributed.count()) if parted else range(total)
     with evaluating(model):

@@ -8,14 +8,14 @@ from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from hwprune import distributed
 from hwprune.data.datasets import Data
@@ -37,7 +37,7 @@ from hwprune.training.snapshot import (
     set_random_states,
     write_snapshot,
 )
-from hwprune.training.teacher import TeacherLoss, Teaching
+from hwprune.training.teacher import TeacherLoss, Teaching, variance_images
 
 _LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 
@@ -104,7 +104,10 @@ class TrainingLoop:
         set_seed(training.seed, device_specific=True)
         self.model = model.to(self.device).to(memory_format=self.layout)
         student = self.joint.widest if self.joint else model
-        self.teacher = TeacherLoss(student, teaching, data, task, self.layout) if teaching else None
+        self.teacher = None
+        if teaching:
+            images = variance_images(data, task)
+            self.teacher = TeacherLoss(student, teaching, images, task, self.layout)
         self.maps = self.teacher.maps if self.teacher else nn.ModuleDict()
         distributed.follow_main_(self.model)
         distributed.follow_main_(self.maps)
@@ -308,7 +311,7 @@ class TrainingLoop:
         training = self.training
         done = self.step - self.epoch * self.per_epoch
         return DataLoader(
-            self.data.train,
+            cast(Dataset[Any], self.data.train),
             batch_sampler=self._sampler(done * training.accumulate),
             num_workers=training.workers,
             collate_fn=self.task.collate,

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from hwprune.data.datasets import Data, batches
 from hwprune.data.splits import chosen_images
 from hwprune.graph import ChannelGraph
+from hwprune.model_state import evaluating
 from hwprune.plan import Plan
+from hwprune.tasks.classification import classification
 from hwprune.tasks.task import Task
 from hwprune.tasks.trees import Inputs, Outputs, alike, floating, moved, part_of, run
 from hwprune.training.distillation_loss import (
@@ -57,6 +59,14 @@ class Teaching:
     distillation: Distillation = field(default_factory=Distillation)
 
 
+def variance_images(data: Data, task: Task) -> Inputs:
+    """Some calibration images, over which the variances of a teacher's features are taken."""
+    count = min(_VARIANCE_IMAGES, len(data.calibration))
+    chosen = chosen_images(data.calibration, count, seed=0)
+    inputs, _ = next(batches(data.calibration, chosen, batch_size=count, collate=task.collate))
+    return inputs
+
+
 class TeacherLoss:
     """The loss that a teacher adds for one student; ``attach`` must precede the first batch.
 
@@ -69,7 +79,7 @@ class TeacherLoss:
     Args:
         student: network to train.
         teaching: its teacher, plan and weights of the losses.
-        data: images; some calibration images are used for the variances.
+        inputs: some images, over which the variances are taken.
         task: what both networks are for.
         layout: memory format of the teacher's copy.
     """
@@ -78,9 +88,9 @@ class TeacherLoss:
         self,
         student: nn.Module,
         teaching: Teaching,
-        data: Data,
+        inputs: Inputs,
         task: Task,
-        layout: torch.memory_format,
+        layout: torch.memory_format = torch.preserve_format,
     ) -> None:
         self.distillation, self.task = teaching.distillation, task
         device = next(student.parameters()).device
@@ -90,12 +100,8 @@ class TeacherLoss:
         taps = [t for t in teaching.graph.taps if not any(b.holds(t.name) for b in left_out)]
         names = [tap.name for tap in taps] if self.distillation.gamma else []
         self._student_taps, self._teacher_taps = Taps(student, names), Taps(teacher, names)
-        count = min(_VARIANCE_IMAGES, len(data.calibration))
-        chosen = chosen_images(data.calibration, count, seed=0)
-        split = batches(data.calibration, chosen, batch_size=count, collate=task.collate)
-        inputs = moved(next(split)[0], device)
-        student.eval()
-        with torch.no_grad(), self._student_taps, self._teacher_taps:
+        inputs = moved(inputs, device)
+        with torch.no_grad(), evaluating(student), self._student_taps, self._teacher_taps:
             run(student, part_of(inputs, 0, 1))
             features = {**floating(run(teacher, inputs)), **self._teacher_taps.take()}
             kept = {t.name: teaching.plan.kept[t.group] for t in taps if t.group}
@@ -134,3 +140,69 @@ class TeacherLoss:
             soft = self.task.soft_loss(outputs, wanted, how.temperature)
             loss = loss + how.soft_weight * soft
         return loss, wanted
+
+
+class InnerDistillation(nn.Module):
+    """Inner distillation as a loss for training loops of one's own.
+
+    Calling it gives ``gamma * inner_loss + soft_weight * soft`` of the last forward pass of the
+    student (Aflalo et al. 2020, "Knapsack Pruning with Inner Distillation"). Its parameters, the
+    width maps, must be trained with the student's; they are not needed afterwards.
+
+    Args:
+        teacher: dense network. A copy of it is used in evaluation mode.
+        student: pruned network, as trained: hooks keep its features.
+        graph: channel graph of the teacher.
+        plan: plan by which the student was pruned.
+        inputs: a batch of images, over which the variances of the teacher's features are taken.
+        distillation: weights of the losses; None for the defaults.
+        task: what both networks are for; None for classification.
+
+    Example:
+        >>> model, image = hwprune.demo.small_network()
+        >>> graph = hwprune.trace(model, image)
+        >>> plan = hwprune.Plan.from_kept(graph, {"stem.0": range(8)})
+        >>> student = hwprune.prune(model, graph, plan).train()
+        >>> images, labels = torch.randn(8, 3, 32, 32), torch.arange(8)
+        >>> inner = hwprune.InnerDistillation(model, student, graph, plan, images)
+        >>> parameters = [*student.parameters(), *inner.parameters()]
+        >>> optimizer = torch.optim.SGD(parameters, lr=0.01)
+        >>> logits = student(images)
+        >>> loss = torch.nn.functional.cross_entropy(logits, labels) + inner(images, logits)
+        >>> loss.backward()
+        >>> optimizer.step()
+        >>> inner.close()
+    """
+
+    def __init__(
+        self,
+        teacher: nn.Module,
+        student: nn.Module,
+        graph: ChannelGraph,
+        plan: Plan,
+        inputs: Inputs,
+        distillation: Distillation | None = None,
+        task: Task | None = None,
+    ) -> None:
+        super().__init__()
+        teaching = Teaching(teacher, graph, plan, distillation or Distillation())
+        self._loss = TeacherLoss(student, teaching, inputs, task or classification())
+        self.maps = self._loss.maps
+        self._attached = ExitStack()
+        self._loss.attach(self._attached)
+        self._step = 0
+
+    def forward(self, inputs: Inputs, outputs: Outputs) -> Tensor:
+        """The loss, a scalar.
+
+        Args:
+            inputs: what the student has just seen.
+            outputs: what the student has just given.
+        """
+        loss, _ = self._loss.of_batch(inputs, outputs, self._step)
+        self._step += 1
+        return loss
+
+    def close(self) -> None:
+        """Remove the hooks from the student."""
+        self._attached.close()
