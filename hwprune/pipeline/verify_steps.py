@@ -7,6 +7,7 @@ import math
 from torch import nn
 
 from hwprune.errors import HwpruneError, NotMeasured
+from hwprune.pipeline.pictures import draw_pictures
 from hwprune.pipeline.prune_step import measured
 from hwprune.pipeline.run_context import Job
 from hwprune.pipeline.run_facts import ExportFacts, PruneFacts, VerifyFacts
@@ -82,6 +83,7 @@ def verify_network(job: Job, student: nn.Module) -> list[HwpruneError]:
     latency = "as wide as the dense network" if whole else "latency not measured"
     if pair is not None:
         latency = f"{pair.pruned.latency_ms:.3f} ms = {pair}, budget {result.budget_ratio:.3f}"
+    draw_pictures(job, student)
     same = "" if result.agreement is None else f"the same on {result.agreement:.1%}, "
     job.console.print(f"verified: outputs within {result.relative_error:.1e}, {same}{latency}")
     return misses

@@ -63,6 +63,7 @@ svg{display:block;max-width:100%;height:auto}
 svg *{stroke-linejoin:round;stroke-linecap:butt}
 svg text{font-family:inherit!important;font-variant-numeric:tabular-nums;fill:var(--ink)}
 @media print{figure,details .scroll{max-height:none}nav{display:none}}
+.pair{display:flex;gap:.5rem;margin:.5rem 0}.pair img{width:50%;min-width:0;image-rendering:auto}
 """
 
 _Pair: TypeAlias = Sequence[float]  # (predicted, measured) in milliseconds

@@ -41,6 +41,7 @@ SHAPES: dict[str, dict[str, Any]] = {
                "error?": float, "doubt?": str,
                "environment": {str: str}, "misses": [str]},
 }  # fmt: skip
+PICTURES = "pictures"  # folder of pictures of test images, NUMBER.dense.png and NUMBER.pruned.png
 SLIM_FACTS = "slim.json"  # in the folder that has the folders of the networks of one set of weights
 PLAN_SHAPE = {"macs": int, "params": int}
 _NAMES = {float: "a number", int: "a whole number", str: "text"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from html import escape
 from itertools import zip_longest
 
@@ -23,12 +23,17 @@ from hwprune.reporting.html_parts import (
     share,
     signed,
 )
-from hwprune.reporting.numbers import error_of, evaluation, milliseconds
-from hwprune.reporting.summary import RunSummary, metric_of, not_run
-from hwprune.reporting.terminal import STAGES
+from hwprune.reporting.html_results import (
+    BASELINES,
+    agreement,
+    curves,
+    results_section,
+    what_is_measured,
+)
+from hwprune.reporting.numbers import milliseconds
+from hwprune.reporting.summary import RunSummary, not_run
 
 _KERNELS_SHOWN = 15
-_BASELINES = {"control": "dense, trained longer", "uniform": "uniform widths"}
 
 
 def page(run: RunSummary) -> str:
@@ -74,79 +79,11 @@ def _summary(run: RunSummary) -> str:
     if "baselines" not in run.steps and (run.recipe.get("control") or run.recipe.get("uniform")):
         table += _missing(run, "baselines")
     return table + note(
-        f"{_what_is_measured(run)}IQR is the "
+        f"{what_is_measured(run)}IQR is the "
         "interquartile range of the runs of a network; the two networks ran by turns at several "
         "moments. The ± of a latency ratio is a 95% interval: a measurement in another minute "
         "gives a ratio within it with this probability."
     )
-
-
-def _what_is_measured(run: RunSummary) -> str:
-    """What the first metric is, where it needs a sentence."""
-    if not metric_of(run.numbers).of_images:
-        return ""
-    return "Accuracy is top-1 accuracy ± one standard error over the images (binomial). "
-
-
-def _accuracy(run: RunSummary) -> str:
-    dense, untrained = run.steps.get("dense", {}), run.steps.get("prune", {}).get("stages", {})
-    baselines = run.steps.get("baselines", {})
-    stages = (
-        ("dense", "dense", dense.get("accuracy")),
-        *(
-            (f"pruned, {words}", "prune", untrained.get(stage))
-            for stage, words in STAGES.items()
-            if stage in untrained or stage != "refitted"
-        ),
-        ("pruned, after training", "finetune", run.steps.get("finetune", {}).get("accuracy")),
-        ("pruned, exported file", "verify", run.steps.get("verify", {}).get("accuracy")),
-        *(
-            (words, "baselines", baselines[name]["accuracy"])
-            for name, words in _BASELINES.items()
-            if (baselines.get(name) or {}).get("accuracy")
-        ),
-    )
-    rows, measured = [], []
-    for label, step, facts in stages:
-        if facts is None:
-            rows.append((label, not_run(step, run.folder), "", "", ""))
-            continue
-        found = evaluation(facts)
-        measured.append((label, found))
-        value = found.metric.text(found.value, 2)
-        rows.append((label, value, error_of(found), f"{found.loss:.3f}", str(found.count)))
-    words = metric_of(run.numbers).words
-    head = ("stage", words, "standard error", "loss", f"{run.numbers['split']} images".strip())
-    table = html_table(head, rows)
-    if not measured:
-        return table
-    labels, results = zip(*measured, strict=True)
-    title = f"{words[0].upper()}{words[1:]} at each stage"
-    title += ", ± one standard error" if results[0].standard_error is not None else ""
-    drawn = figure(charts.stages("stages", title, labels, results), title)
-    return table + drawn + _by_class(run)
-
-
-def _by_class(run: RunSummary) -> str:
-    """A table of the values of single classes, dense and pruned; empty where there are none."""
-    pair = [run.numbers["accuracy"][side] for side in ("dense", "pruned")]
-    values = [evaluation(facts).values if facts else {} for facts in pair]
-    metric = metric_of(run.numbers)
-    names = [name for name in {**values[0], **values[1]} if name.startswith(f"{metric.name}/")]
-    if not names:
-        return ""
-
-    def text(value: float | None) -> str:
-        return "" if value is None else metric.text(value, 1)
-
-    rows = []
-    for name in names:
-        dense, pruned = (each.get(name) for each in values)
-        change = "" if None in (dense, pruned) else metric.difference(pruned or 0.0, dense or 0.0)
-        rows.append((name.partition("/")[2], text(dense), text(pruned), change))
-    fold = f"{len(rows)} classes" if len(rows) > LONG else ""
-    table = html_table(("class", "dense", "pruned", "change"), rows, fold=fold)
-    return f"<h3>{metric.words[0].upper()}{metric.words[1:]} by class</h3>\n{table}"
 
 
 def _widths(run: RunSummary) -> str:
@@ -309,7 +246,7 @@ def _exported(run: RunSummary) -> str:
         "The exported file was read back from disk and run on "
         f"{facts['accuracy']['count']} images. Its outputs differ from PyTorch's by at most "
         f"{facts['relative_error']:.1e} of the largest output."
-        + _agreement(run, facts.get("agreement"))
+        + agreement(run, facts.get("agreement"))
     )
     head = (
         "file", "quiet, ms", "typical, ms", "IQR, ms", "fastest, ms", "slowest, ms", "runs"
@@ -331,14 +268,6 @@ def _exported(run: RunSummary) -> str:
     return text + html_table(head, rows) + warnings + about + drawn
 
 
-def _agreement(run: RunSummary, share: float | None) -> str:
-    if share is None:
-        return ""
-    if metric_of(run.numbers).of_images:
-        return f" Both give the same class for {share:.2%} of the images."
-    return f" {share:.2%} of what they say is the same."
-
-
 def _training(run: RunSummary) -> str:
     parts = []
     for step, name in (("dense", "Dense network"), ("finetune", "Pruned network")):
@@ -348,28 +277,13 @@ def _training(run: RunSummary) -> str:
         elif not run.steps[step]["history"]:
             parts.append(paragraph("This network was not trained in this run."))
         else:
-            parts.append(_curves(step, name, run.steps[step]["history"]))
-    for part, name in _BASELINES.items():
+            parts.append(curves(step, name, run.steps[step]["history"]))
+    for part, name in BASELINES.items():
         history = (run.steps.get("baselines", {}).get(part) or {}).get("history")
         if history:
             name = name.capitalize()
-            parts += [f"<h3>{name}</h3>", _curves(part, name, history)]
+            parts += [f"<h3>{name}</h3>", curves(part, name, history)]
     return "\n".join(parts)
-
-
-def _curves(step: str, name: str, history: Sequence[Facts]) -> str:
-    rows = [
-        (str(e["epoch"] + 1), f"{e['loss']:.3f}",
-         "" if e.get("train_right") is None else f"{e['train_right']:.2%}",
-         found.metric.text(found.value, 2), error_of(found), f"{found.loss:.3f}")
-        for e, found in ((e, evaluation(e["validation"])) for e in history)
-    ]  # fmt: skip
-    words = evaluation(history[0]["validation"]).metric.words
-    head = ("epoch", "training loss", "training batches", f"validation {words}", "standard error",
-            "validation loss")  # fmt: skip
-    title = f"{name}: loss and {words} over the epochs"
-    table = html_table(head, rows, fold="All epochs in numbers")
-    return figure(charts.training(f"training-{step}", title, history), title) + table
 
 
 def _unprunable(run: RunSummary) -> str:
@@ -392,7 +306,7 @@ def _recipe(run: RunSummary) -> str:
 
 SECTIONS: tuple[tuple[str, str, Callable[[RunSummary], str]], ...] = (
     ("Summary", "", _summary),
-    ("Accuracy at each stage", "", _accuracy),
+    ("Accuracy at each stage", "", results_section),
     ("Widths", "prune", _widths),
     ("Closed loop", "prune", _rounds),
     ("Latency table", "profile", _predictions),

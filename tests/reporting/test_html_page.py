@@ -6,13 +6,16 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from report_case import epochs, facts, leave, terminal, text_of, text_of_report
 
 from hwprune.reporting.html_page import SECTIONS
 from hwprune.reporting.report import write_report
+from hwprune.tasks.evaluation import Evaluation, Metric
 
 CHROMIUM = shutil.which("chromium")
 
@@ -42,6 +45,25 @@ def test_the_page_and_the_data_say_the_same(tmp_path: Path) -> None:
         "a CPU",
     ):
         assert fact in seen
+
+
+def test_another_task_has_its_metric_its_classes_and_its_pictures(tmp_path: Path) -> None:
+    miou = Metric("miou", "mIoU")
+    steps = facts()
+    for side, step in (("dense", "dense"), ("pruned", "verify")):
+        values = {"miou": 0.5 if side == "dense" else 0.4, "miou/<sky>": 0.9}
+        steps[step]["accuracy"] = asdict(Evaluation(values, 1.0, 100, miou))
+    folder = leave(tmp_path, steps)
+    (folder / "pictures").mkdir()
+    for side in ("dense", "pruned"):
+        Image.new("RGB", (4, 3)).save(folder / "pictures" / f"1.{side}.png")
+    page = write_report(folder).read_text(encoding="utf-8")
+    seen = text_of(page)
+    assert "mIoU by class" in seen and "<sky>" in seen
+    assert "test mIoU 50.00% 40.00% −10.00 points" in " ".join(seen.split())
+    assert "top-1" not in " ".join(seen.split()).partition("Widths")[0]
+    assert page.count('src="data:image/png;base64,') == 2
+    assert "test mIoU" in " ".join(terminal(folder).split())
 
 
 def test_the_page_needs_nothing_else(tmp_path: Path) -> None:

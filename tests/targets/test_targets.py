@@ -130,7 +130,8 @@ assert block_means([90, 104, 103.9]) == (0,)  # a counter is rounded down
 """
     subprocess.run([sys.executable, "-c", script], check=True)  # OpenVINO in a process of its own
     kernels = load_target("openvino-cpu").load(probe_model("onnx")).profile(60)
-    assert {len(kernel.times_ms) for kernel in kernels} == {5}  # runs 3 and 4, ..., 33 to 64
+    (blocks,) = {len(kernel.times_ms) for kernel in kernels}
+    assert blocks >= 5  # runs 3 and 4, ..., 33 to 64; more and shorter ones on a busy machine
 
 
 @pytest.mark.parametrize("target", ["onnxruntime-cpu", "openvino-cpu"])
