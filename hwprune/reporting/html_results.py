@@ -58,10 +58,15 @@ def results_section(run: RunSummary) -> str:
     if not measured:
         return table
     labels, results = zip(*measured, strict=True)
-    title = f"{words[0].upper()}{words[1:]} at each stage"
+    title = f"{_heading(words)} at each stage"
     title += ", ± one standard error" if results[0].standard_error is not None else ""
     drawn = figure(charts.stages("stages", title, labels, results), title)
     return table + drawn + _by_class(run) + _pictures(run)
+
+
+def _heading(words: str) -> str:
+    """A metric's name at the beginning of a heading; mIoU and mAP stay as they are."""
+    return words if words[1:].lower() != words[1:] else f"{words[:1].upper()}{words[1:]}"
 
 
 def _by_class(run: RunSummary) -> str:
@@ -83,7 +88,7 @@ def _by_class(run: RunSummary) -> str:
         rows.append((name.partition("/")[2], text(dense), text(pruned), change))
     fold = f"{len(rows)} classes" if len(rows) > LONG else ""
     table = html_table(("class", "dense", "pruned", "change"), rows, fold=fold)
-    return f"<h3>{metric.words[0].upper()}{metric.words[1:]} by class</h3>\n{table}"
+    return f"<h3>{_heading(metric.words)} by class</h3>\n{table}"
 
 
 def _pictures(run: RunSummary) -> str:
