@@ -34,6 +34,7 @@ _CHOICES = {
     "optimizer": ("adamw", "sgd"),
     "schedule": ("cosine", "linear", "constant", "step"),
     "track": ("", "tensorboard"),
+    "class_weights": ("", "balanced"),
     "memory_format": ("channels_last", "contiguous"),
 }
 
@@ -85,6 +86,11 @@ class Recipe:
         DEFAULT_TASK,
         f"what the network is for: {', '.join(TASK_NAMES)} or FILE.py:callable",
         _NETWORK,
+    )
+    class_weights: str = _option(
+        "",
+        "balanced: classes with fewer images weigh more in the loss; empty: all images alike",
+        (*_TRAINING, *_CHOICE, "verify"),
     )
     image_size: int = _option(
         0, "height and width of the images in pixels; 0: the usual size of the data set", _NETWORK

@@ -19,7 +19,8 @@ from hwprune.solver.solve import solve
 from hwprune.training.settings import Training
 
 FIELDS = {field.name: field for field in dataclasses.fields(Recipe)}
-CHOICES = ("criterion", "precision", "optimizer", "schedule", "memory_format", "track")
+CHOICES = ("criterion", "precision", "optimizer", "schedule", "memory_format", "track",
+           "class_weights")  # fmt: skip
 BAD = {
     str: [1, 1.5, True, ["a"]],
     int: ["1", 1.5, True, [1]],
@@ -80,6 +81,7 @@ def test_whole_numbers_do_for_fractions() -> None:
         ("mixup", -0.2),
         ("checkpoint-steps", -1),
         ("track", "paper"),
+        ("class-weights", "heavy"),
         ("cutmix", -1.0),
         ("erase", 1.1),
         ("lr", float("nan")),

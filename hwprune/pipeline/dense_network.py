@@ -14,6 +14,7 @@ from hwprune import distributed
 from hwprune.data.augment import Augmentation
 from hwprune.data.datasets import Data, batches, load_data
 from hwprune.data.splits import chosen_images
+from hwprune.errors import InputError
 from hwprune.export.planned import planned_networks
 from hwprune.graph import ChannelGraph
 from hwprune.importance.branches import score_branches
@@ -26,9 +27,11 @@ from hwprune.recipe import Recipe
 from hwprune.seeding import seeded
 from hwprune.targets.base import Form
 from hwprune.tasks.check import check_task
+from hwprune.tasks.classification import balanced_weights, classification
 from hwprune.tasks.evaluation import Evaluation
 from hwprune.tasks.registry import load_task
 from hwprune.tasks.task import Batch, Task
+from hwprune.tasks.task_names import DEFAULT_TASK
 from hwprune.tasks.trees import Inputs
 from hwprune.tracing.trace import trace
 from hwprune.training.evaluate import evaluate
@@ -92,8 +95,17 @@ class DenseNetwork:
     @cached_property
     def task(self) -> Task:
         """What the network is for."""
-        classes = self.data.classes if self.recipe.data else ()
-        return load_task(self.recipe.task, self.loaded.model, classes)
+        recipe = self.recipe
+        classes = self.data.classes if recipe.data else ()
+        if not recipe.class_weights:
+            return load_task(recipe.task, self.loaded.model, classes)
+        if recipe.task != DEFAULT_TASK or not recipe.data:
+            raise InputError(
+                f"--class-weights is for {DEFAULT_TASK} with data, and the task is {recipe.task}. "
+                "Leave it out; a task of one's own can weigh its loss itself."
+            )
+        labels = getattr(self.data.calibration, "labels", ())
+        return classification(classes, class_weights=balanced_weights(labels, len(classes)))
 
     def check_task(self) -> None:
         """Check once that network, data and task fit together.

@@ -184,6 +184,7 @@ def _rows(folder: Path, numbers: Facts) -> list[tuple[str, str, str, str]]:
     rows = [
         (name, accuracy["dense"], accuracy["pruned"],
          difference(numbers["accuracy"]["pruned"], numbers["accuracy"]["dense"])),
+        *_other_metrics(split, numbers["accuracy"]),
         ("latency", speed["dense"], speed["pruned"],
          change_of({s: (latency[s] or {}).get("latency_ms") for s in missing})),
         *_spread_row(latency),
@@ -197,6 +198,30 @@ def _rows(folder: Path, numbers: Facts) -> list[tuple[str, str, str, str]]:
             for side, step in zip(("dense", "pruned"), sources, strict=True)
         )
         rows.append((text, dense, pruned, change_of(pair)))
+    return rows
+
+
+def _other_metrics(split: str, accuracy: Facts) -> list[tuple[str, str, str, str]]:
+    """Rows of the metrics that are not reported first, such as the balanced accuracy.
+
+    A metric that has the first one's values, as the balanced accuracy of equally many images of
+    each class, is left out.
+    """
+    if not (accuracy["dense"] and accuracy["pruned"]):
+        return []
+    dense, pruned = (evaluation(accuracy[side]).brief() for side in ("dense", "pruned"))
+    metric, rows = dense.metric, []
+    for name in dense.values:
+        if name not in pruned.values:
+            continue
+        pair = dense.values[name], pruned.values[name]
+        if max(abs(pair[0] - dense.value), abs(pair[1] - pruned.value)) > 1e-9:
+            label = {"balanced": "balanced accuracy"}.get(name, name)
+            before, after = pair
+            rows.append(
+                (f"{split} {label}", metric.text(before, 2), metric.text(after, 2),
+                 metric.difference(after, before))
+            )  # fmt: skip
     return rows
 
 

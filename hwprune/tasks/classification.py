@@ -45,6 +45,26 @@ def classification(
     )
 
 
+def balanced_weights(labels: Sequence[int], classes: int) -> list[float]:
+    """The weight of each class that makes all classes count alike: mean count over own count.
+
+    Args:
+        labels: class of every training image.
+        classes: number of classes.
+
+    Raises:
+        InputError: a class has no image.
+    """
+    counts = torch.bincount(torch.tensor(list(labels)), minlength=classes)
+    empty = [index for index, count in enumerate(counts.tolist()) if not count]
+    if empty:
+        raise InputError(
+            f"Classes {empty[:5]} have no training images, so they cannot be given a weight. Leave "
+            "class_weights (--class-weights) out, or add images."
+        )
+    return [float(counts.double().mean() / count) for count in counts]
+
+
 def logits_of(outputs: Outputs) -> Tensor:
     """The logits [n, classes] of a network's outputs, without those of auxiliary heads.
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from hwprune.errors import InputError
-from hwprune.tasks.classification import Top1, classification, logits_of
+from hwprune.tasks.classification import Top1, balanced_weights, classification, logits_of
 
 LOGITS = torch.tensor([[2.0, 0.0], [0.0, 1.0], [3.0, 3.5]])
 LABELS = torch.tensor([0, 1, 0])
@@ -75,3 +75,12 @@ def test_temperature_reaches_the_soft_loss() -> None:
 def test_outputs_of_other_tasks_are_refused() -> None:
     with pytest.raises(InputError, match=r"gives \{'output': \[2, 3, 4, 4\]\}.*segmentation"):
         logits_of(torch.zeros(2, 3, 4, 4))
+
+
+def test_balanced_weights_make_all_classes_count_alike() -> None:
+    labels = [0, 0, 0, 1]
+    weights = balanced_weights(labels, 2)
+    assert weights == [pytest.approx(2 / 3), 2.0]
+    assert sum(weights[label] for label in labels) == pytest.approx(len(labels))
+    with pytest.raises(InputError, match=r"Classes \[2\] have no training images"):
+        balanced_weights(labels, 3)
