@@ -154,7 +154,8 @@ def _readers(name: str) -> list[str]:
 def _key_row(name: str) -> list[str]:
     field = OPTIONS[name]
     about, readers = _cell(field.metadata["help"]), ", ".join(_readers(name))
-    return [f"`{name}`", KINDS[type(field.default)], _value(field.default), about, readers]
+    kind = KINDS[type(field.default)] if name != "image_size" else "integer or text"
+    return [f"`{name}`", kind, _value(field.default), about, readers]
 
 
 def exit_statuses() -> str:

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from hwprune.data.datasets import ArrayPixels, Data, make_data
 from hwprune.data.splits import sixty_twenty_twenty
+from hwprune.errors import InputError
+from hwprune.image_size import ImageSize, sides_of
 from hwprune.seeding import seeded
 
 _IMAGES_SEED = 0  # the images are part of the data, not of a run
@@ -134,7 +136,7 @@ _SIZE = 28  # height and width of an image in pixels
 _SPREAD = 0.1  # greatest distance of a digit's centre from that of its half of the image
 
 
-def digit_pairs(image_size: int | None = None, clutter: Clutter = _CLUTTER) -> Data:
+def digit_pairs(image_size: ImageSize | None = None, clutter: Clutter = _CLUTTER) -> Data:
     """Images of two handwritten digits side by side, with pieces of others: classes 00 to 99.
 
     The digits are scikit-learn's. The images follow the cluttered digits of Mnih et al. 2014,
@@ -143,19 +145,26 @@ def digit_pairs(image_size: int | None = None, clutter: Clutter = _CLUTTER) -> D
     test share no digit, and no piece of one.
 
     Args:
-        image_size: height and width of the images in pixels; None for 28.
+        image_size: height and width of the images in pixels, which are square; None for 28.
         clutter: settings of the images.
+
+    Raises:
+        InputError: the height is not the width.
     """
     from sklearn.datasets import load_digits  # type: ignore[import-untyped,unused-ignore]
 
+    size, width = sides_of(_SIZE if image_size is None else image_size)
+    if size != width:
+        raise InputError(
+            f"The demo's images are square, got {size}x{width}. Give --image-size {size}."
+        )
     digits = load_digits()
     images = torch.from_numpy(digits.images).float().div(16).unsqueeze(1)  # [N, 1, 8, 8]
     pixels = ArrayPixels(images, tuple(int(label) for label in digits.target))
     draw = torch.Generator().manual_seed(_IMAGES_SEED)
     parts = zip(sixty_twenty_twenty(pixels.labels), _IMAGES, strict=True)
     splits = [
-        _pairs(pixels.subset(list(part)), count, image_size or _SIZE, clutter, draw)
-        for part, count in parts
+        _pairs(pixels.subset(list(part)), count, size, clutter, draw) for part, count in parts
     ]
     return make_data(
         splits,

@@ -8,9 +8,10 @@ import math
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from hwprune.errors import InputError
+from hwprune.image_size import sides_of, written
 from hwprune.importance.criterion_names import CRITERIA, DEFAULT_CRITERION
 from hwprune.storage.atomic_files import StrPath, write_text
 from hwprune.tasks.task_names import DEFAULT_TASK, TASK_NAMES
@@ -24,10 +25,10 @@ else:
 
 _POSITIVE = ("batch", "batch_size", "calibration_images", "lr", "dense_lr", "temperature",
              "accumulate", "rounds")  # fmt: skip
-_NOT_NEGATIVE = ("image_size", "epochs", "workers", "seed", "weight_decay", "gamma", "soft_weight",
-                 "min_width", "multiple", "max_macs", "max_params", "max_weight_bytes",
-                 "max_activation_bytes", "compensate", "clip", "mixup", "cutmix",
-                 "checkpoint_steps", "round_steps")  # fmt: skip
+_NOT_NEGATIVE = ("epochs", "workers", "seed", "weight_decay", "gamma", "soft_weight", "min_width",
+                 "multiple", "max_macs", "max_params", "max_weight_bytes", "max_activation_bytes",
+                 "compensate", "clip", "mixup", "cutmix", "checkpoint_steps",
+                 "round_steps")  # fmt: skip
 _CHOICES = {
     "criterion": CRITERIA,
     "precision": ("no", "bf16", "fp16"),
@@ -92,8 +93,11 @@ class Recipe:
         "balanced: classes with fewer images weigh more in the loss; empty: all images alike",
         (*_TRAINING, *_CHOICE, "verify"),
     )
-    image_size: int = _option(
-        0, "height and width of the images in pixels; 0: the usual size of the data set", _NETWORK
+    image_size: int | str = _option(
+        0,
+        "height and width of the images in pixels, such as 320 or 240x320; 0: the usual size of "
+        "the data set",
+        _NETWORK,
     )
     out: str = _option("", "folder of the run", (*_NETWORK, "report"))
     target: str = _option(
@@ -244,6 +248,8 @@ class Recipe:
             number = getattr(self, field_.name)
             if isinstance(number, float) and not math.isfinite(number):
                 raise InputError(f"--{_dashed(field_.name)} must be finite, got {number}.")
+        if self.image_size:
+            sides_of(self.image_size, "--image-size")
         for name in _POSITIVE:
             if getattr(self, name) <= 0:
                 raise InputError(f"--{_dashed(name)} must be positive, got {getattr(self, name)}.")
@@ -325,10 +331,14 @@ class Recipe:
         for key, value in values.items():
             if key not in types:
                 raise InputError(f"{where} has no option {key!r}; it knows {', '.join(types)}.")
+            kinds = get_args(types[key]) or (types[key],)
             if types[key] is float and type(value) is int:
                 values[key] = float(value)
-            elif type(value) is not types[key]:
-                raise InputError(f"{where}: {key} must be {types[key].__name__}, got {value!r}.")
+            elif type(value) not in kinds:
+                names = " or ".join(kind.__name__ for kind in kinds)
+                raise InputError(f"{where}: {key} must be {names}, got {value!r}.")
+            elif key == "image_size":
+                values[key] = written(value)
         recipe = cls(**values)
         recipe.check()
         return recipe

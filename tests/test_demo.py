@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from sklearn.datasets import load_digits
 from torch import Tensor
@@ -10,6 +11,7 @@ from hwprune import demo
 from hwprune.data.datasets import Data, load_data
 from hwprune.data.splits import sixty_twenty_twenty
 from hwprune.demo import Clutter, digit_pairs, digit_pairs_resnet, small_network
+from hwprune.errors import InputError
 
 
 def images(data: Data) -> dict[str, Tensor]:
@@ -24,6 +26,11 @@ def images(data: Data) -> dict[str, Tensor]:
 
 def contents(batch: Tensor) -> set[bytes]:
     return {image.numpy().tobytes() for image in batch}
+
+
+def test_pairs_are_square() -> None:
+    with pytest.raises(InputError, match=r"square, got 20x28\. Give --image-size 20"):
+        digit_pairs((20, 28))
 
 
 def test_pairs_are_the_same_at_every_call_and_no_image_is_there_twice() -> None:

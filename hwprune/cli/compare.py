@@ -9,6 +9,7 @@ from rich.console import Console
 
 from hwprune.cli.options import Amount
 from hwprune.errors import InputError
+from hwprune.image_size import sides_of
 from hwprune.recipe import Recipe
 
 
@@ -18,9 +19,8 @@ from hwprune.recipe import Recipe
 @click.option("--batches", default="1", help="batch sizes, such as 1,32,256")
 @click.option(
     "--image-size",
-    type=click.IntRange(min=1),
-    default=224,
-    help="height and width of the references' images in pixels",
+    default="224",
+    help="height and width of the references' images in pixels, such as 224 or 240x320",
 )
 @click.option(
     "--references", help="networks of torchvision, such as resnet18,resnet50@160; '': none"
@@ -34,7 +34,7 @@ def compare_command(
     networks: tuple[Path, ...],
     target: str,
     batches: str,
-    image_size: int,
+    image_size: str,
     references: str | None,
     seconds: float,
     latency: str,
@@ -59,10 +59,11 @@ def compare_command(
     before = Comparison.load(path) if path.exists() else None
     if before is not None:
         before.check_target(device.name, device.environment())  # before a minute of measuring
+    size = sides_of(image_size, "--image-size")
     named = REFERENCES if references is None else references
-    candidates = from_paths(networks) + reference_networks(named, image_size)
-    for size in map(int, dict.fromkeys(sizes)):
-        found = compare(candidates, device, size, seconds=seconds, statistic=statistic)
+    candidates = from_paths(networks) + reference_networks(named, size)
+    for batch in map(int, dict.fromkeys(sizes)):
+        found = compare(candidates, device, batch, seconds=seconds, statistic=statistic)
         before = merged(before, found) if before else found
         before.save(path)
     assert before is not None

@@ -58,6 +58,7 @@ def _options(names: Collection[str]) -> Callable[[F], F]:
             shown = field.default if field.default not in ("", 0, 0.0, False) else None
             text = field.metadata["help"] + (f" [{shown}]" if shown is not None else "")
             name, kind = option_of(field.name), types[field.name]
+            kind = kind if isinstance(kind, type) else str  # the recipe reads what is in there
             shape: dict[str, Any] = {"is_flag": True} if kind is bool else {"type": kind}
             name += f"/--no-{name[2:]}" if field.default is True else ""
             command = click.option(name, default=None, help=text, **shape)(command)

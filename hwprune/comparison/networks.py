@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from hwprune.errors import InputError
 from hwprune.export.to_onnx import to_onnx
+from hwprune.image_size import ImageSize, Sides, sides_of
 from hwprune.models.build import build_model
 from hwprune.onnx_graph.batch import batch_in, with_batch
 from hwprune.onnx_graph.read import read_onnx
@@ -97,12 +98,12 @@ class Candidate:
         return TorchNetwork(self.module, (_images(batch, self.image),))
 
 
-def references(names: str, image_size: int) -> list[Candidate]:
+def references(names: str, image_size: ImageSize) -> list[Candidate]:
     """Reference networks of torchvision, with random weights, on which latency does not depend.
 
     Args:
-        names: names with commas between, such as ``resnet50,resnet50@160``; ``@`` precedes the
-            height and width of the images in pixels.
+        names: names with commas between, such as ``resnet50,resnet50@160,resnet50@160x256``; ``@``
+            precedes the height and width of the images in pixels.
         image_size: height and width of the images of the other networks in pixels.
 
     Raises:
@@ -111,13 +112,10 @@ def references(names: str, image_size: int) -> list[Candidate]:
     found = []
     for entry in (part.strip() for part in names.split(",") if part.strip()):
         name, _, side = entry.partition("@")
-        if "@" in entry and not (side.isdecimal() and int(side)):
-            raise InputError(
-                f"Reference {entry!r}: expected a size in pixels after @, such as resnet50@160."
-            )
+        sides = sides_of(side if "@" in entry else image_size, f"The size of {entry!r}")
         model = build_model(f"torchvision:{name}").eval()
-        image = (3, *[int(side or image_size)] * 2)
-        top1 = _published(name, image[1])
+        image = (3, *sides)
+        top1 = _published(name, sides)
         origin = f"published, torchvision {_PUBLISHED}" if top1 is not None else ""
         found.append(Candidate(entry, _open(model, image), model, image, top1, origin, True))
     return found
@@ -195,14 +193,15 @@ def _measured(folder: Path, step: str) -> float | None:
     return found.value if found is not None and found.metric.share else None
 
 
-def _published(name: str, side: int) -> float | None:
+def _published(name: str, sides: Sides) -> float | None:
     """ImageNet top-1 that torchvision publishes for this image size; None if there is none."""
     from torchvision import models
 
     weights = models.get_model_weights(name)
     if _PUBLISHED not in weights.__members__:
         return None
-    if weights[_PUBLISHED].transforms.keywords.get("crop_size") != side:
+    side = weights[_PUBLISHED].transforms.keywords.get("crop_size")
+    if (side, side) != sides:
         return None
     percent = weights[_PUBLISHED].meta["_metrics"]["ImageNet-1K"]["acc@1"]
     return round(float(percent) / 100, 6)

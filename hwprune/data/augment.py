@@ -21,6 +21,7 @@ from torchvision.transforms.v2.functional import (  # type: ignore[import-untype
 )
 
 from hwprune.errors import InputError
+from hwprune.image_size import ImageSize, Sides, sides_of
 
 Transform = Callable[[Tensor], Tensor]  # image as stored [C, h, w] -> float image [C, H, W]
 
@@ -46,7 +47,7 @@ class Augmentation:
 
         Args:
             mean: mean of each channel, in [0, 1]; regions without a pixel get this colour.
-            size: height and width of the image in pixels.
+            size: shorter side of the image in pixels.
 
         Raises:
             InputError: the policy is unknown, or the images do not have three channels.
@@ -61,7 +62,7 @@ PLAIN = Augmentation()
 
 def crop_and_flip(
     size: int,
-    image_size: int,
+    image_size: ImageSize,
     mean: Sequence[float],
     std: Sequence[float],
     augmentation: Augmentation = PLAIN,
@@ -73,7 +74,7 @@ def crop_and_flip(
 
     Args:
         size: height and width of the stored images in pixels.
-        image_size: height and width of the images for the network in pixels.
+        image_size: height and width of the images for the network, or one number for both.
         mean: mean of each channel, in [0, 1].
         std: standard deviation of each channel.
         augmentation: further random changes of training images.
@@ -81,34 +82,66 @@ def crop_and_flip(
     Raises:
         InputError: as ``Augmentation.steps``.
     """
-    resize = [] if size == image_size else [v2.Resize((image_size, image_size), antialias=True)]
+    sides = sides_of(image_size)
+    resize = [] if sides == (size, size) else [v2.Resize(sides, antialias=True)]
     last = [*resize, v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)]
     before, after = augmentation.steps(mean, size)
     augment = [v2.RandomCrop(size, padding=4), v2.RandomHorizontalFlip()]
     return v2.Compose([*augment, *before, *last, *after]), v2.Compose(last)
 
 
-def photographs(image_size: int, augmentation: Augmentation = PLAIN) -> tuple[Transform, Transform]:
+def photographs(
+    image_size: ImageSize, augmentation: Augmentation = PLAIN
+) -> tuple[Transform, Transform]:
     """Transforms of photographs of any size for training and evaluation, ``(augment, evaluate)``.
 
     A training image is a random crop of at least half the area, flipped at random. An evaluation
-    image is the centre. Both have the mean and standard deviation of ImageNet taken out.
+    image is the centre of an image that is scaled, without distortion, to 1.14 times the size. Both
+    have the mean and standard deviation of ImageNet taken out.
 
     Args:
-        image_size: height and width of the images for the network in pixels.
+        image_size: height and width of the images for the network, or one number for both.
         augmentation: further random changes of training images.
 
     Raises:
         InputError: as ``Augmentation.steps``.
     """
     last = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(IMAGENET_MEAN, IMAGENET_STD)]
-    crop = v2.RandomResizedCrop(image_size, scale=(0.5, 1.0), antialias=True)
-    resize = v2.Resize(round(image_size * 1.14), antialias=True)
-    before, after = augmentation.steps(IMAGENET_MEAN, image_size)
+    height, width = sides = sides_of(image_size)
+    resize = _Cover(round(height * 1.14), round(width * 1.14))
+    before, after = augmentation.steps(IMAGENET_MEAN, min(sides))
     return (
-        v2.Compose([crop, v2.RandomHorizontalFlip(), *before, *last, *after]),
-        v2.Compose([resize, v2.CenterCrop(image_size), *last]),
+        v2.Compose([random_crop(sides), v2.RandomHorizontalFlip(), *before, *last, *after]),
+        v2.Compose([resize, v2.CenterCrop(sides), *last]),
     )
+
+
+def random_crop(sides: Sides) -> Any:
+    """A transform that cuts out at least half the area at random and resizes it.
+
+    The crop has the shape of the result, up to a third narrower or wider.
+
+    Args:
+        sides: height and width of the result in pixels.
+    """
+    shape = sides[1] / sides[0]
+    ratio = (3 / 4 * shape, 4 / 3 * shape)
+    return v2.RandomResizedCrop(sides, scale=(0.5, 1.0), ratio=ratio, antialias=True)
+
+
+@dataclass(frozen=True)
+class _Cover:
+    """Scales an image [C, h, w], without distortion, to the least size that covers a rectangle."""
+
+    height: int
+    width: int
+
+    def __call__(self, image: Tensor) -> Tensor:
+        height, width = image.shape[-2:]
+        short = min(height, width)
+        scaled = max(-(-self.height * short // height), -(-self.width * short // width))
+        resized: Tensor = v2.functional.resize(image, [scaled], antialias=True)
+        return resized
 
 
 @dataclass(frozen=True)

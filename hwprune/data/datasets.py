@@ -32,6 +32,7 @@ from hwprune.data.splits import hold_out as hold_out
 from hwprune.data.splits import sixty_twenty_twenty
 from hwprune.data.webdataset import read_shards
 from hwprune.errors import InputError
+from hwprune.image_size import ImageSize, Sides, sides_of
 from hwprune.models.build import call_with, import_callable, takes
 from hwprune.seeding import seeded
 from hwprune.storage.atomic_files import StrPath
@@ -188,7 +189,7 @@ class Data:
 def load_data(
     source: str,
     *,
-    image_size: int | None = None,
+    image_size: ImageSize | None = None,
     seed: int = 0,
     data_root: StrPath | None = None,
     augmentation: Augmentation = PLAIN,
@@ -199,8 +200,8 @@ def load_data(
         source: ``imagefolder:DIR``, ``hf:NAME`` (see ``hugging_face``), ``webdataset:PATTERN`` (see
             ``webdataset``), ``cifar10``, ``cifar100``, ``fashion_mnist``, ``digits``,
             ``package.module:callable`` or ``path/to/file.py:callable``.
-        image_size: height and width of the images in pixels; None for their own size (CIFAR and
-            Fashion-MNIST), 32 (digits) or 224 (all others).
+        image_size: height and width of the images in pixels, such as (240, 320), or 224 for both;
+            None for their own size (CIFAR and Fashion-MNIST), 32 (digits) or 224 (all others).
         seed: random seed of the augmentation.
         data_root: folder of the CIFAR and Fashion-MNIST files, which are downloaded into it where
             they are missing; None for ``data``.
@@ -210,22 +211,22 @@ def load_data(
     Raises:
         InputError: the source is unknown, or its data cannot be loaded or used.
     """
-    if image_size is not None and image_size < 1:
-        raise InputError(f"image_size is {image_size}; expected 1 or more, such as 224.")
+    size = None if image_size is None else sides_of(image_size)
     if source in _NAMED:
-        data = _NAMED[source](source, image_size, seed, Path(data_root or "data"), augmentation)
+        data = _NAMED[source](source, size, seed, Path(data_root or "data"), augmentation)
         return replace(data, augmentation=augmentation)
     kind, colon, rest = source.partition(":")
     if not colon or not kind or not rest:
         raise InputError(f"Cannot read the data {source!r}; expected {_FORMS}.")
     if kind in _READERS:
         splits, classes = _READERS[kind](rest)
-        augment, evaluate = photographs(image_size or 224, augmentation)
+        augment, evaluate = photographs(size or 224, augmentation)
         data = make_data(
             splits, augment=augment, evaluate=evaluate, classes=classes, source=source, seed=seed
         )
     else:
-        data = _call(source, {"image_size": image_size, "seed": seed}, augmentation)
+        square = size[0] if size and size[0] == size[1] else size
+        data = _call(source, {"image_size": square, "seed": seed}, augmentation)
     return replace(data, augmentation=augmentation)
 
 
@@ -336,7 +337,7 @@ _TORCHVISION = {
 
 
 def _torchvision(
-    source: str, image_size: int | None, seed: int, root: Path, augmentation: Augmentation
+    source: str, image_size: Sides | None, seed: int, root: Path, augmentation: Augmentation
 ) -> Data:
     entry = _TORCHVISION[source]
     official, test = (_fetch(entry, root, train) for train in (True, False))
@@ -379,7 +380,7 @@ def _array_pixels(dataset: Any) -> ArrayPixels:
 
 
 def _digits(
-    source: str, image_size: int | None, seed: int, root: Path, augmentation: Augmentation
+    source: str, image_size: Sides | None, seed: int, root: Path, augmentation: Augmentation
 ) -> Data:
     """scikit-learn's 1,797 handwritten digits of 8 x 8 pixels, 60 % train, 20 %, 20 %."""
     if augmentation != PLAIN:
@@ -394,8 +395,8 @@ def _digits(
     digits = load_digits()
     images = torch.from_numpy(digits.images).float().div(16).unsqueeze(1)  # [N, 1, 8, 8]
     pixels = ArrayPixels(images, tuple(int(label) for label in digits.target))
-    size = image_size or 32
-    enlarge = v2.Resize((size, size), interpolation=v2.InterpolationMode.BILINEAR, antialias=True)
+    size = image_size or (32, 32)
+    enlarge = v2.Resize(size, interpolation=v2.InterpolationMode.BILINEAR, antialias=True)
     move = v2.RandomAffine(10, (0.1, 0.1), interpolation=v2.InterpolationMode.BILINEAR)
     return make_data(
         [pixels.subset(part) for part in sixty_twenty_twenty(pixels.labels)],
@@ -413,7 +414,7 @@ _READERS: dict[str, Callable[[str], tuple[Sequence[Pixels | None], tuple[str, ..
     "webdataset": read_shards,
 }
 
-_NAMED: dict[str, Callable[[str, int | None, int, Path, Augmentation], Data]] = {
+_NAMED: dict[str, Callable[[str, Sides | None, int, Path, Augmentation], Data]] = {
     "digits": _digits,
     "cifar10": _torchvision,
     "cifar100": _torchvision,

@@ -17,6 +17,7 @@ from hwprune.data.splits import chosen_images
 from hwprune.errors import InputError
 from hwprune.export.planned import planned_networks
 from hwprune.graph import ChannelGraph
+from hwprune.image_size import sides_of
 from hwprune.importance.branches import score_branches
 from hwprune.importance.score import score
 from hwprune.latency.fill import Networks
@@ -69,7 +70,7 @@ class DenseNetwork:
         with distributed.main_first():  # it may have to be downloaded
             return load_data(
                 recipe.data,
-                image_size=recipe.image_size or None,
+                image_size=sides_of(recipe.image_size) if recipe.image_size else None,
                 seed=recipe.seed,
                 data_root=Path(recipe.data_root) if recipe.data_root else None,
                 augmentation=Augmentation(recipe.augment, recipe.erase),
@@ -128,8 +129,8 @@ class DenseNetwork:
         Inputs that are no floating-point numbers are those of an image of the data.
         """
         if not self.recipe.data:
-            size = self.recipe.image_size or 224
-            return rand(batch, 3, size, size, generator=Generator().manual_seed(0))
+            sides = sides_of(self.recipe.image_size or 224)
+            return rand(batch, 3, *sides, generator=Generator().manual_seed(0))
         inputs, _ = self.task.collate([self.data.calibration[0]] * batch)
         draw = Generator().manual_seed(0)
 

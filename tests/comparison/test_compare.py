@@ -139,13 +139,14 @@ def test_a_comparison_is_kept_and_grows(small: Candidate, tmp_path: Path) -> Non
 
 
 def test_references_have_published_accuracies_at_their_own_size_alone() -> None:
-    one, less = references("squeezenet1_1, squeezenet1_1@32", 64)
+    one, less, wide = references("squeezenet1_1, squeezenet1_1@32, squeezenet1_1@32x48", 64)
     assert (one.name, one.image, less.image) == ("squeezenet1_1", (3, 64, 64), (3, 32, 32))
+    assert wide.image == (3, 32, 48)
     assert one.top1 is None and less.top1 is None and less.top1_of == ""
     assert one.size.macs > 3 * less.size.macs and one.size.params == less.size.params
-    with pytest.raises(InputError, match=r"a size in pixels after @, such as resnet50@160"):
+    with pytest.raises(InputError, match=r"The size of 'squeezenet1_1@large' is 'large'; expected"):
         references("squeezenet1_1@large", 64)
-    assert _published("resnet50", 224) == pytest.approx(0.7613)
+    assert _published("resnet50", (224, 224)) == pytest.approx(0.7613)
 
 
 def test_the_picture_has_every_network_that_has_an_accuracy(
@@ -265,5 +266,5 @@ def test_quantisers_count_as_no_parameters() -> None:
 def test_a_folder_without_a_run(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"is not the folder of a run: it has no recipe\.toml"):
         from_paths([tmp_path])
-    with pytest.raises(InputError, match="expected a size in pixels"):
+    with pytest.raises(InputError, match="The size of 'resnet18@' is ''; expected"):
         references("resnet18@", 224)

@@ -63,6 +63,8 @@ def test_digits_are_one_channel_between_zero_and_one(digits):
         assert image.min() >= 0
         assert 0.5 < image.max() <= 1
     assert load_data("digits", image_size=16).image_shape == (1, 16, 16)
+    wide = load_data("digits", image_size=(16, 24))
+    assert wide.image_shape == wide.train[0, 0][0].shape == (1, 16, 24)
 
 
 def test_digits_share_no_image_between_splits(digits):
@@ -81,6 +83,8 @@ def test_crop_and_flip_keeps_an_images_own_size_or_scales_it():
     assert augment(image).shape == (3, 32, 32)
     augment, evaluate = crop_and_flip(32, 48, (0.5,) * 3, (0.5,) * 3)
     assert augment(image).shape == evaluate(image).shape == (3, 48, 48)
+    augment, evaluate = crop_and_flip(32, (24, 32), (0.5,) * 3, (0.5,) * 3)
+    assert augment(image).shape == evaluate(image).shape == (3, 24, 32)
 
 
 @pytest.mark.parametrize(
@@ -136,6 +140,9 @@ def plain():
 def wrong():
     return [1, 2]
 
+def shown(image_size):
+    raise ValueError(f"got {image_size!r}")
+
 def labels():
     pixels = ArrayPixels(torch.rand(2, 1, 6, 6), (0, 7))
     return make_data((pixels, pixels, None), augment=torch.nn.Identity(),
@@ -177,12 +184,13 @@ def test_a_users_function_gets_what_it_takes(user):
         ("bytes_", r"validation\[0\] is torch.uint8 \[1, 6, 6\], expected float \[1, 6, 6\]"),
         ("empty", "no training or no validation images"),
         ("broken", "OSError: disk on fire"),
+        ("shown", r"got \(24, 32\)"),
         ("missing", "no callable 'missing'"),
     ],
 )
 def test_a_users_function_that_cannot_be_used(user, name, words):
     with pytest.raises(InputError, match=words):
-        load_data(f"{user}:{name}")
+        load_data(f"{user}:{name}", image_size=(24, 32) if name == "shown" else None)
 
 
 @pytest.mark.parametrize("source", ["", "cifar", "imagefolder:", ":own", "imagefolder"])

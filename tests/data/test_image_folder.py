@@ -182,3 +182,19 @@ def test_a_file_is_not_a_class_folder(tmp_path):
     path.write_text("none")
     with pytest.raises(InputError, match="no folder"):
         load_data(f"imagefolder:{path}")
+
+
+def test_images_may_be_wider_than_high(tmp_path):
+    rows = torch.arange(60, dtype=torch.uint8).repeat_interleave(100).reshape(60, 100)
+    for split in ("train", "validation"):
+        path = tmp_path / split / "grey" / "0.png"
+        path.parent.mkdir(parents=True)
+        Image.fromarray(rows.numpy()).save(path)
+    data = load_data(f"imagefolder:{tmp_path}", image_size=(20, 40))
+    assert data.image_shape == data.train[0, 0][0].shape == (3, 20, 40)
+    image, _ = data.validation[0]
+    # 60 x 100 becomes 28 x 46, which covers 1.14 times 20 x 40: not distorted, and cut to 20 rows.
+    level = image[0] * 0.229 + 0.485
+    slope = float((level[-1] - level[0]).mean() * 255 / 19)
+    assert slope == pytest.approx(60 / 28, rel=0.03)
+    assert load_data(f"imagefolder:{tmp_path}", image_size="20x40").image_shape == (3, 20, 40)
