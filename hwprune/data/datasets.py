@@ -27,6 +27,7 @@ from hwprune.data.image_folder import Cache as Cache
 from hwprune.data.image_folder import FilePixels as FilePixels
 from hwprune.data.image_folder import read_folder
 from hwprune.data.image_folder import read_image as read_image
+from hwprune.data.masks import read_masks
 from hwprune.data.splits import balanced_indices as balanced_indices
 from hwprune.data.splits import hold_out as hold_out
 from hwprune.data.splits import sixty_twenty_twenty
@@ -40,8 +41,8 @@ from hwprune.storage.atomic_files import StrPath
 Sample = tuple[Tensor, int]  # float image [C, H, W], class
 
 _FORMS = (
-    "imagefolder:DIR, hf:NAME, webdataset:PATTERN, cifar10, cifar100, fashion_mnist, digits, "
-    "package.module:callable, or path/to/file.py:callable"
+    "imagefolder:DIR, hf:NAME, webdataset:PATTERN, masks:DIR, cifar10, cifar100, fashion_mnist, "
+    "digits, package.module:callable, or path/to/file.py:callable"
 )
 
 
@@ -198,10 +199,12 @@ def load_data(
 
     Args:
         source: ``imagefolder:DIR``, ``hf:NAME`` (see ``hugging_face``), ``webdataset:PATTERN`` (see
-            ``webdataset``), ``cifar10``, ``cifar100``, ``fashion_mnist``, ``digits``,
-            ``package.module:callable`` or ``path/to/file.py:callable``.
+            ``webdataset``), ``masks:DIR`` (see ``masks``), ``cifar10``, ``cifar100``,
+            ``fashion_mnist``, ``digits``, ``package.module:callable`` or
+            ``path/to/file.py:callable``.
         image_size: height and width of the images in pixels, such as (240, 320), or 224 for both;
-            None for their own size (CIFAR and Fashion-MNIST), 32 (digits) or 224 (all others).
+            None for their own size (CIFAR, Fashion-MNIST and masks), 32 (digits) or 224 (all
+            others).
         seed: random seed of the augmentation.
         data_root: folder of the CIFAR and Fashion-MNIST files, which are downloaded into it where
             they are missing; None for ``data``.
@@ -224,6 +227,9 @@ def load_data(
         data = make_data(
             splits, augment=augment, evaluate=evaluate, classes=classes, source=source, seed=seed
         )
+    elif kind == "masks":
+        splits_of = vars(read_masks(Path(rest), size, seed, augmentation))
+        data = Data(**splits_of, source=source)
     else:
         square = size[0] if size and size[0] == size[1] else size
         data = _call(source, {"image_size": square, "seed": seed}, augmentation)

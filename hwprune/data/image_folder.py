@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -34,10 +35,15 @@ class Cache:
     kept_bytes: int = 0
     images: dict[Path, Tensor] = field(default_factory=dict)
 
-    def read(self, path: Path) -> Tensor:
-        """The image at ``path``, uint8 ``[3, h, w]``, decoded once unless the cache is full."""
+    def read(self, path: Path, decode: Callable[[Path], Tensor] | None = None) -> Tensor:
+        """The image at ``path``, decoded once unless the cache is full.
+
+        Args:
+            path: file of the image.
+            decode: reads the file; None for ``read_image``, uint8 ``[3, h, w]``.
+        """
         if path not in self.images:
-            image = read_image(path)
+            image = (decode or read_image)(path)
             if self.kept_bytes + image.nbytes >= self.limit_bytes:
                 return image
             self.images[path] = image
