@@ -89,6 +89,12 @@ def cross_entropy(
         label_smoothing: label smoothing, in [0, 1).
         class_weights: weight of each class, [classes]; None for equal weights.
     """
+    if not isinstance(labels, Tensor) or labels.ndim > 2:
+        got = f"{list(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
+        raise InputError(
+            f"The targets are {got}; classification expects one class an image, [images]. For "
+            "masks give --task segmentation, for boxes --task detection."
+        )
     main, *others = _heads(outputs)
     weights = None if class_weights is None else class_weights.to(main.device)
     of = partial(F.cross_entropy, weight=weights, label_smoothing=label_smoothing)

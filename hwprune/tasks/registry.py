@@ -11,6 +11,7 @@ from hwprune.errors import InputError
 from hwprune.models.build import call_with, import_callable
 from hwprune.tasks.classification import classification
 from hwprune.tasks.labels import multilabel, regression
+from hwprune.tasks.segmentation import segmentation
 from hwprune.tasks.task import Loss, Task
 
 _Maker: TypeAlias = Callable[[nn.Module, Sequence[str]], Task]  # network and names of classes
@@ -18,6 +19,8 @@ _MAKERS: dict[str, _Maker] = {  # for each of TASK_NAMES
     "classification": lambda model, classes: classification(classes),
     "multilabel": lambda model, classes: multilabel(classes),
     "regression": lambda model, classes: regression(),
+    "segmentation": lambda model, classes: segmentation(classes),
+    "segmentation:dice": lambda model, classes: segmentation(classes, dice=True),
 }
 
 

@@ -1,4 +1,10 @@
 """The names of the built-in tasks; reading them needs no PyTorch."""
 
-TASK_NAMES = ("classification", "multilabel", "regression")
+TASK_NAMES = (
+    "classification",
+    "multilabel",
+    "regression",
+    "segmentation",
+    "segmentation:dice",
+)
 DEFAULT_TASK = "classification"
