@@ -8,12 +8,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 from mask_folder import mask_folder
+from netcase import conv
+from oracles import parameters, random_plan, shaken
 from PIL import Image
 from torch import Tensor, nn
 
+import hwprune
 from hwprune.data.datasets import Data, load_data
 from hwprune.data.masks import VOID
 from hwprune.errors import InputError
+from hwprune.pruning.oracle import oracle_error
 from hwprune.tasks.check import check_task
 from hwprune.tasks.registry import load_task
 from hwprune.tasks.segmentation import (
@@ -24,6 +28,7 @@ from hwprune.tasks.segmentation import (
     segmentation_loss,
     soft_pixels,
 )
+from hwprune.training.evaluate import evaluate
 
 # Two rows of three pixels. Classes a, b, c; the last pixel counts nowhere, and c occurs nowhere.
 TRUE = torch.tensor([[[0, 0, 1], [1, 1, VOID]]])
@@ -210,3 +215,64 @@ def test_classes_of_images_are_no_masks(photographs: Data) -> None:
     model = Tiny(3)
     with pytest.raises(InputError, match=r"\[2\]; segmentation expects masks .*masks:DIR"):
         check_task(model, load_task("segmentation", model, photographs.classes), photographs)
+
+
+class UNet(nn.Module):
+    """An encoder, and a decoder that joins its outputs, for images of any size; a dictionary."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.high = conv(3, 6)
+        self.down = nn.Conv2d(6, 8, 3, stride=2, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(8)
+        self.low = conv(8, 10)
+        self.up = conv(10 + 6, 7)
+        self.head = nn.Conv2d(7, 3, 1)
+        self.side = nn.Conv2d(8, 3, 1)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        high = self.high(x).relu()
+        low = self.norm(self.down(high)).relu()
+        up = F.interpolate(self.low(low).relu(), high.shape[-2:], mode="bilinear")
+        outputs = {"out": self.head(self.up(torch.cat([up, high], 1)).relu())}
+        if self.training:
+            outputs["aux"] = self.side(low)
+        return outputs
+
+
+def test_a_unet_is_traced_and_pruned_through_its_skips() -> None:
+    model, x = shaken(UNet()), torch.randn(2, 3, 11, 15)
+    graph = hwprune.trace(model, x)
+    assert graph.widths == {"high": 6, "low": 10, "up": 7}
+    assert "in training mode" in graph.unprunable["down"]  # the auxiliary head reads it there
+    plan = random_plan(graph)
+    assert oracle_error(model, graph, plan, (x,)) < 1e-4
+    small = hwprune.prune(model, graph, plan)
+    assert parameters(small) < parameters(model)
+    assert small(x)["out"].shape == (2, 3, 11, 15)
+
+
+def test_scores_and_training_take_masks(data: Data) -> None:
+    model = shaken(UNet())
+    task = load_task("segmentation", model, data.classes)
+    check_task(model, task, data)
+    batch = task.collate([data.calibration[index] for index in range(4)])
+    graph = hwprune.trace(model, batch[0])
+    scores = hwprune.score(model, graph, [batch], "taylor", task=task)
+    assert {name: len(score) for name, score in scores.items()} == graph.widths
+    assert all((score > 0).any() for score in scores.values())
+    before = evaluate(model, [batch], task)
+    training = hwprune.Training(
+        epochs=12, batch_size=6, lr=0.02, ema_decay=0.0, label_smoothing=0.0
+    )
+    epochs = hwprune.finetune(model, data, training, task=task)
+    after = evaluate(model, [batch], task)
+    assert after.loss < before.loss
+    assert set(epochs[-1].validation.values) == {"miou", "pixels"}
+    assert set(after.values) == {"miou", "pixels", "miou/left", "miou/right", "miou/line"}
+    student = hwprune.prune(model, graph, random_plan(graph))
+    teaching = hwprune.Teaching(model, graph, random_plan(graph))
+    (epoch,) = hwprune.finetune(
+        student, data, hwprune.Training(epochs=1, batch_size=6), task=task, teaching=teaching
+    )
+    assert 0 <= epoch.validation.value <= 1
