@@ -1,7 +1,7 @@
 """Segmentation networks of the benchmarks, on torchvision's MobileNetV2.
 
-The environment variable ``MOBILENET_V2_WEIGHTS`` names a file of torchvision's ImageNet weights, from
-which the backbone starts; without it, the backbone is untrained. Use from the command line:
+The environment variable ``MOBILENET_V2_WEIGHTS`` names a file of torchvision's ImageNet weights,
+from which the backbone starts; without it, the backbone is untrained. Use from the command line:
 
     hwprune trace scripts/benchmarks/task_networks_segmentation.py:unet --image-size 240x320
 """
@@ -39,6 +39,7 @@ class UNet(nn.Module):
         self.head = nn.Conv2d(DECODER[-1], num_classes, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """The logits [n, classes, h / 2, w / 2] of images [n, 3, h, w]."""
         skips = []
         for number, block in enumerate(self.features):
             x = block(x)
@@ -61,6 +62,7 @@ class TwoLevels(nn.Module):
         _dilate(self.features)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """``low`` [n, 32, h / 8, w / 8] and ``high`` [n, 320, h / 16, w / 16]."""
         low = self.features[:7](x)
         return {"low": low, "high": self.features[7:](low)}
 
