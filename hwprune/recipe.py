@@ -75,8 +75,8 @@ class Recipe:
     weights: str = _option("", "safetensors, or a state dict of torch.save", _NETWORK)
     data: str = _option(
         "",
-        "imagefolder:DIR, hf:NAME, webdataset:PATTERN, cifar10, cifar100, fashion_mnist, digits "
-        "or package.module:callable",
+        "imagefolder:DIR, masks:DIR, hf:NAME, webdataset:PATTERN, cifar10, cifar100, "
+        "fashion_mnist, digits or package.module:callable",
         _NETWORK,
     )
     data_root: str = _option(
