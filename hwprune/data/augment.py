@@ -22,10 +22,10 @@ from torchvision.transforms.v2.functional import (  # type: ignore[import-untype
 
 from hwprune.errors import InputError
 from hwprune.image_size import ImageSize, Sides, sides_of
+from hwprune.models.normalisation import IMAGENET_MEAN as IMAGENET_MEAN
+from hwprune.models.normalisation import IMAGENET_STD as IMAGENET_STD
 
 Transform = Callable[[Tensor], Tensor]  # image as stored [C, h, w] -> float image [C, H, W]
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from hwprune.data.augment import (
     photographs,
 )
 from hwprune.data.augment import crop_and_flip as crop_and_flip
+from hwprune.data.boxes import read_boxes
 from hwprune.data.collate import plain_collate as plain_collate
 from hwprune.data.hugging_face import read_hf
 from hwprune.data.image_folder import Cache as Cache
@@ -41,8 +42,8 @@ from hwprune.storage.atomic_files import StrPath
 Sample = tuple[Tensor, int]  # float image [C, H, W], class
 
 _FORMS = (
-    "imagefolder:DIR, hf:NAME, webdataset:PATTERN, masks:DIR, cifar10, cifar100, fashion_mnist, "
-    "digits, package.module:callable, or path/to/file.py:callable"
+    "imagefolder:DIR, hf:NAME, webdataset:PATTERN, masks:DIR, coco:DIR, yolo:FILE.yaml, cifar10, "
+    "cifar100, fashion_mnist, digits, package.module:callable, or path/to/file.py:callable"
 )
 
 
@@ -199,7 +200,8 @@ def load_data(
 
     Args:
         source: ``imagefolder:DIR``, ``hf:NAME`` (see ``hugging_face``), ``webdataset:PATTERN`` (see
-            ``webdataset``), ``masks:DIR`` (see ``masks``), ``cifar10``, ``cifar100``,
+            ``webdataset``), ``masks:DIR`` (see ``masks``), ``coco:DIR`` and
+            ``yolo:FILE.yaml`` (see ``boxes``), ``cifar10``, ``cifar100``,
             ``fashion_mnist``, ``digits``, ``package.module:callable`` or
             ``path/to/file.py:callable``.
         image_size: height and width of the images in pixels, such as (240, 320), or 224 for both;
@@ -227,6 +229,8 @@ def load_data(
         data = make_data(
             splits, augment=augment, evaluate=evaluate, classes=classes, source=source, seed=seed
         )
+    elif kind in ("coco", "yolo"):
+        data = Data(**vars(read_boxes(kind, Path(rest), size, seed, augmentation)), source=source)
     elif kind == "masks":
         splits_of = vars(read_masks(Path(rest), size, seed, augmentation))
         data = Data(**splits_of, source=source)

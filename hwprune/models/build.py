@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from hwprune.errors import InputError
+from hwprune.models.detectors import classes_of_head, raw
 from hwprune.models.weights import load_weights
 from hwprune.models.weights import read_state_dict as read_state_dict
 from hwprune.storage.atomic_files import StrPath
@@ -110,7 +111,7 @@ def build_model(source: str, *, num_classes: int | None = None) -> nn.Module:
     build = _LIBRARIES.get(library, _build_callable)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(_BUILD_SEED)
-        model = build(source, num_classes)
+        model = raw(build(source, num_classes), source)
     if not isinstance(model, nn.Module):
         raise InputError(
             f"{source} returned a {type(model).__name__}; expected a torch.nn.Module. "
@@ -182,7 +183,8 @@ def _build_torchvision(source: str, num_classes: int | None) -> Any:
     if "weights_backbone" in inspect.signature(builder).parameters:
         options["weights_backbone"] = None  # the default would download
     if num_classes is not None:
-        options["num_classes"] = num_classes
+        is_detector = "detection" in builder.__module__
+        options["num_classes"] = classes_of_head(name, num_classes) if is_detector else num_classes
     return builder(weights=None, **options)
 
 

@@ -99,7 +99,8 @@ class DenseNetwork:
         recipe = self.recipe
         classes = self.data.classes if recipe.data else ()
         if not recipe.class_weights:
-            return load_task(recipe.task, self.loaded.model, classes)
+            shape = self.data.image_shape if recipe.data else None
+            return load_task(recipe.task, self.loaded.model, classes, shape)
         if recipe.task != DEFAULT_TASK or not recipe.data:
             raise InputError(
                 f"--class-weights is for {DEFAULT_TASK} with data, and the task is {recipe.task}. "

@@ -10,17 +10,21 @@ from torch import nn
 from hwprune.errors import InputError
 from hwprune.models.build import call_with, import_callable
 from hwprune.tasks.classification import classification
+from hwprune.tasks.detection import detection
 from hwprune.tasks.labels import multilabel, regression
 from hwprune.tasks.segmentation import segmentation
 from hwprune.tasks.task import Loss, Task
 
-_Maker: TypeAlias = Callable[[nn.Module, Sequence[str]], Task]  # network and names of classes
+_Shape: TypeAlias = tuple[int, int, int] | None
+# Network, names of classes, and channels, height and width of an image.
+_Maker: TypeAlias = Callable[[nn.Module, Sequence[str], _Shape], Task]
 _MAKERS: dict[str, _Maker] = {  # for each of TASK_NAMES
-    "classification": lambda model, classes: classification(classes),
-    "multilabel": lambda model, classes: multilabel(classes),
-    "regression": lambda model, classes: regression(),
-    "segmentation": lambda model, classes: segmentation(classes),
-    "segmentation:dice": lambda model, classes: segmentation(classes, dice=True),
+    "classification": lambda model, classes, shape: classification(classes),
+    "multilabel": lambda model, classes, shape: multilabel(classes),
+    "regression": lambda model, classes, shape: regression(),
+    "segmentation": lambda model, classes, shape: segmentation(classes),
+    "segmentation:dice": lambda model, classes, shape: segmentation(classes, dice=True),
+    "detection": detection,
 }
 
 
@@ -29,7 +33,9 @@ def loss_of(task: Task | None, loss: Loss | None) -> Loss:
     return loss or (task or classification()).loss
 
 
-def load_task(source: str, model: nn.Module, classes: Sequence[str] = ()) -> Task:
+def load_task(
+    source: str, model: nn.Module, classes: Sequence[str] = (), image_shape: _Shape = None
+) -> Task:
     """Make a task by its name.
 
     Args:
@@ -38,12 +44,13 @@ def load_task(source: str, model: nn.Module, classes: Sequence[str] = ()) -> Tas
             the classes as ``classes``, if it has such parameters.
         model: the dense network.
         classes: names of the classes; empty where the data has none.
+        image_shape: channels, height and width of an image; None where there is no data.
 
     Raises:
         InputError: the name is unknown, or the function fails or returns something else.
     """
     if source in _MAKERS:
-        return _MAKERS[source](model, classes)
+        return _MAKERS[source](model, classes, image_shape)
     if ":" not in source:
         raise InputError(
             f"Unknown task {source!r}; expected one of {', '.join(_MAKERS)}, or FILE.py:callable "

@@ -6,5 +6,6 @@ TASK_NAMES = (
     "regression",
     "segmentation",
     "segmentation:dice",
+    "detection",
 )
 DEFAULT_TASK = "classification"

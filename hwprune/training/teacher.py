@@ -123,7 +123,7 @@ class TeacherLoss:
             outputs: what the student has given.
             step: number of the training step, which determines the pixels that are compared.
         """
-        with torch.inference_mode():
+        with torch.no_grad():  # tensors of inference mode cannot be used in a task's loss
             wanted = run(self.forward, inputs)
         student, teacher = (
             {name: subsampled(feature, step) for name, feature in taps.take().items()}
