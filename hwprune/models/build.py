@@ -37,6 +37,11 @@ _TORCHVISION_OPTIONS: dict[str, dict[str, bool]] = {
 _SIDE_BRANCHES: dict[str, tuple[str, ...]] = {
     "torchvision:googlenet": ("aux1.", "aux2."),
     "torchvision:inception_v3": ("AuxLogits.",),
+    "torchvision:fcn_resnet50": ("aux_classifier.",),
+    "torchvision:fcn_resnet101": ("aux_classifier.",),
+    "torchvision:deeplabv3_resnet50": ("aux_classifier.",),
+    "torchvision:deeplabv3_resnet101": ("aux_classifier.",),
+    "torchvision:deeplabv3_mobilenet_v3_large": ("aux_classifier.",),
 }
 
 _BUILD_SEED = 0
