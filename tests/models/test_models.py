@@ -61,12 +61,16 @@ def test_num_classes_only_where_the_signature_takes_it(user_file):
     path = user_file(
         "def fixed(): return nn.Linear(2, 3)\n"
         "def options(**given): return nn.Linear(2, given['num_classes'])\n"
+        "def masks(classes=1, **other): return nn.Linear(2, classes + len(other))\n"
+        "def both(classes=9, num_classes=1): return nn.Linear(2, num_classes)\n"
         "class Net(nn.Linear):\n"
         "    def __init__(self, num_classes=4): super().__init__(2, num_classes)\n"
     )
     assert build_model(f"{path}:fixed", num_classes=5).out_features == 3
     assert build_model(f"{path}:options", num_classes=5).out_features == 5
     assert build_model(f"{path}:Net", num_classes=5).out_features == 5
+    assert build_model(f"{path}:masks", num_classes=5).out_features == 5
+    assert build_model(f"{path}:both", num_classes=5).out_features == 5
     assert build_model(f"{path}:Net").out_features == 4
 
 
