@@ -38,6 +38,11 @@ _TORCHVISION_OPTIONS: dict[str, dict[str, bool]] = {
 _SIDE_BRANCHES: dict[str, tuple[str, ...]] = {
     "torchvision:googlenet": ("aux1.", "aux2."),
     "torchvision:inception_v3": ("AuxLogits.",),
+    "torchvision:fcn_resnet50": ("aux_classifier.",),
+    "torchvision:fcn_resnet101": ("aux_classifier.",),
+    "torchvision:deeplabv3_resnet50": ("aux_classifier.",),
+    "torchvision:deeplabv3_resnet101": ("aux_classifier.",),
+    "torchvision:deeplabv3_mobilenet_v3_large": ("aux_classifier.",),
 }
 
 _BUILD_SEED = 0
@@ -96,7 +101,7 @@ def build_model(source: str, *, num_classes: int | None = None) -> nn.Module:
         source: ``torchvision:NAME``, ``timm:NAME``, ``package.module:callable`` or
             ``path/to/file.py:callable``. Nothing is downloaded.
         num_classes: number of classes; None for the network's default. A callable gets it only if
-            its signature has such an argument.
+            its signature has such an argument, or one that is called ``classes``.
 
     Raises:
         InputError: an unknown name, a module that cannot be imported, or a failing callable.
@@ -201,7 +206,10 @@ def _build_timm(source: str, num_classes: int | None) -> Any:
 
 
 def _build_callable(source: str, num_classes: int | None) -> Any:
-    return call_with(source, import_callable(source), {"num_classes": num_classes})
+    function = import_callable(source)
+    named = _parameters(function)
+    name = "classes" if "classes" in named and "num_classes" not in named else "num_classes"
+    return call_with(source, function, {name: num_classes})
 
 
 _LIBRARIES: dict[str, Callable[[str, int | None], Any]] = {
@@ -218,14 +226,18 @@ def _without_weights(source: str) -> str:
 
 def takes(function: Callable[..., Any], name: str) -> bool:
     """Whether ``function`` can be given an argument by that name."""
-    try:
-        parameters = inspect.signature(function).parameters
-    except (TypeError, ValueError):  # a builtin without a signature
-        return False
+    parameters = _parameters(function)
     by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return (name in parameters and parameters[name].kind in by_name) or any(
         parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()
     )
+
+
+def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(function).parameters
+    except (TypeError, ValueError):  # a builtin without a signature
+        return {}
 
 
 def _import_module(name: str) -> ModuleType:

@@ -56,8 +56,8 @@ def load_weights(
         misfit: beginning of the error message, such as ``FILE does not fit NETWORK``.
 
     Returns:
-        A sentence on the head, if it has another number of classes than the file and was left as
-        built; otherwise None.
+        A sentence on the head or heads, if they have another number of classes than the file and
+        were left as built; otherwise None.
 
     Raises:
         InputError: keys or shapes differ.
@@ -67,18 +67,19 @@ def load_weights(
     complete = {**counters, **state}
     _check_names(built, complete, misfit)
     other = [name for name in built if complete[name].shape != built[name].shape]
-    head = _head(model, built, complete, other)
-    if other and (head is None or num_classes != len(built[other[0]])):
-        fix = _fix(complete, other, head)
+    heads = _heads(model, built, complete, other)
+    if other and (not heads or num_classes != len(built[other[0]])):
+        fix = _fix(complete, other, heads)
         raise InputError(f"{misfit}: {_shapes(built, complete, other)}.{fix}")
     # Into the network's own dict, for its metadata: MNASNet refuses a state dict that has none.
     built.update({name: tensor for name, tensor in complete.items() if name not in other})
     model.load_state_dict(built)
-    if head is None:
+    if not heads:
         return None
+    what = f"head {heads[0]} is" if len(heads) == 1 else f"heads {' and '.join(heads)} are"
     return (
         f"weights have {len(complete[other[0]])} classes, data {num_classes}: "
-        f"the head {head} is new and untrained"
+        f"the {what} new and untrained"
     )
 
 
@@ -136,23 +137,22 @@ def _check_names(built: Mapping[str, Tensor], state: Mapping[str, Tensor], misfi
         )
 
 
-def _head(
+def _heads(
     model: nn.Module, built: Mapping[str, Tensor], state: Mapping[str, Tensor], other: list[str]
-) -> str | None:
-    """The one linear or convolution whose tensors alone differ, and only in their dimension 0."""
-    modules = {name.rpartition(".")[0] for name in other}
-    if len(modules) != 1:
-        return None
-    (name,) = modules
+) -> list[str]:
+    """The layers whose tensors alone differ, from one number of rows to another; none otherwise."""
+    names = list(dict.fromkeys(name.rpartition(".")[0] for name in other))
+    layers = all(isinstance(model.get_submodule(name), _HEADS) for name in names)
     rows_only = all(
         built[key].dim() == state[key].dim() and built[key].shape[1:] == state[key].shape[1:]
         for key in other
     )
-    return name if rows_only and isinstance(model.get_submodule(name), _HEADS) else None
+    changes = {(len(state[key]), len(built[key])) for key in other} if rows_only else set()
+    return names if layers and len(changes) == 1 else []
 
 
-def _fix(state: Mapping[str, Tensor], other: list[str], head: str | None) -> str:
-    if head is None:
+def _fix(state: Mapping[str, Tensor], other: list[str], heads: list[str]) -> str:
+    if not heads:
         return " Name the network these weights were saved from."
     return (
         f" Ask for as many classes as the weights have (num_classes={len(state[other[0]])}), or "

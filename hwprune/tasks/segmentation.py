@@ -18,7 +18,7 @@ from hwprune.tasks.task import Task
 from hwprune.tasks.trees import Outputs, floating
 
 _AUXILIARY = 0.5  # weight of the loss of the auxiliary head, as torchvision trains its networks
-_OPACITY = 0.6  # of the classes' colours over an image
+_OPACITY = 0.5  # of the classes' colours over an image
 
 
 def segmentation(
@@ -171,7 +171,8 @@ def draw_classes(image: Tensor, outputs: Outputs) -> Tensor:
         logits_of(outputs).detach().cpu().float(), image.shape[-2:], mode="bilinear"
     )[:1]
     chosen = logits.argmax(1) == torch.arange(logits.shape[1])[:, None, None]
-    drawn: Tensor = draw_segmentation_masks(pixels, chosen, alpha=_OPACITY)
+    colours = [_colour(number) for number in range(logits.shape[1])]
+    drawn: Tensor = draw_segmentation_masks(pixels, chosen, alpha=_OPACITY, colors=colours)
     return drawn
 
 
@@ -215,6 +216,14 @@ class IntersectionOverUnion:
             if seen:
                 values[f"miou/{name}"] = float(share)
         return values
+
+
+def _colour(number: int) -> tuple[int, ...]:
+    """The colour of a class: matplotlib's ten strong colours, then their ten light ones."""
+    from matplotlib import colormaps  # takes a while; reports alone need it
+
+    place = 2 * (number % 10) + number // 10 % 2
+    return tuple(round(255 * part) for part in colormaps["tab20"](place)[:3])
 
 
 def _enlarged(logits: Tensor, masks: Tensor, classes: int = 0) -> Tensor:

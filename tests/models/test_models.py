@@ -61,12 +61,16 @@ def test_num_classes_only_where_the_signature_takes_it(user_file):
     path = user_file(
         "def fixed(): return nn.Linear(2, 3)\n"
         "def options(**given): return nn.Linear(2, given['num_classes'])\n"
+        "def masks(classes=1, **other): return nn.Linear(2, classes + len(other))\n"
+        "def both(classes=9, num_classes=1): return nn.Linear(2, num_classes)\n"
         "class Net(nn.Linear):\n"
         "    def __init__(self, num_classes=4): super().__init__(2, num_classes)\n"
     )
     assert build_model(f"{path}:fixed", num_classes=5).out_features == 3
     assert build_model(f"{path}:options", num_classes=5).out_features == 5
     assert build_model(f"{path}:Net", num_classes=5).out_features == 5
+    assert build_model(f"{path}:masks", num_classes=5).out_features == 5
+    assert build_model(f"{path}:both", num_classes=5).out_features == 5
     assert build_model(f"{path}:Net").out_features == 4
 
 
@@ -218,6 +222,24 @@ def test_a_head_with_other_classes_is_new_and_the_same_each_time(tmp_path):
     assert torch.equal(loaded.model.linear.weight, again.model.linear.weight)
 
 
+def test_two_heads_with_other_classes_are_new(tmp_path):
+    name, path = "torchvision:lraspp_mobilenet_v3_large", tmp_path / "w.safetensors"
+    save_file(build_model(name).state_dict(), path)
+    heads = "classifier.low_classifier and classifier.high_classifier are new"
+    found = load_model(name, num_classes=11, weights=path).new_head
+    assert found == f"weights have 21 classes, data 11: the heads {heads} and untrained"
+    with pytest.raises(InputError, match="Name the network these weights were saved from"):
+        load_model(name, num_classes=11, weights=narrower(path, "classifier.low_classifier"))
+
+
+def narrower(path, layer):
+    """The file without the last row of a layer, so that two heads are of different classes."""
+    state = read_state_dict(path)
+    cut = {key: tensor[:-1].clone() for key, tensor in state.items() if key.startswith(layer)}
+    save_file({**state, **cut}, path)
+    return path
+
+
 def test_a_trained_head_is_not_dropped_unasked(tmp_path):
     with pytest.raises(InputError, match="num_classes=100"):
         load_model(RESNET, weights=saved_resnet(tmp_path, num_classes=100))
@@ -260,7 +282,11 @@ def test_without_weights_the_network_says_it_is_untrained():
 
 @pytest.mark.parametrize(
     ("source", "side"),
-    [("googlenet", "aux1.fc1.bias"), ("inception_v3", "AuxLogits.fc.bias")],
+    [
+        ("googlenet", "aux1.fc1.bias"),
+        ("inception_v3", "AuxLogits.fc.bias"),
+        ("deeplabv3_mobilenet_v3_large", "aux_classifier.4.bias"),
+    ],
 )
 def test_training_only_branches_are_left_out(tmp_path, source, side):
     state = build_model(f"torchvision:{source}").state_dict()
