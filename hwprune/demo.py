@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hwprune.data.datasets import ArrayPixels, Data, make_data
 from hwprune.data.splits import sixty_twenty_twenty
 from hwprune.errors import InputError
-from hwprune.image_size import ImageSize, sides_of
+from hwprune.models.image_size import ImageSize, sides_of
 from hwprune.seeding import seeded
 
 _IMAGES_SEED = 0  # the images are part of the data, not of a run

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from hwprune.errors import InputError
-from hwprune.image_size import sides_of, written
 from hwprune.importance.criterion_names import CRITERIA, DEFAULT_CRITERION
+from hwprune.models.image_size import sides_of, written
 from hwprune.storage.atomic_files import StrPath, write_text
 from hwprune.tasks.task_names import DEFAULT_TASK, TASK_NAMES
 from hwprune.training.settings import Training

@@ -16,6 +16,7 @@ from hwprune.errors import InputError
 from hwprune.targets.cuda import interface
 from hwprune.targets.registry import load_target
 from hwprune.targets.tensorrt.flavour import load_flavour
+from hwprune.tasks.detection import MeanAveragePrecision
 from hwprune.training.tracking import tracked
 
 if sys.version_info >= (3, 11):
@@ -88,6 +89,11 @@ def _tensorboard(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
         pass
 
 
+def _detection(monkeypatch: pytest.MonkeyPatch, _: Path) -> None:
+    hide(monkeypatch, "torchmetrics")
+    MeanAveragePrecision(list, ())
+
+
 USES: dict[str, Callable[[pytest.MonkeyPatch, Path], None]] = {
     "tensorrt": _tensorrt,
     "tensorrt-rtx": _tensorrt_rtx,
@@ -97,6 +103,7 @@ USES: dict[str, Callable[[pytest.MonkeyPatch, Path], None]] = {
     "bench": _bench,
     "datasets": _datasets,
     "tensorboard": _tensorboard,
+    "detection": _detection,
 }
 
 

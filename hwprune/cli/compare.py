@@ -9,7 +9,7 @@ from rich.console import Console
 
 from hwprune.cli.options import Amount
 from hwprune.errors import InputError
-from hwprune.image_size import sides_of
+from hwprune.models.image_size import sides_of
 from hwprune.recipe import Recipe
 
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from hwprune.errors import InputError
 from hwprune.export.to_onnx import to_onnx
-from hwprune.image_size import ImageSize, Sides, sides_of
 from hwprune.models.build import build_model
+from hwprune.models.image_size import ImageSize, Sides, sides_of
 from hwprune.onnx_graph.batch import batch_in, with_batch
 from hwprune.onnx_graph.read import read_onnx
 from hwprune.onnx_graph.size import Size, size_of

@@ -21,7 +21,7 @@ from torchvision.transforms.v2.functional import (  # type: ignore[import-untype
 )
 
 from hwprune.errors import InputError
-from hwprune.image_size import ImageSize, Sides, sides_of
+from hwprune.models.image_size import ImageSize, Sides, sides_of
 from hwprune.models.normalisation import IMAGENET_MEAN as IMAGENET_MEAN
 from hwprune.models.normalisation import IMAGENET_STD as IMAGENET_STD
 

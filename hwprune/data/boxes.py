@@ -19,7 +19,7 @@ from torchvision.transforms import v2  # type: ignore[import-untyped,unused-igno
 from hwprune.data.augment import IMAGENET_MEAN, IMAGENET_STD, Augmentation
 from hwprune.data.image_folder import IMAGE_SUFFIXES, Cache
 from hwprune.errors import InputError
-from hwprune.image_size import Sides
+from hwprune.models.image_size import Sides
 from hwprune.seeding import seeded
 
 BoxSample = tuple[Tensor, dict[str, Tensor]]  # float image [3, H, W], boxes [k, 4], labels [k]

@@ -21,7 +21,7 @@ from torchvision.transforms import v2  # type: ignore[import-untyped,unused-igno
 from hwprune.data.augment import IMAGENET_MEAN, IMAGENET_STD, Augmentation, random_crop
 from hwprune.data.image_folder import IMAGE_SUFFIXES, Cache, read_image
 from hwprune.errors import InputError
-from hwprune.image_size import Sides
+from hwprune.models.image_size import Sides
 from hwprune.seeding import seeded
 
 VOID = 255  # value in a mask of the pixels that count neither in losses nor in metrics

@@ -17,11 +17,11 @@ from hwprune.data.splits import chosen_images
 from hwprune.errors import InputError
 from hwprune.export.planned import planned_networks
 from hwprune.graph import ChannelGraph
-from hwprune.image_size import sides_of
 from hwprune.importance.branches import score_branches
 from hwprune.importance.score import score
 from hwprune.latency.fill import Networks
 from hwprune.models.build import LoadedModel, load_model
+from hwprune.models.image_size import sides_of
 from hwprune.pipeline.run_facts import TrainedFacts
 from hwprune.pruning.reconstruct import Features, features
 from hwprune.recipe import Recipe

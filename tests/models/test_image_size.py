@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hwprune.errors import InputError
-from hwprune.image_size import sides_of, written
+from hwprune.models.image_size import sides_of, written
 from hwprune.recipe import Recipe
 
 

@@ -1,21 +1,29 @@
-"""Segmentation networks of the benchmarks, on torchvision's MobileNetV2.
+"""Networks for segmentation and detection of the benchmarks, on torchvision's MobileNetV2.
 
 The environment variable ``MOBILENET_V2_WEIGHTS`` names a file of torchvision's ImageNet weights,
 from which the backbone starts; without it, the backbone is untrained. Use from the command line:
 
-    hwprune trace scripts/benchmarks/task_networks_segmentation.py:unet --image-size 240x320
+    hwprune trace scripts/benchmarks/task_networks.py:unet --image-size 240x320
 """
 
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import mobilenet_v2
+from torchvision.models.detection import RetinaNet
+from torchvision.models.detection._utils import retrieve_out_channels
+from torchvision.models.detection.anchor_utils import AnchorGenerator, DefaultBoxGenerator
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models.detection.ssd import SSD
+from torchvision.models.detection.ssdlite import SSDLiteFeatureExtractorMobileNet, SSDLiteHead
 from torchvision.models.segmentation import LRASPP
+from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from hwprune.models.weights import read_state_dict
 
@@ -80,9 +88,41 @@ def lraspp(num_classes: int = 21) -> nn.Module:
     return LRASPP(TwoLevels(), SKIPS[6], SKIPS[17], num_classes)
 
 
-def backbone() -> nn.Sequential:
-    """The blocks 0 to 17 of MobileNetV2, with the weights in the file that is named, if one is."""
-    features = mobilenet_v2(weights=None).features[: max(SKIPS) + 1]
+def ssdlite(num_classes: int = 3) -> nn.Module:
+    """Torchvision's SSDLite at 320 pixels (Sandler et al. 2018, "MobileNetV2") on MobileNetV2.
+
+    Its first feature map is the expansion of block 14, at stride 16; four small blocks follow the
+    backbone. Images are normalised as those of ImageNet.
+    """
+    features = backbone(blocks=19)
+    features[14].block = features[14].conv  # the extractor expects MobileNetV3's name
+    norm = partial(nn.BatchNorm2d, eps=1e-3, momentum=0.03)
+    extractor = SSDLiteFeatureExtractorMobileNet(features, 14, norm)
+    anchors = DefaultBoxGenerator([[2, 3] for _ in range(6)], min_ratio=0.2, max_ratio=0.95)
+    counts = anchors.num_anchors_per_location()
+    depths = retrieve_out_channels(extractor, (320, 320))
+    head = SSDLiteHead(depths, counts, num_classes + 1, norm)
+    return SSD(
+        extractor, anchors, (320, 320), num_classes + 1, head=head, score_thresh=0.001,
+        nms_thresh=0.55, detections_per_img=300, topk_candidates=300,
+    )  # fmt: skip
+
+
+def retinanet(num_classes: int = 3) -> nn.Module:
+    """A RetinaNet (Lin et al. 2017) on the blocks of MobileNetV2 at strides 8, 16 and 32."""
+    taps = {"6": "0", "13": "1", "17": "2"}
+    body = BackboneWithFPN(
+        backbone(), taps, [SKIPS[6], SKIPS[13], SKIPS[17]], 64, LastLevelP6P7(64, 64)
+    )
+    scales = (1, 2 ** (1 / 3), 2 ** (2 / 3))
+    sizes = tuple(tuple(round(side * s) for s in scales) for side in (16, 32, 64, 128, 256))
+    anchors = AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * 5)
+    return RetinaNet(body, num_classes, anchor_generator=anchors, min_size=320, max_size=320)
+
+
+def backbone(blocks: int = max(SKIPS) + 1) -> nn.Sequential:
+    """The first blocks of MobileNetV2, with the weights in the file that is named, if one is."""
+    features = mobilenet_v2(weights=None).features[:blocks]
     path = os.environ.get(WEIGHTS)
     if path:
         state = {
