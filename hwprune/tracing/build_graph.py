@@ -14,8 +14,10 @@ from torch.fx import Node
 from hwprune.graph import ChannelGraph, Channels, Group, Layer, ParameterShape, Slice, Tap
 from hwprune.tracing.attributes import find_attributes
 from hwprune.tracing.labels import CONSTANT, Labels
-from hwprune.tracing.propagate import LabelWalk, each
+from hwprune.tracing.propagate import LabelWalk, each, first_names
 from hwprune.tracing.taps import find_taps
+
+UNREACHED = "not used by the network in evaluation mode"
 
 Place: TypeAlias = tuple[str, int]  # a dimension of a tensor of the state dict
 
@@ -209,7 +211,20 @@ class _Gathering:
                     reason = "a single channel, or one with no equal"
                 if reason is not None:
                     reasons.setdefault(layer.name, reason)
+        for name in self._unreached():
+            reasons.setdefault(name, UNREACHED)
         return reasons
+
+    def _unreached(self) -> list[str]:
+        """Modules with weights, of more than one dimension, that no operator of the graph reads."""
+        walk = self.walk
+        reached = {key for key, _ in walk.dims} | walk.elements.keys() | walk.read
+        return [
+            key.rpartition(".")[0] or key
+            for key, first in first_names(walk.state).items()
+            if key == first and walk.state[key].ndim > 1 and key not in reached
+            and isinstance(walk.state[key], nn.Parameter)
+        ]  # fmt: skip
 
 
 def _place(entry: tuple[Place, Labels]) -> Place:

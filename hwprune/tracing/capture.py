@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
+from torch.fx import Node
 
 from hwprune.errors import TraceError
 from hwprune.model_state import evaluating
 
+# Operators that run a graph once, as it is.
+_WRAPPERS = ("wrap_with_set_grad_enabled", "wrap_with_autocast", "tag_activation_checkpoint",
+             "wrap_activation_checkpoint")  # fmt: skip
 _LIBRARIES = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
 
 
@@ -39,14 +43,62 @@ def capture(model: nn.Module, inputs: tuple[Any, ...]) -> ExportedProgram:
         TraceError: ``torch.export`` failed; the message names the line of the model.
     """
     try:
-        with evaluating(model):
-            return torch.export.export(model, inputs)
+        with evaluating(model), torch.no_grad():
+            program = torch.export.export(model, inputs)
     except Exception as error:
         raise TraceError(
             f"{type(model).__name__} cannot be exported by torch.export: {_first_line(error)}"
             f"{_place(error)}. Change that line so that it does not depend on the values of "
             "tensors; check with `torch.export.export(model.eval(), (example,))`."
         ) from error
+    _inline(program.graph_module)
+    return program
+
+
+def _inline(module: torch.fx.GraphModule) -> None:
+    """Put the operators of nested graphs, in place, where the graphs are called.
+
+    ``torch.export`` makes a nested graph of what runs under ``autocast``, under another gradient
+    mode, or in a checkpoint.
+    """
+    graph = module.graph
+    while nested := [node for node in graph.nodes if _inner(module, node) is not None]:
+        node = nested[0]
+        inner, arguments = cast(tuple[torch.fx.GraphModule, list[Node]], _inner(module, node))
+        places = [n for n in inner.graph.nodes if n.op == "placeholder"]
+        copies: dict[Node, Any] = dict(zip(places, arguments, strict=True))
+        with graph.inserting_before(node):
+            for each in inner.graph.nodes:
+                if each.op == "get_attr":  # a graph within the nested one
+                    name = f"{node.name}_{each.target}"
+                    setattr(module, name, getattr(inner, str(each.target)))
+                    copies[each] = graph.get_attr(name)
+                elif each.op == "call_function":
+                    copies[each] = graph.node_copy(each, copies.__getitem__)
+        (given,) = next(n for n in inner.graph.nodes if n.op == "output").args
+        results = torch.fx.map_arg(given, copies.__getitem__)
+        for user in list(node.users):
+            if isinstance(results, (tuple, list)):  # a user takes one of several results
+                user.replace_all_uses_with(results[user.args[1]])
+                graph.erase_node(user)
+            else:
+                user.replace_input_with(node, results)
+        graph.erase_node(node)
+    for node in [n for n in graph.nodes if n.op == "get_attr" and not n.users]:
+        graph.erase_node(node)
+
+
+def _inner(
+    module: torch.fx.GraphModule, node: Node
+) -> tuple[torch.fx.GraphModule, list[Any]] | None:
+    """The nested graph that a node runs once, and its arguments; None for other nodes."""
+    if node.op != "call_function" or str(node.target) not in _WRAPPERS:
+        return None
+    for place, argument in enumerate(node.args):
+        if isinstance(argument, Node) and argument.op == "get_attr":
+            inner = getattr(module, str(argument.target))
+            return inner, list(node.args[place + 1 :])
+    return None
 
 
 def _first_line(error: BaseException) -> str:

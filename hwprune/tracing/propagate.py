@@ -71,6 +71,7 @@ class LabelWalk:
             module's code; the sizes are the numbers of labels of the parts.
         doubtful: all labels whose number may be a literal in the model's code.
         flow: inputs, layers and joins in order of execution, each with its node.
+        read: keys of all tensors that an operator reads.
     """
 
     def __init__(self, program: ExportedProgram, model: nn.Module) -> None:
@@ -87,6 +88,7 @@ class LabelWalk:
         self.sizes: list[tuple[str, Sequence[Labels]]] = []
         self.doubtful: list[Labels] = []
         self.flow: list[tuple[Node, FlowNode]] = []
+        self.read: set[str] = set()  # keys of all tensors that an operator reads
         self._keys: dict[Node, str] = {}
         self._tied = _tied_keys(self.state)
         self._entered: dict[str, Node] = {}  # module -> the first activation that it reads
@@ -97,13 +99,14 @@ class LabelWalk:
         """Give every node its labels, in order of execution."""
         # Invariant: when a node is reached, all nodes that it reads have labels in ``values``, or
         # are parameters, whose labels are made at their first use.
+        names = first_names(self.state)
         for spec, node in zip(
             self.program.graph_signature.input_specs,
             (n for n in self.program.graph.nodes if n.op == "placeholder"),
             strict=True,
         ):
             if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER) and spec.target in self.state:
-                self._keys[node] = spec.target
+                self._keys[node] = names[spec.target]
             elif hasattr(node.meta.get("val"), "shape"):
                 self.values[node] = self.labels.pinned(MODEL_INPUT, len(self.shape(node)))
                 if spec.kind is InputKind.USER_INPUT:
@@ -225,7 +228,9 @@ class LabelWalk:
         if name.startswith("_assert") and node.meta.get("val") is None:
             return  # it checks types or sizes and returns nothing
         for argument in tensors(node):
-            if argument not in self._keys:
+            if argument in self._keys:
+                self.read.add(self._keys[argument])
+            else:
                 self._entered.setdefault(module_of(node), argument)
         try:
             if name not in RULES:
@@ -296,11 +301,23 @@ def live_nodes(program: ExportedProgram) -> set[Node]:
     return live
 
 
+def first_names(state: dict[str, Any]) -> dict[str, str]:
+    """Key of the state dict -> the first key of the same tensor.
+
+    They differ where a module has two names, or two modules have one parameter.
+    """
+    first: dict[int, str] = {}
+    return {key: first.setdefault(id(tensor), key) for key, tensor in state.items()}
+
+
 def _tied_keys(state: dict[str, Any]) -> dict[str, str]:
-    """Key of the state dict -> another key of the same storage; keys without one are left out."""
+    """Key of the state dict -> another key of the same storage; keys without one are left out.
+
+    One tensor under two names is no tie, since it is cut under both.
+    """
     by_storage: dict[int, list[str]] = defaultdict(list)
-    for key, tensor in state.items():
-        if tensor.numel() > 1:
-            by_storage[tensor.data_ptr()].append(key)
+    for key, name in first_names(state).items():
+        if key == name and state[key].numel() > 1:
+            by_storage[state[key].data_ptr()].append(key)
     shared = [keys for keys in by_storage.values() if len(keys) > 1]
     return {key: next(k for k in keys if k != key) for keys in shared for key in keys}

@@ -147,8 +147,8 @@ def expand(walk: Walk, node: Node) -> Labels:
 def cut(walk: Walk, node: Node) -> list[Labels]:
     """Chunk and split: the sizes may be literals in the code, so the channels are doubtful.
 
-    If the code gives only the number of parts or one size for all, the parts must stay equally
-    large: the channels at the same index of each part are merged.
+    Parts of equal sizes must stay equally large, since the code may have one number for all: the
+    channels at the same index of each part are merged.
     """
     x = node.args[0]
     dims = len(walk.shape(x))
@@ -158,7 +158,7 @@ def cut(walk: Walk, node: Node) -> list[Labels]:
     if labels.shape[dim] == 1:
         return [labels] * len(sizes)
     parts = np.split(labels, np.cumsum(sizes)[:-1].tolist(), axis=dim)
-    if len(set(sizes)) == 1 and not isinstance(node.args[1], Sequence):
+    if len(set(sizes)) == 1:
         for part in parts[1:]:
             walk.labels.merge(parts[0], part)
     shapes = [(*walk.shape(x)[:dim], size, *walk.shape(x)[dim + 1 :]) for size in sizes]
