@@ -10,6 +10,7 @@ from typing import Any
 import onnx
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from hwprune.graph import Branch, ChannelGraph
 from hwprune.latency.fill import Networks
@@ -103,7 +104,7 @@ class PlannedNetworks:
         kept |= {name: [] for branch in branches for name in branch.groups}
         plan = Plan.from_kept(self._graph, kept)
         given = self._inputs if isinstance(self._inputs, tuple) else (self._inputs,)
-        inputs = [x for x in given if isinstance(x, Tensor)]
+        inputs = [x for x in tree_leaves(given) if isinstance(x, Tensor)]
         small = prune(self._model, self._graph, plan)
         with torch.no_grad(), evaluating(small):
             wanted = output_tensors(small(*given))

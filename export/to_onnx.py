@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 import re
-import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import onnx
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from hwprune.errors import TraceError
-from hwprune.model_state import evaluating
+from hwprune.model_state import evaluating, tensors_of
 from hwprune.onnx_graph.clean_up import plain_reshapes, without_zeros
 from hwprune.storage.atomic_files import StrPath, write_atomically
+from hwprune.tracing.refusal import first_line, silent
 
 from .keep_names import keep_names, uses_by_place
 
@@ -39,22 +36,23 @@ def to_onnx(
         TraceError: the exporter refused the network.
     """
     inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
+    given = (*inputs, {}) if inputs and isinstance(inputs[-1], dict) else inputs  # no keywords
     shapes = None
     if dynamic_batch:
         batch = torch.export.Dim("batch")
-        shapes = tuple({0: batch} if isinstance(x, Tensor) else None for x in inputs)
+        shapes = tree_map(lambda x: {0: batch} if isinstance(x, Tensor) else None, inputs)
     try:
-        with evaluating(model), _quiet():
+        with evaluating(model), silent():
             program = torch.onnx.export(
-                model, inputs, dynamo=True, verbose=False, dynamic_shapes=shapes, optimize=False
+                model, given, dynamo=True, verbose=False, dynamic_shapes=shapes, optimize=False
             )
             assert program is not None
-            state = model.state_dict()
+            state = tensors_of(model)
             uses = uses_by_place(program.model.graph, state)
             program.optimize()
     except Exception as error:
         raise TraceError(
-            f"{type(model).__name__} cannot be exported to ONNX: {_first_line(error)}. "
+            f"{type(model).__name__} cannot be exported to ONNX: {cause_of(error)}. "
             "`torch.onnx.export(model, inputs, dynamo=True, report=True)` writes the details."
         ) from error
     proto: onnx.ModelProto = program.model_proto
@@ -74,21 +72,8 @@ def save_onnx(proto: onnx.ModelProto, path: StrPath) -> None:
     write_atomically(path, lambda temporary: onnx.save(proto, str(temporary)))
 
 
-def _first_line(error: Exception) -> str:
-    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))  # without the colours of the exporter
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[0].rstrip(".") if lines else type(error).__name__
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporter's progress prints and its libraries' deprecations from the user."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
+def cause_of(error: BaseException) -> str:
+    """The innermost error, without the exporter's colours: it wraps errors in its own steps."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return re.sub(r"\x1b\[[0-9;]*m", "", first_line(error))

@@ -112,7 +112,8 @@ def follow_main_(module: nn.Module) -> None:
     """Copy the main process's parameters and buffers to all other processes."""
     if count() > 1:
         for tensor in module.state_dict().values():
-            dist.broadcast(tensor, src=0)
+            if isinstance(tensor, Tensor):
+                dist.broadcast(tensor, src=0)
 
 
 def sum_gradients_(model: nn.Module, batches: int) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from hwprune.errors import InputError
+from hwprune.model_state import load_tensors, tensors_of
 from hwprune.models.weights import read_state_dict
 from hwprune.pipeline.run_context import Job
 from hwprune.pipeline.run_facts import TrainedFacts
@@ -50,7 +51,7 @@ def fill(student: nn.Module, state: Mapping[str, Tensor]) -> None:
     Raises:
         InputError: names or shapes differ.
     """
-    own = student.state_dict()
+    own = tensors_of(student)
     differing = [
         f"{key} is {list(tensor.shape)}, expected {list(own[key].shape)}"
         for key, tensor in state.items()
@@ -64,14 +65,14 @@ def fill(student: nn.Module, state: Mapping[str, Tensor]) -> None:
             f"{'; '.join(differing[:_SHOWN])}{more}. Train the network that hwprune.load gives "
             "for the run's folder pruned/, and save its state dict."
         )
-    student.load_state_dict(dict(state))
+    load_tensors(student, state)
 
 
 def _state_of(
     trained: nn.Module | Mapping[str, Tensor] | str | os.PathLike[str],
 ) -> Mapping[str, Tensor]:
     if isinstance(trained, nn.Module):
-        return trained.state_dict()
+        return tensors_of(trained)
     if isinstance(trained, (str, os.PathLike)):
         return read_state_dict(Path(trained))
     return trained

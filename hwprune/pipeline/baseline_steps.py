@@ -7,7 +7,6 @@ a refit, are what is usually done: they show what hwprune's choice of channels i
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -15,6 +14,7 @@ from hwprune import distributed
 from hwprune.errors import BudgetError, InputError
 from hwprune.importance.score import score
 from hwprune.latency.pair import Pair
+from hwprune.model_state import copy_of
 from hwprune.pipeline.run_context import Job
 from hwprune.pipeline.run_facts import BaselineFacts, TrainedFacts, UniformFacts
 from hwprune.pipeline.run_folder import RunFolder
@@ -82,7 +82,7 @@ def train_control(job: Job) -> TrainedFacts | None:
     if job.dense.control is not None:
         return job.dense.control
     plan = job.with_source(Plan.from_kept(job.graph, {}))
-    facts = distilled(job, copy.deepcopy(job.dense.model), plan, "control", resume=True)
+    facts = distilled(job, copy_of(job.dense.model), plan, "control", resume=True)
     if facts is not None:
         job.console.print(
             f"the dense network, trained as the pruned one: {facts.accuracy} of the "

@@ -8,6 +8,7 @@ from typing import Any
 from hwprune.importance.calibration_loss import loss_before_training
 from hwprune.importance.importance import Importance
 from hwprune.importance.layer_compensation import Compensation, compensate
+from hwprune.model_state import tensors_of
 from hwprune.pipeline.choose import predicted_plan, share_of_dense
 from hwprune.pipeline.run_context import Job
 from hwprune.reporting.progress import progress_bar
@@ -58,7 +59,7 @@ def searched_compensation(job: Job) -> Compensation:
 def _about(job: Job) -> dict[str, Any]:
     """What the losses of a search depend on, beside the budget."""
     digest = hashlib.sha256()
-    for tensor in job.dense.model.state_dict().values():
+    for tensor in tensors_of(job.dense.model).values():
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     names = ("criterion", "depth", "reconstruct", "calibration_images", "data")
     return {

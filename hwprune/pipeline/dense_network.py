@@ -20,6 +20,7 @@ from hwprune.graph import ChannelGraph
 from hwprune.importance.branches import score_branches
 from hwprune.importance.score import score
 from hwprune.latency.fill import Networks
+from hwprune.model_state import load_tensors
 from hwprune.models.build import LoadedModel, load_model
 from hwprune.models.image_size import sides_of
 from hwprune.pipeline.run_facts import TrainedFacts
@@ -90,7 +91,7 @@ class DenseNetwork:
         """The network in evaluation mode, with the weights that the run has trained, if any."""
         model = self.loaded.model
         if self.recipe.out and self._trained_weights.exists():
-            model.load_state_dict(load_file(self._trained_weights))
+            load_tensors(model, load_file(self._trained_weights))
         return model.eval()
 
     @cached_property

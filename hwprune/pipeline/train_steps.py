@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from hwprune import distributed
+from hwprune.model_state import tensors_of
 from hwprune.pipeline.run_context import Job
 from hwprune.pipeline.run_facts import DenseFacts, TrainedFacts
 from hwprune.pipeline.step import Misses
@@ -46,7 +47,7 @@ def train_dense_step(job: Job, resume: bool = False) -> Misses:
     if not distributed.is_main():
         return []
     if epochs and not trained:
-        state = {k: v.contiguous() for k, v in dense.loaded.model.state_dict().items()}
+        state = {k: v.contiguous() for k, v in tensors_of(dense.loaded.model).items()}
         write_atomically(job.files.dense_weights, lambda path: save_file(state, path))
     measured = dense.tested(dense.model)
     job.console.print(f"dense: {measured} of the {dense.test_split} images")

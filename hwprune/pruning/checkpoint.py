@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from hwprune.errors import InputError
+from hwprune.model_state import copy_of, tensors_of
 from hwprune.models.build import build_model
 from hwprune.plan import Plan
 from hwprune.pruning.prune import fit_attributes, leave_out, set_numbers
@@ -46,7 +46,7 @@ def save(model: nn.Module, plan: Plan, directory: Path | str) -> None:
     folder = Path(directory)
     state = {  # clones, since safetensors refuses parameters that share memory
         key: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for key, tensor in model.state_dict().items()
+        for key, tensor in tensors_of(model).items()
     }
     write_atomically(folder / WEIGHTS, lambda path: save_file(state, path))
     plan.with_source(
@@ -94,7 +94,7 @@ def load(directory: Path | str, model: nn.Module | None = None) -> nn.Module:
         state = {key: tensor.clone() for key, tensor in load_file(folder / WEIGHTS).items()}
     except SafetensorError as error:
         raise InputError(f"{folder / WEIGHTS} cannot be read: {error}.") from error
-    dense = copy.deepcopy(model) if model is not None else build_dense(plan, folder / PLAN)
+    dense = copy_of(model) if model is not None else build_dense(plan, folder / PLAN)
     leave_out(dense, plan.left_out)
     pruned = shaped_like(dense, state)
     set_numbers(pruned, plan.numbers)
@@ -111,7 +111,7 @@ def shaped_like(model: nn.Module, state: dict[str, Tensor]) -> nn.Module:
     Raises:
         InputError: the keys differ, or a tensor is larger than the model's.
     """
-    own = model.state_dict(keep_vars=True)
+    own = tensors_of(model, keep_vars=True)
     if own.keys() != state.keys():
         differing = sorted(own.keys() ^ state.keys())[:4]
         raise InputError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hwprune.graph import ChannelGraph
+from hwprune.model_state import copy_of, tensors_of
 from hwprune.plan import Plan
 from hwprune.pruning.prune import kept_indices, prune
 
@@ -22,8 +22,8 @@ def zeroed(model: nn.Module, graph: ChannelGraph, plan: Plan) -> nn.Module:
     channels (``graph.norms``) runs on the kept channels only, and the last module of a left-out
     branch gives zeros.
     """
-    copied = copy.deepcopy(model)
-    state = copied.state_dict(keep_vars=True)
+    copied = copy_of(model)
+    state = tensors_of(copied, keep_vars=True)
     removed = graph.removed(plan.kept)
     for key, by_dim in removed.items():
         for dim, gone in by_dim.items():

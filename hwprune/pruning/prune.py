@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -11,6 +10,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from hwprune.graph import ChannelGraph
+from hwprune.model_state import copy_of, tensors_of
 from hwprune.plan import Plan
 
 
@@ -39,7 +39,7 @@ def prune(model: nn.Module, graph: ChannelGraph, plan: Plan) -> nn.Module:
         Conv2d(3, 8, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1), bias=False)
     """
     plan.check(graph)
-    state = model.state_dict(keep_vars=True)
+    state = tensors_of(model, keep_vars=True)
     chosen = {
         key: {dim: kept_indices(state[key], dim, gone) for dim, gone in by_dim.items()}
         for key, by_dim in graph.removed(plan.kept).items()
@@ -58,9 +58,9 @@ def with_indices(model: nn.Module, chosen: Mapping[str, Mapping[int, Tensor]]) -
         chosen: ``{state_dict key: {dim: indices}}``; tensors and dimensions that are not named
             keep all indices.
     """
-    state = model.state_dict(keep_vars=True)
+    state = tensors_of(model, keep_vars=True)
     new = {id(state[key]): _selected(state[key], by_dim) for key, by_dim in chosen.items()}
-    made = copy.deepcopy(model, new)  # the memo makes deepcopy use the new tensors
+    made = copy_of(model, new)  # the memo makes deepcopy use the new tensors
     for module in made.modules():
         fit_attributes(module)
     return made

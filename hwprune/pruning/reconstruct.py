@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from hwprune import distributed
 from hwprune.graph import ChannelGraph
-from hwprune.model_state import evaluating
+from hwprune.model_state import evaluating, tensors_of
 from hwprune.plan import Plan
 from hwprune.pruning.prune import kept_indices
 from hwprune.tasks.task import Batch
@@ -169,7 +169,7 @@ def reconstruct(
         features: ``features(model, graph, ...)``.
     """
     removed = graph.removed(plan.kept)
-    state, small = model.state_dict(), student.state_dict(keep_vars=True)
+    state, small = tensors_of(model), tensors_of(student, keep_vars=True)
     # Invariant: layers do not depend on each other here, since each is fitted to the dense
     # network's inputs. Columns are those of the weight flattened to [rows, n], as in ``Moments``.
     for key, moments in features.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 
 from hwprune.data.datasets import Data
 from hwprune.errors import HwpruneError, InputError
-from hwprune.model_state import evaluating
+from hwprune.model_state import copy_of, evaluating
 from hwprune.seeding import seeded
 from hwprune.tasks.task import Batch, Task
 from hwprune.tasks.trees import alike, floating, on_device_of, run
@@ -48,7 +47,7 @@ def check_task(model: nn.Module, task: Task, data: Data) -> None:
             "The network gives no floating-point tensors, so that nothing can be learned. Give a "
             "network that returns logits or other numbers."
         )
-    _check_training(copy.deepcopy(model).train(), task, trained, outputs)
+    _check_training(copy_of(model).train(), task, trained, outputs)
 
 
 def _check_training(model: nn.Module, task: Task, batch: Batch, evaluated: Any) -> None:

@@ -2,38 +2,59 @@
 
 from __future__ import annotations
 
-import traceback
-from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import Node
+from torch.utils._pytree import tree_leaves, tree_map
 
 from hwprune.errors import TraceError
-from hwprune.model_state import evaluating
+from hwprune.model_state import copy_of, evaluating
+from hwprune.tracing.refusal import refusal, silent
 
 # Operators that run a graph once, as it is.
 _WRAPPERS = ("wrap_with_set_grad_enabled", "wrap_with_autocast", "tag_activation_checkpoint",
              "wrap_activation_checkpoint")  # fmt: skip
-_LIBRARIES = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
 
 
 def batch_of_two(example_inputs: Tensor | tuple[Any, ...]) -> tuple[Any, ...]:
     """The example inputs as a tuple; tensors with a batch of one are repeated to a batch of two."""
+    return _repeated(example_inputs, least_dimensions=2)
+
+
+def batches_to_try(example_inputs: Tensor | tuple[Any, ...]) -> list[tuple[Any, ...]]:
+    """Inputs to capture a network with: with a batch of two in several ways, then as given.
+
+    Beside an image, an input whose first size is one may be a vector of the batch, which must be
+    repeated as well, or a state whose first size is no batch, so that no repetition fits.
+    """
     given = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
-    return tuple(
-        torch.cat([x, x]) if isinstance(x, Tensor) and x.ndim > 1 and x.shape[0] == 1 else x
-        for x in given
-    )
+    found = [batch_of_two(example_inputs), _repeated(example_inputs, least_dimensions=1), given]
+    sizes = [[getattr(leaf, "shape", None) for leaf in tree_leaves(inputs)] for inputs in found]
+    return [inputs for place, inputs in enumerate(found) if sizes[place] not in sizes[:place]]
+
+
+def _repeated(
+    example_inputs: Tensor | tuple[Any, ...], *, least_dimensions: int
+) -> tuple[Any, ...]:
+    given = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
+
+    def repeat(x: Any) -> Any:
+        single = isinstance(x, Tensor) and x.ndim >= least_dimensions and x.shape[0] == 1
+        return torch.cat([x, x]) if single else x
+
+    repeated: tuple[Any, ...] = tree_map(repeat, given)
+    return repeated
 
 
 def repeats(example_inputs: Tensor | tuple[Any, ...], inputs: tuple[Any, ...]) -> int:
-    """How many times ``batch_of_two`` has repeated the example inputs: 1 or 2."""
-    given = (example_inputs,) if isinstance(example_inputs, Tensor) else example_inputs
-    pairs = (pair for pair in zip(given, inputs, strict=True) if isinstance(pair[0], Tensor))
-    return 2 if any(one.shape != other.shape for one, other in pairs) else 1
+    """How many times the example inputs were repeated: 1 or 2."""
+    given = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
+    pairs = zip(tree_leaves(given), tree_leaves(inputs), strict=True)
+    tensors = (pair for pair in pairs if isinstance(pair[0], Tensor))
+    return 2 if any(one.shape != other.shape for one, other in tensors) else 1
 
 
 def capture(model: nn.Module, inputs: tuple[Any, ...]) -> ExportedProgram:
@@ -43,14 +64,11 @@ def capture(model: nn.Module, inputs: tuple[Any, ...]) -> ExportedProgram:
         TraceError: ``torch.export`` failed; the message names the line of the model.
     """
     try:
-        with evaluating(model), torch.no_grad():
-            program = torch.export.export(model, inputs)
+        copied = copy_of(model)  # what it keeps from its forward pass must not stay in the model
+        with evaluating(copied), torch.no_grad(), silent():
+            program = torch.export.export(copied, inputs)
     except Exception as error:
-        raise TraceError(
-            f"{type(model).__name__} cannot be exported by torch.export: {_first_line(error)}"
-            f"{_place(error)}. Change that line so that it does not depend on the values of "
-            "tensors; check with `torch.export.export(model.eval(), (example,))`."
-        ) from error
+        raise TraceError(refusal(model, inputs, error)) from error
     _inline(program.graph_module)
     return program
 
@@ -99,21 +117,3 @@ def _inner(
             inner = getattr(module, str(argument.target))
             return inner, list(node.args[place + 1 :])
     return None
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0].rstrip(".") if lines else type(error).__name__
-
-
-def _place(error: BaseException) -> str:
-    """The innermost line of code outside torch and hwprune in the traceback of the error."""
-    seen: BaseException | None = error
-    while seen is not None:
-        for frame in reversed(traceback.extract_tb(seen.__traceback__)):
-            if not frame.filename.startswith((*_LIBRARIES, "<")):
-                return f' (File "{frame.filename}", line {frame.lineno}: {frame.line})'
-        seen = seen.__cause__ or seen.__context__
-    named = [line.strip() for line in str(error).splitlines() if line.strip().startswith("File ")]
-    own = [line for line in named if not any(library in line for library in _LIBRARIES)]
-    return f" ({own[-1]})" if own else ""

@@ -17,6 +17,7 @@ Shape: TypeAlias = tuple[int, ...]
 
 CONSTANT = -1  # label of an element whose value does not depend on what is pruned
 MODEL_INPUT = "model input"
+OUTSIDE_STATE = "meets a tensor that is not in the state dict"
 _MANY = 4096  # from this number of labels on, compressing them before a merge saves time
 
 

@@ -24,9 +24,11 @@ from torch.fx import Node
 
 from hwprune.errors import InputError
 from hwprune.graph import FlowNode, Norm
+from hwprune.model_state import tensors_of
 from hwprune.tracing.labels import (
     CONSTANT,
     MODEL_INPUT,
+    OUTSIDE_STATE,
     Labels,
     LabelSet,
     Shape,
@@ -76,7 +78,7 @@ class LabelWalk:
 
     def __init__(self, program: ExportedProgram, model: nn.Module) -> None:
         self.program = program
-        self.state: dict[str, Any] = model.state_dict(keep_vars=True)
+        self.state: dict[str, Any] = tensors_of(model, keep_vars=True)
         self.kept: set[str] = set()
         self.labels = LabelSet()
         self.values: dict[Node, Labels | list[Labels]] = {}
@@ -108,7 +110,8 @@ class LabelWalk:
             if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER) and spec.target in self.state:
                 self._keys[node] = names[spec.target]
             elif hasattr(node.meta.get("val"), "shape"):
-                self.values[node] = self.labels.pinned(MODEL_INPUT, len(self.shape(node)))
+                reason = MODEL_INPUT if spec.kind is InputKind.USER_INPUT else OUTSIDE_STATE
+                self.values[node] = self.labels.pinned(reason, len(self.shape(node)))
                 if spec.kind is InputKind.USER_INPUT:
                     self._note_flow(node, node.name, "input", is_layer=False)
         live = live_nodes(self.program)

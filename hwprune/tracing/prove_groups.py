@@ -6,7 +6,6 @@ as a literal, divide by it, or branch on it. Only a run of the pruned network sh
 
 from __future__ import annotations
 
-import copy
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -20,6 +19,7 @@ from torch.utils._pytree import tree_map
 
 from hwprune.errors import TraceError
 from hwprune.graph import ChannelGraph, Channels
+from hwprune.model_state import copy_of, tensors_of
 from hwprune.plan import Plan
 from hwprune.pruning.oracle import output_tensors, relative_difference, zeroed
 from hwprune.pruning.prune import prune
@@ -125,7 +125,7 @@ def make_bench(model: nn.Module, inputs: tuple[Any, ...]) -> Bench:
     draw = torch.Generator().manual_seed(0)
     noise = tree_map(lambda x: _noise(x, draw), inputs)
     for prepare in (_randomise, _keep):
-        candidate = copy.deepcopy(model).eval()
+        candidate = copy_of(model).eval()
         prepare(candidate.float() if half else candidate, draw)
         for given in (noise, inputs):
             outputs = attempt(candidate, given)
@@ -215,7 +215,7 @@ def _keep(model: nn.Module, draw: torch.Generator) -> None:
 
 def _randomise(model: nn.Module, draw: torch.Generator) -> None:
     """Change vectors at random, so that no channel has a zero scale or equals another one."""
-    for key, tensor in model.state_dict(keep_vars=True).items():
+    for key, tensor in tensors_of(model, keep_vars=True).items():
         name = key.rpartition(".")[2]
         vector = tensor.numel() == max(tensor.shape, default=1)
         if not isinstance(tensor, Tensor) or not tensor.is_floating_point():

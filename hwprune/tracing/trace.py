@@ -16,12 +16,14 @@ from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
+from hwprune.errors import TraceError
 from hwprune.graph import ChannelGraph
 from hwprune.tracing.activations import with_activations
 from hwprune.tracing.branches import find_branches
 from hwprune.tracing.build_graph import doubtful_groups, gather, pin_group
-from hwprune.tracing.capture import batch_of_two, capture, repeats
+from hwprune.tracing.capture import batches_to_try, capture, repeats
 from hwprune.tracing.propagate import LabelWalk
 from hwprune.tracing.prove_groups import make_bench, prove, prove_branches
 
@@ -56,8 +58,8 @@ def trace(
         >>> graph.unprunable["stem.0"]
         'kept as asked: stem'
     """
-    inputs = batch_of_two(example_inputs)
-    walk = LabelWalk(capture(model, inputs), model)
+    program, inputs = _captured(model, example_inputs)
+    walk = LabelWalk(program, model)
     walk.run()
     walk.keep(keep)
     graph = gather(walk, model)
@@ -73,3 +75,17 @@ def trace(
     graph = with_activations(graph, walk, repeats(example_inputs, inputs))
     graph.lint()
     return graph
+
+
+def _captured(
+    model: nn.Module, example_inputs: Tensor | tuple[Any, ...]
+) -> tuple[ExportedProgram, tuple[Any, ...]]:
+    """The exported network, and the inputs that it was exported with."""
+    first: TraceError | None = None
+    for inputs in batches_to_try(example_inputs):
+        try:
+            return capture(model, inputs), inputs
+        except TraceError as error:
+            first = first or error
+    assert first is not None
+    raise first

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from hwprune import distributed
 from hwprune.data.datasets import Data
 from hwprune.errors import InputError
+from hwprune.model_state import tensors_of
 from hwprune.storage.from_json import restore
 from hwprune.tasks.evaluation import Evaluation
 from hwprune.tasks.task import Task
@@ -208,7 +209,7 @@ class TrainingLoop:
 
     def _settings(self) -> dict[str, Any]:
         """Everything that must be the same when a training continues from a checkpoint."""
-        shapes = {key: list(tensor.shape) for key, tensor in self.model.state_dict().items()}
+        shapes = {key: list(tensor.shape) for key, tensor in tensors_of(self.model).items()}
         teaching = self.teaching
         return {
             **asdict(self.training),

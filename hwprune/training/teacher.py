@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from hwprune.data.datasets import Data, batches
 from hwprune.data.splits import chosen_images
 from hwprune.graph import ChannelGraph
-from hwprune.model_state import evaluating
+from hwprune.model_state import copy_of, evaluating
 from hwprune.plan import Plan
 from hwprune.tasks.classification import classification
 from hwprune.tasks.task import Task
@@ -94,7 +93,7 @@ class TeacherLoss:
     ) -> None:
         self.distillation, self.task = teaching.distillation, task
         device = next(student.parameters()).device
-        teacher = copy.deepcopy(teaching.teacher).to(device).to(memory_format=layout)
+        teacher = copy_of(teaching.teacher).to(device).to(memory_format=layout)
         self.forward: Callable[..., Outputs] = teacher.eval().requires_grad_(False)
         left_out = teaching.graph.left_out(teaching.plan.widths)
         taps = [t for t in teaching.graph.taps if not any(b.holds(t.name) for b in left_out)]

@@ -1,5 +1,6 @@
 """Small networks, each with the channel groups that it must have, written by hand."""
 
+import nets_field as nets_field
 import nets_held as nets_held
 import nets_layers as nets_layers
 import nets_shapes as nets_shapes

@@ -87,7 +87,7 @@ def an_output_never_used() -> nn.Module:
     return Net(forward, a=conv(3, 8), unused=conv(8, 5), fc=nn.Linear(8, 4))
 
 
-@case({"a": 8, "b": 6}, OUTPUT)
+@case({"a": 8, "b": 6}, OUTPUT | {"never": "not used by the network"})
 def a_module_never_called() -> nn.Module:
     return Net(
         lambda m, x: m.fc(pooled(m.b(m.a(x)))),

@@ -163,7 +163,7 @@ def test_an_error_names_the_line_that_depends_on_values() -> None:
     line = by_value.__code__.co_firstlineno + 2
     assert f'{__file__}", line {line}' in str(caught.value)
     assert "if x.sum() > 0" in str(caught.value)
-    assert "torch.export.export(" in str(caught.value)
+    assert "depends on the values of tensors" in str(caught.value)
 
 
 def test_an_error_names_the_line_that_a_wrong_input_breaks() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +13,7 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
+from hwprune.model_state import copy_of
 from hwprune.targets.base import KernelTime, Timing, TorchNetwork
 from hwprune.targets.pytorch.aten import kind, tensors
 from hwprune.targets.watch import watched
@@ -137,7 +137,7 @@ def in_form(
         last = channels_last and x.ndim == 4
         return x.contiguous(memory_format=torch.channels_last) if last else x
 
-    model: nn.Module = copy.deepcopy(network.model).eval().requires_grad_(False)
+    model: nn.Module = copy_of(network.model).eval().requires_grad_(False)
     model = model.to(device, dtype)
     if channels_last:
         model = model.to(memory_format=torch.channels_last)

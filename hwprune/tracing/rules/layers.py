@@ -46,6 +46,32 @@ def convolution(walk: Walk, node: Node) -> Labels:
     return along(outputs, 1, dims)
 
 
+def deformable_convolution(walk: Walk, node: Node) -> Labels:
+    """As a convolution; the offsets and the mask, which say where it reads, stay whole."""
+    x, weight, offset, mask, bias = (as_any(argument) for argument in node.args[:5])
+    groups = int(argument(node, 11, "groups", 1))
+    for steering in (offset, mask):
+        if isinstance(steering, Node):
+            walk.labels.pin(walk.of(steering), "positions of a deformable convolution")
+    if int(argument(node, 12, "offset_groups", 1)) > 1:
+        raise Refused("several groups of offsets")
+    inputs, outputs = channels_of(walk, x, 1), walk.parameter(weight, 0)
+    walk.labels.merge(walk.parameter(weight, 1), inputs.reshape(groups, -1))
+    by_group = outputs.reshape(groups, -1)
+    walk.labels.merge(by_group, by_group[:1])
+    macs = math.prod(walk.shape(node)[2:]) * math.prod(walk.shape(weight))
+    walk.layer(weight, "conv", inputs, outputs, macs)
+    if isinstance(bias, Node):
+        walk.labels.merge(walk.parameter(bias, 0), outputs)
+    return along(outputs, 1, 4)
+
+
+def embedding(walk: Walk, node: Node) -> Labels:
+    """A row of the weight for each index; the columns are the channels."""
+    dims = len(walk.shape(node))
+    return along(walk.parameter(node.args[0], 1), dims - 1, dims)
+
+
 def transposed_convolution(walk: Walk, node: Node) -> Labels:
     """As a convolution, but the weight has the shape [in, out / groups, ...]."""
     x, weight = as_node(node.args[0]), as_node(node.args[1])
@@ -94,7 +120,7 @@ def batch_norm(walk: Walk, node: Node) -> Labels:
     inputs = channels_of(walk, x, 1)
     parameters = [parameter for parameter in node.args[1:5] if parameter is not None]
     if not parameters and rule_name(node.target) == "instance_norm":
-        raise Refused("the module warns of another number of channels, and has no parameters")
+        walk.sized(node, inputs, [inputs])  # the module has the number of channels alone
     for parameter in parameters:
         inputs = walk.labels.merge(inputs, walk.parameter(parameter, 0))
     return along(inputs, 1, len(walk.shape(x)))

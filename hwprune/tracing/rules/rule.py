@@ -114,6 +114,12 @@ def as_list(value: object) -> list[Any]:
 
 
 def rule_name(target: object) -> str:
-    """The key of ``RULES``: ``aten.add_.Tensor`` -> ``add``, for all overloads and in place."""
+    """The key of ``RULES``: ``aten.add_.Tensor`` -> ``add``, for all overloads and in place.
+
+    Operators of other libraries keep their library's name: ``torchvision.deform_conv2d``.
+    """
+    library, _, rest = str(target).partition(".")
+    if library != "aten" and rest:
+        return f"{library}.{rest.split('.')[0]}"
     name = str(target).removeprefix("aten.").split(".")[0]
     return name if name.startswith("_") else name.removesuffix("_")

@@ -168,6 +168,30 @@ def cut(walk: Walk, node: Node) -> list[Labels]:
     return [compress(part) for part in parts]
 
 
+def glu(walk: Walk, node: Node) -> Labels:
+    """The first half of the channels times the sigmoid of the second half."""
+    labels = walk.of(node.args[0])
+    dim = int(argument(node, 1, "dim", -1)) % labels.ndim
+    if labels.shape[dim] == 1:
+        return labels
+    first, second = np.split(labels, 2, axis=dim)
+    return compress(walk.labels.merge(first, second))
+
+
+def sampled(walk: Walk, node: Node) -> Labels:
+    """Samples of an image at computed positions, whose numbers stay whole."""
+    x, grid = as_node(node.args[0]), as_node(node.args[1])
+    walk.labels.pin(walk.of(grid), "positions of samples")
+    return along(channels_of(walk, x, 1), 1, len(walk.shape(x)))
+
+
+def unpooled(walk: Walk, node: Node) -> Labels:
+    """Maxima put back to their places; the indices have the channels of the maxima."""
+    x, indices = as_node(node.args[0]), as_node(node.args[1])
+    channels = walk.labels.merge(channels_of(walk, x, 1), channels_of(walk, indices, 1))
+    return along(channels, 1, len(walk.shape(x)))
+
+
 def take(walk: Walk, node: Node) -> Labels:
     """A slice with a step."""
     labels = walk.of(node.args[0])
