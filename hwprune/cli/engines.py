@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
-from hwprune.cli.options import Amount, job_of_all, recipe_options, take_with_recipe
+from hwprune.cli.options import (
+    Amount,
+    job_of_all,
+    recipe_options,
+    take_with_recipe,
+    trust_option,
+)
 from hwprune.errors import InputError
 from hwprune.recipe import Recipe
 
@@ -31,6 +37,7 @@ if TYPE_CHECKING:
               help="memory for tactics; 0: all")  # fmt: skip
 @click.option("--timing-cache", type=click.Path(path_type=Path),
               help="file of measured tactics; default: one for each GPU")  # fmt: skip
+@trust_option
 @recipe_options("export")
 def export_command(
     files: tuple[Path, ...],
@@ -85,7 +92,7 @@ def _refuse(options: Mapping[str, Any], but: Collection[str], why: str) -> None:
 def _exported(options: dict[str, Any]) -> Job:
     """The job of a run whose ONNX files are there: written now if they are not, or with options."""
     job = job_of_all(options)
-    changed = any(v is not None for name, v in options.items() if name != "out")
+    changed = any(v is not None for name, v in options.items() if name not in ("out", "trust_source"))
     if changed or not job.files.has("export"):
         _export_step(job)  # otherwise what verify has found of the files stays true
     return job
@@ -109,6 +116,7 @@ def _export_step(job: Job) -> None:
               help="their classes, [n] in a .npy; default: labels.npy beside them")  # fmt: skip
 @click.option("--seconds", type=Amount(), default=20.0,
               help="to time engines, at most")  # fmt: skip
+@trust_option
 @recipe_options("verify")
 def verify_command(
     engine: Path | None,

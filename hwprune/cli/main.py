@@ -24,6 +24,7 @@ from hwprune.cli.options import (
     recipe_of_run,
     recipe_options,
     take_with_recipe,
+    trust_option,
 )
 from hwprune.errors import HwpruneError, InputError
 from hwprune.pipeline.device_profile import find_profile
@@ -51,6 +52,7 @@ def commands(context: click.Context) -> None:
 @click.argument("recipe_file", required=False, type=click.Path(path_type=Path))
 @click.option("--resume", is_flag=True, help="go on with the run in --out where it stopped")
 @click.option("--profile", "profiles", multiple=True, help="a budget profile; may be given again")
+@trust_option
 @recipe_options()
 def run_command(
     recipe_file: Path | None, resume: bool, profiles: tuple[str, ...], **options: Any
@@ -73,6 +75,7 @@ def _step_command(name: str, about: str) -> None:
     """Add the command of one step; it goes on from the recipe in ``--out`` where there is one."""
 
     @commands.command(name, help=about)
+    @trust_option
     @recipe_options(name)
     def command(**options: Any) -> None:
         from hwprune.pipeline.steps import step_named
@@ -85,6 +88,7 @@ def _step_command(name: str, about: str) -> None:
 @click.argument("model_name", metavar="[MODEL]", required=False)
 @click.option("--json", "as_json", is_flag=True, help="print the graph as JSON")
 @click.option("--picture", type=click.Path(path_type=Path), help="draw it: .svg, .png, .pdf, .dot")
+@trust_option
 @recipe_options("trace")
 def trace_command(
     model_name: str | None, as_json: bool, picture: Path | None, **options: Any
@@ -113,6 +117,7 @@ def trace_command(
 
 @commands.command("finetune")
 @click.option("--resume", is_flag=True, help="go on from the checkpoint in --out")
+@trust_option
 @recipe_options("finetune")
 def finetune_command(resume: bool, **options: Any) -> None:
     """Distil the dense network into the pruned one, or into all widths of a slim one."""
@@ -137,6 +142,7 @@ def finetune_command(resume: bool, **options: Any) -> None:
 @click.option("--label-weight", "--hard", "hard", default=1.0,
               help="weight of the true labels for the narrower networks [1]")  # fmt: skip
 @click.option("--at-once", default=4, help="most networks in a training step [4]")
+@trust_option
 @recipe_options(without=("budget", "depth"))
 def slim_command(
     recipe_file: Path | None,
@@ -183,6 +189,7 @@ def slim_command(
     help="measure the networks in such a folder; needs no PyTorch",
 )
 @profile_option
+@trust_option
 @recipe_options("profile")
 def profile_command(
     renew: bool,
@@ -219,6 +226,7 @@ def profile_command(
 @commands.command("plan")
 @click.option("--explain", is_flag=True, help="what the next widths of every group would change")
 @profile_option
+@trust_option
 @recipe_options("plan")
 def plan_command(explain: bool, profile: str | None, **options: Any) -> None:
     """Choose the widths by the latency table alone; nothing is measured.

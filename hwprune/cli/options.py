@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 import click
 from rich.console import Console
 
+from hwprune.errors import InputError
+from hwprune.models.sources import LIBRARIES, READERS, is_remembered, names_code, remember
 from hwprune.pipeline.device_profile import apply_profile, find_profile
 from hwprune.recipe import Recipe
 
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from hwprune.pipeline.step import Misses
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+_SOURCES = {"model": LIBRARIES, "data": READERS}  # fields that may name a callable
 
 
 class Amount(click.FloatRange):
@@ -34,6 +38,14 @@ class Amount(click.FloatRange):
         if not math.isfinite(number):
             self.fail(f"{value!r} is not finite; give a number such as 20.", param, ctx)
         return number
+
+
+trust_option = click.option(
+    "--trust-source",
+    is_flag=True,
+    default=None,
+    help="call the functions that a folder's recipe names, though you have not named them here",
+)
 
 
 def recipe_options(command: str = "run", *, without: Collection[str] = ()) -> Callable[[F], F]:
@@ -116,12 +128,18 @@ def take_with_recipe(job: Job, take: Callable[[], Misses]) -> None:
 
 
 def recipe_of_folder(options: dict[str, Any]) -> Recipe:
-    """The recipe in ``--out``, where there is one, with the options that were given."""
+    """The recipe in ``--out``, where there is one, with the options that were given.
+
+    Raises:
+        InputError: the recipe in the folder names a callable that the user has not named here.
+    """
     given = _given(options)
     saved = Path(given["out"]) / "recipe.toml" if given.get("out") else None
-    if saved is not None and saved.exists():
-        return Recipe.load(saved, **given)
-    return Recipe.of(**given)
+    if saved is None or not saved.exists():
+        return _named_by_user(Recipe.of(**given))
+    recipe = Recipe.load(saved, **given)
+    check_source(recipe, saved, given=given, trusted=bool(options.get("trust_source")))
+    return recipe
 
 
 def recipe_of_run(recipe_file: Path | None, resume: bool, options: dict[str, Any]) -> Recipe:
@@ -129,8 +147,43 @@ def recipe_of_run(recipe_file: Path | None, resume: bool, options: dict[str, Any
     if recipe_file is None and resume:
         return recipe_of_folder(options)
     given = _given(options)
-    return Recipe.load(recipe_file, **given) if recipe_file else Recipe.of(**given)
+    recipe = Recipe.load(recipe_file, **given) if recipe_file else Recipe.of(**given)
+    return _named_by_user(recipe)
+
+
+def check_source(
+    recipe: Recipe, saved: Path, *, given: Collection[str] = (), trusted: bool = False
+) -> None:
+    """Refuse to call what the recipe in a folder names, unless the user has named it as well.
+
+    Args:
+        recipe: the recipe.
+        saved: its file in the folder, which somebody else may have made.
+        given: fields that were typed as options.
+        trusted: whether the user trusts the folder.
+
+    Raises:
+        InputError: the recipe names a callable that the user has not named in this folder.
+    """
+    for field, kinds in _SOURCES.items():
+        source = getattr(recipe, field)
+        if not names_code(source, kinds):
+            continue
+        if not (trusted or field in given or is_remembered(source)):
+            raise InputError(
+                f"{saved} asks to call {source!r} for --{field}, and a recipe that somebody sends "
+                "can name any callable. You have not named it in a command here. If you know who "
+                "wrote it, add --trust-source; it is then remembered."
+            )
+        remember(source)
+
+
+def _named_by_user(recipe: Recipe) -> Recipe:
+    for field, kinds in _SOURCES.items():
+        if names_code(getattr(recipe, field), kinds):
+            remember(getattr(recipe, field))
+    return recipe
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in options.items() if value is not None}
+    return {k: v for k, v in options.items() if v is not None and k != "trust_source"}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import onnx
 import torch
@@ -162,13 +164,17 @@ def _of_run(folder: Path) -> list[Candidate]:
 
 
 def _verified(job: Job, dense: str) -> Verified | None:
-    path = job.folder / "verify.json"
-    facts = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    facts = _facts(job.folder / "verify.json")
     if not facts.get("error"):
         return None
-    return Verified(
-        job.device.target.name, dense, facts["dense"]["latency_ms"], facts["ratio"], facts["error"]
-    )
+    with _damaged(job.folder / "verify.json"):
+        return Verified(
+            job.device.target.name,
+            dense,
+            float(facts["dense"]["latency_ms"]),
+            float(facts["ratio"]),
+            float(facts["error"]),
+        )
 
 
 def _of_file(path: Path) -> Candidate:
@@ -188,8 +194,29 @@ def _images(batch: int, image: tuple[int, ...]) -> Tensor:
 def _measured(folder: Path, step: str) -> float | None:
     """The top-1 accuracy that a step of the run has measured; None where it has not run."""
     path = folder / f"{step}.json"
-    facts = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return float(facts["accuracy"]["top1"]) if facts else None
+    facts = _facts(path)
+    with _damaged(path):
+        return float(facts["accuracy"]["top1"]) if facts else None
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    """The facts of a step; empty where it has not run."""
+    if not path.exists():
+        return {}
+    with _damaged(path):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return {**found}
+
+
+@contextmanager
+def _damaged(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path} holds no facts of a run ({type(error).__name__}: {error}). Make it again with "
+            f"`hwprune {path.stem} --out {path.parent}`."
+        ) from error
 
 
 def _published(name: str, side: int) -> float | None:

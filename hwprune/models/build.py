@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from hwprune.errors import InputError
+from hwprune.models.sources import LIBRARIES
 from hwprune.models.weights import load_weights
 from hwprune.models.weights import read_state_dict as read_state_dict
 from hwprune.storage.atomic_files import StrPath
@@ -88,7 +89,9 @@ def load_model(
     return LoadedModel(model, source, num_classes, new_head)
 
 
-def build_model(source: str, *, num_classes: int | None = None) -> nn.Module:
+def build_model(
+    source: str, *, num_classes: int | None = None, folder: StrPath | None = None
+) -> nn.Module:
     """Build the network that ``source`` names, with the same initial values at every call.
 
     Args:
@@ -96,6 +99,7 @@ def build_model(source: str, *, num_classes: int | None = None) -> nn.Module:
             ``path/to/file.py:callable``. Nothing is downloaded.
         num_classes: number of classes; None for the network's default. A callable gets it only if
             its signature has such an argument.
+        folder: where the file or module of a callable is, if the working folder does not have it.
 
     Raises:
         InputError: an unknown name, a module that cannot be imported, or a failing callable.
@@ -107,10 +111,13 @@ def build_model(source: str, *, num_classes: int | None = None) -> nn.Module:
         raise InputError(
             f"Cannot read the model {source!r}; expected {FORMS}.{_did_you_mean(source)}"
         )
-    build = _LIBRARIES.get(library, _build_callable)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(_BUILD_SEED)
-        model = build(source, num_classes)
+        if library in LIBRARIES:
+            model = _LIBRARIES[library](source, num_classes)
+        else:
+            found = import_callable(source, folder=folder)
+            model = call_with(source, found, {"num_classes": num_classes})
     if not isinstance(model, nn.Module):
         raise InputError(
             f"{source} returned a {type(model).__name__}; expected a torch.nn.Module. "
@@ -119,10 +126,11 @@ def build_model(source: str, *, num_classes: int | None = None) -> nn.Module:
     return model
 
 
-def import_callable(source: str) -> Callable[..., Any]:
+def import_callable(source: str, *, folder: StrPath | None = None) -> Callable[..., Any]:
     """Import the function or class ``package.module:callable`` or ``path/to/file.py:callable``.
 
-    The working folder, and the folder of a file, are added to the end of the import path.
+    The working folder, and the folder of a file, are added to the end of the import path. What
+    they lack is looked for in ``folder``.
 
     Raises:
         InputError: the module cannot be imported, or has no callable of that name.
@@ -133,7 +141,7 @@ def import_callable(source: str) -> Callable[..., Any]:
             f"Cannot read {source!r}; expected package.module:callable or path/to/file.py:callable."
         )
     try:
-        module = _import_file(Path(place)) if place.endswith(".py") else _import_module(place)
+        module = _import_place(place, folder)
     except (Exception, SystemExit) as error:  # whatever the user's module raises at import
         raise InputError(
             f"Importing {place} for {source!r} failed: {type(error).__name__}: {error}. "
@@ -198,10 +206,6 @@ def _build_timm(source: str, num_classes: int | None) -> Any:
     return timm.create_model(name, pretrained=False, **options)
 
 
-def _build_callable(source: str, num_classes: int | None) -> Any:
-    return call_with(source, import_callable(source), {"num_classes": num_classes})
-
-
 _LIBRARIES: dict[str, Callable[[str, int | None], Any]] = {
     "torchvision": _build_torchvision,
     "timm": _build_timm,
@@ -209,7 +213,7 @@ _LIBRARIES: dict[str, Callable[[str, int | None], Any]] = {
 
 
 def _without_weights(source: str) -> str:
-    if source.partition(":")[0] in _LIBRARIES:
+    if source.partition(":")[0] in LIBRARIES:
         return UNTRAINED
     return f"{UNTRAINED}, unless {source} itself loads some"
 
@@ -226,9 +230,15 @@ def takes(function: Callable[..., Any], name: str) -> bool:
     )
 
 
-def _import_module(name: str) -> ModuleType:
-    _extend_path(Path.cwd())
-    return importlib.import_module(name)
+def _import_place(place: str, folder: StrPath | None) -> ModuleType:
+    if not place.endswith(".py"):
+        for each in (Path.cwd(), *([Path(folder)] if folder is not None else [])):
+            _extend_path(each)
+        return importlib.import_module(place)
+    path = Path(place)
+    if folder is not None and not path.exists():
+        path = Path(folder) / path
+    return _import_file(path)
 
 
 def _import_file(path: Path) -> ModuleType:

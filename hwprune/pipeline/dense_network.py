@@ -17,6 +17,7 @@ from hwprune.importance.branches import score_branches
 from hwprune.importance.score import score
 from hwprune.latency.fill import Networks
 from hwprune.models.build import LoadedModel, load_model
+from hwprune.models.sources import LIBRARIES, names_code
 from hwprune.pipeline.run_facts import TrainedFacts
 from hwprune.pruning.reconstruct import Features, features
 from hwprune.recipe import Recipe
@@ -82,7 +83,9 @@ class DenseNetwork:
     @property
     def source(self) -> dict[str, object]:
         """What a plan says of where the network comes from."""
-        return {"model": self.recipe.model, "num_classes": self.loaded.num_classes}
+        found = {"model": self.recipe.model, "num_classes": self.loaded.num_classes}
+        own = names_code(self.recipe.model, LIBRARIES)
+        return found | ({"folder": str(Path.cwd())} if own else {})
 
     def example(self, batch: int) -> Tensor:
         """A random input [batch, C, H, W] of the size that is deployed; always the same."""
