@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from rich.console import Console
 
 from hwprune.cli.options import Amount, check_source, trust_option
 from hwprune.errors import InputError
 from hwprune.recipe import Recipe
+from hwprune.reporting.console import plain_console
 
 
 @click.command("compare")
@@ -71,5 +71,5 @@ def compare_command(
         before = merged(before, found) if before else found
         before.save(path)
     assert before is not None
-    show(before, Console())
+    show(before, plain_console())
     draw(before, out / "compare.svg")

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
 
 from hwprune.cli.options import (
     Amount,
@@ -18,6 +17,7 @@ from hwprune.cli.options import (
 )
 from hwprune.errors import InputError
 from hwprune.recipe import Recipe
+from hwprune.reporting.console import plain_console
 
 if TYPE_CHECKING:
     from hwprune.export.engine_beside import EngineFiles
@@ -73,7 +73,7 @@ def export_command(
     if files:
         _refuse(options, (), "engines of FILES are written beside them, with the files' own batch")
         for path in files:
-            engine_of_file(path, request, Console())
+            engine_of_file(path, request, plain_console())
         return
     from hwprune.pipeline.engine_step import engine_step
 
@@ -92,7 +92,9 @@ def _refuse(options: Mapping[str, Any], but: Collection[str], why: str) -> None:
 def _exported(options: dict[str, Any]) -> Job:
     """The job of a run whose ONNX files are there: written now if they are not, or with options."""
     job = job_of_all(options)
-    changed = any(v is not None for name, v in options.items() if name not in ("out", "trust_source"))
+    changed = any(
+        v is not None for name, v in options.items() if name not in ("out", "trust_source")
+    )
     if changed or not job.files.has("export"):
         _export_step(job)  # otherwise what verify has found of the files stays true
     return job
@@ -142,7 +144,7 @@ def verify_command(
             budget=options["budget"] or _budget_beside(files),
             batch=options["batch"],
             seconds=seconds,
-            console=Console(),
+            console=plain_console(),
         )
         return
     if dense or onnx_path or images or labels:

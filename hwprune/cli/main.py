@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
+from rich.text import Text
 
 import hwprune
 from hwprune.cli.compare import compare_command
@@ -29,6 +29,7 @@ from hwprune.cli.options import (
 from hwprune.errors import HwpruneError, InputError
 from hwprune.pipeline.device_profile import find_profile
 from hwprune.recipe import Recipe
+from hwprune.reporting.console import plain_console
 
 TOGETHER = ("dense", "finetune", "baselines")  # the commands that several processes may run
 STOPPED = 130  # exit status after Ctrl-C
@@ -64,7 +65,7 @@ def run_command(
     from hwprune.pipeline.run_context import Job
     from hwprune.pipeline.runner import run, run_profiles
 
-    job = Job(recipe_of_run(recipe_file, resume, options), Console())
+    job = Job(recipe_of_run(recipe_file, resume, options), plain_console())
     if profiles:
         run_profiles(job, [find_profile(name) for name in profiles], resume=resume)
     else:
@@ -101,7 +102,7 @@ def trace_command(
     from hwprune.reporting.terminal import graph_facts, groups_table
 
     options["model"] = model_name or options["model"]
-    job = Job(recipe_of_folder(options), Console(quiet=as_json))
+    job = Job(recipe_of_folder(options), plain_console(quiet=as_json))
     graph = job.graph
     if graph.groups and job.files.is_of(job.recipe) and not job.files.has("trace"):
         job.files.write("trace", graph_facts(graph))
@@ -170,7 +171,7 @@ def slim_command(
     asked = Asked(budgets, files, in_place, multi_base)
     if resume and not (budgets or profiles):
         asked = Asked.load(Path(recipe.out) / ASKED)
-    run_slim(slim_run(recipe, asked, Console()), resume=resume)
+    run_slim(slim_run(recipe, asked, plain_console()), resume=resume)
 
 
 @commands.command("profile")
@@ -206,13 +207,13 @@ def profile_command(
 
         effort = Effort.parse(recipe.measure, recipe.latency)
         table = Path(recipe.table) if recipe.table else exported / "table.jsonl"
-        measure_folder(exported, recipe.target, table, Console(), effort=effort, renew=renew)
+        measure_folder(exported, recipe.target, table, plain_console(), effort=effort, renew=renew)
         return
     from hwprune.pipeline.remote_device import export_networks
     from hwprune.pipeline.run_context import Job
     from hwprune.pipeline.steps import profile_step
 
-    job = Job(recipe, Console())
+    job = Job(recipe, plain_console())
     if export_only is not None:
         export_networks(job, export_only)
         return
@@ -239,7 +240,7 @@ def plan_command(explain: bool, profile: str | None, **options: Any) -> None:
 
     recipe = recipe_of_folder(options)
     recipe.need("out")
-    job = Job(recipe, Console())
+    job = Job(recipe, plain_console())
     if profile is not None:
         job = Job(of_profile(recipe, profile), job.console, dense=job.dense)
     plan_only(job, explained=explain)
@@ -272,7 +273,7 @@ def measure_command(
     given = Recipe.of(target=target, budget=budget, latency=latency, measure=measure)
     recipe = of_profile(given, profile)
     effort = Effort.parse(recipe.measure, recipe.latency)
-    measure_files(dense, pruned, recipe.target, recipe.budget, Console(), effort)
+    measure_files(dense, pruned, recipe.target, recipe.budget, plain_console(), effort)
 
 
 _step_command("dense", "Train the dense network first, and measure its accuracy.")
@@ -307,7 +308,7 @@ def show_command(path: Path) -> None:
     from hwprune.latency.table import LatencyTable
     from hwprune.reporting.latency_tables import show_table
 
-    Console().print(show_table(LatencyTable.load(path)))
+    plain_console().print(show_table(LatencyTable.load(path)))
 
 
 @table_commands.command("merge")
@@ -323,7 +324,7 @@ def merge_command(merged: Path, paths: tuple[Path, ...]) -> None:
         raise InputError(f"{merged} is there already. Give the merged table a new name.")
     table = merge_tables([LatencyTable.load(path) for path in paths])
     table.save(merged)
-    Console().print(show_table(table))
+    plain_console().print(show_table(table))
 
 
 @table_commands.command("diff")
@@ -334,7 +335,7 @@ def diff_command(first: Path, second: Path) -> None:
     from hwprune.latency.table import LatencyTable
     from hwprune.reporting.latency_tables import show_difference
 
-    Console().print(show_difference(LatencyTable.load(first), LatencyTable.load(second)))
+    plain_console().print(show_difference(LatencyTable.load(first), LatencyTable.load(second)))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -364,11 +365,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _fail(message: str, status: int) -> None:
     rank = int(os.environ.get("RANK", "0"))
     if not (rank and status == STOPPED):  # the main process has said so
-        console = Console(stderr=True, highlight=False, soft_wrap=True)
+        console = plain_console(stderr=True, wrap=False)
         where = f" in process {rank}" if rank else ""
-        console.print(f"[red]error{where}:[/] {_plain(message)}")
+        console.print(Text(f"error{where}:", style="red"), message)
     sys.exit(status)
-
-
-def _plain(message: str) -> str:
-    return message.replace("[", r"\[")

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 import click
-from rich.console import Console
 
 from hwprune.errors import InputError
 from hwprune.models.sources import LIBRARIES, READERS, is_remembered, names_code, remember
 from hwprune.pipeline.device_profile import apply_profile, find_profile
 from hwprune.recipe import Recipe
+from hwprune.reporting.console import plain_console
 
 if TYPE_CHECKING:
     from hwprune.pipeline.run_context import Job
@@ -108,7 +108,7 @@ def job_of_all(options: dict[str, Any]) -> Job:
     from hwprune.pipeline.run_context import Job
 
     distributed.join()
-    job = Job(recipe_of_folder(options), Console(quiet=not distributed.is_main()))
+    job = Job(recipe_of_folder(options), plain_console(quiet=not distributed.is_main()))
     job.recipe.need("out")
     return job
 

@@ -71,5 +71,5 @@ def plan_only(job: Job, *, explained: bool = False) -> Plan:
         f"{plan.macs / job.graph.macs():.1%} of the MACs, {plan.params / job.graph.params():.1%} "
         f"of the parameters; optimality gap {plan.gap or 0:.2%}"
     )
-    job.console.print(f"[yellow]{fitted.remark}")
+    job.console.print(fitted.remark, style="yellow")
     return plan

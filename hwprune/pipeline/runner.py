@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.markup import escape
-
 from hwprune.errors import HwpruneError, InputError
 from hwprune.pipeline.baseline_steps import share_control
 from hwprune.pipeline.device_profile import apply_profile
@@ -79,14 +77,14 @@ def run_profiles(shared: Job, profiles: Sequence[Path], *, resume: bool = False)
     share_control(jobs)
     failures: list[HwpruneError] = []
     for job in jobs:
-        job.console.rule(f"[bold]{escape(job.folder.name)}", align="left")
+        job.console.rule(job.folder.name, align="left")
         hand_down(shared, job)
         try:
             failed = take_steps(job, STEPS, resume=True)
         except HwpruneError as error:
             failed = [error]
         for failure in failed:
-            job.console.print(f"[red]{escape(job.folder.name)}:[/] {escape(str(failure))}")
+            job.console.print(f"{job.folder.name}: {failure}", style="red")
         failures += failed
         found = job.files.compensation
         serves_all = job.recipe.depth == shared.recipe.depth  # one search serves all budgets

@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 
 from hwprune import distributed
 from hwprune.errors import HwpruneError, InputError
@@ -155,7 +154,7 @@ def _note_choice(run: SlimRun, found: Sequence[NestedPlan], slim: SlimNetwork) -
     for each in found:
         job = run.jobs[each.name]
         if each.fitted.remark:
-            job.console.print(f"[yellow]{each.name}: {each.fitted.remark}")
+            job.console.print(f"{each.name}: {each.fitted.remark}", style="yellow")
         measured = evaluate(slim.alone(each.name), job.dense.test())
         job.console.print(
             f"{each.name}: {each.plan.macs / run.shared.graph.macs():.1%} of the MACs, {measured}; "
@@ -223,7 +222,7 @@ def verify_slim(run: SlimRun, resume: bool = False) -> Misses:
         export_network(job, alone)
         misses = verify_network(job, alone)
         for miss in misses:
-            job.console.print(f"[red]{name}:[/] {escape(str(miss))}")
+            job.console.print(f"{name}: {miss}", style="red")
         failures += misses
         write_report(job.folder)
     run.console.rule("one network, many budgets", align="left")

@@ -56,10 +56,11 @@ def profile_step(job: Job, resume: bool = False, *, renew: bool = False) -> Miss
     network = table.network(job.graph)
     job.console.print(profile_summary(device.table_path, table, network))
     if device.remote:
-        job.console.print(f"[yellow]It was made on {device.remote}: nothing is measured here.")
+        where = f"It was made on {device.remote}: nothing is measured here."
+        job.console.print(where, style="yellow")
     if device.stale:
         runtime = table.environment["runtime"]
-        job.console.print(f"[yellow]It is stale, of {runtime}, and used as it is.")
+        job.console.print(f"It is stale, of {runtime}, and used as it is.", style="yellow")
     facts = ProfileFacts(
         target=table.target,
         environment=table.environment,

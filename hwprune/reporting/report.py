@@ -10,8 +10,8 @@ from typing import Any
 
 from rich.console import Group as RichGroup
 from rich.console import RenderableType
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from hwprune.reporting.baseline_comparison import BASELINE_HEAD
 from hwprune.reporting.html_page import page
@@ -57,13 +57,13 @@ def summary_table(folder: Path) -> RenderableType:
     for column in ("", "dense", "pruned", "change"):
         table.add_column(column, justify="right" if column else "left")
     for row in run.rows:
-        table.add_row(*map(escape, row))
+        table.add_row(*row)
     baselines = [_baseline_table(run)] if run.baseline_rows else []
     state, sentence = run.verdict
     color = {"met": "green", "missed": "red", "open": "yellow"}[state]
-    reasons = (f"  {escape(reason)}" for reason in run.reasons)
-    sentences = map(escape, run.baseline_sentences)
-    return RichGroup(table, *baselines, *sentences, f"[{color}]{escape(sentence)}[/]", *reasons)
+    reasons = (f"  {reason}" for reason in run.reasons)
+    verdict = Text(sentence, style=color)
+    return RichGroup(table, *baselines, *run.baseline_sentences, verdict, *reasons)
 
 
 def _baseline_table(run: RunSummary) -> Table:
@@ -71,7 +71,7 @@ def _baseline_table(run: RunSummary) -> Table:
     for column in BASELINE_HEAD:
         table.add_column(column, justify="left" if column == BASELINE_HEAD[0] else "right")
     for row in run.baseline_rows:
-        table.add_row(*map(escape, row))
+        table.add_row(*row)
     return table
 
 
@@ -81,10 +81,10 @@ def comparison_table(folders: Sequence[Path]) -> RenderableType:
     Raises:
         InputError: there is no such folder, or a file of facts is corrupt.
     """
-    table = Table("", *(escape(folder.name) for folder in folders))
+    table = Table("", *(folder.name for folder in folders))
     columns = [_comparison_column(read_run(folder)) for folder in folders]
     for name in columns[0]:
-        table.add_row(name, *(escape(column[name]) for column in columns))
+        table.add_row(name, *(column[name] for column in columns))
     return table
 
 
