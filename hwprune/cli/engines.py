@@ -103,7 +103,7 @@ def _exported(options: dict[str, Any]) -> Job:
 def _export_step(job: Job) -> None:
     from hwprune.pipeline.verify_steps import export_step
 
-    take_with_recipe(job, lambda: export_step(job))
+    take_with_recipe(job, "export", lambda: export_step(job))
 
 
 @click.command("verify")
@@ -155,7 +155,7 @@ def verify_command(
     from hwprune.pipeline.verify_steps import verify_step
 
     job = job_of_all(options)
-    take_with_recipe(job, lambda: verify_step(job))
+    take_with_recipe(job, "verify", lambda: verify_step(job))
 
 
 def _budget_beside(files: EngineFiles) -> str:

@@ -25,6 +25,7 @@ from hwprune.cli.options import (
     recipe_options,
     take_with_recipe,
     trust_option,
+    typed_options,
 )
 from hwprune.errors import HwpruneError, InputError
 from hwprune.pipeline.device_profile import find_profile
@@ -82,7 +83,10 @@ def _step_command(name: str, about: str) -> None:
         from hwprune.pipeline.steps import step_named
 
         job = job_of_all(options)
-        take_with_recipe(job, lambda: step_named(name).take(job, False))
+        if name == "report":  # it reads the folder alone
+            step_named(name).take(job, False)
+        else:
+            take_with_recipe(job, name, lambda: step_named(name).take(job, False))
 
 
 @commands.command("trace")
@@ -127,7 +131,7 @@ def finetune_command(resume: bool, **options: Any) -> None:
 
     job = job_of_all(options)
     step = train_slim if job.files.slim_facts.exists() else finetune_step
-    take_with_recipe(job, lambda: step(job, resume))
+    take_with_recipe(job, "finetune", lambda: step(job, resume))
 
 
 @commands.command("slim")
@@ -170,7 +174,7 @@ def slim_command(
     in_place = InPlace(soft, hard, recipe.temperature, at_once, taught_by)
     asked = Asked(budgets, files, in_place, multi_base)
     if resume and not (budgets or profiles):
-        asked = Asked.load(Path(recipe.out) / ASKED)
+        asked = Asked.load(Path(recipe.out) / ASKED).but(asked, typed_options())
     run_slim(slim_run(recipe, asked, plain_console()), resume=resume)
 
 
@@ -219,7 +223,7 @@ def profile_command(
         return
     job.recipe.need("out")
     if profile is None:
-        take_with_recipe(job, lambda: profile_step(job, renew=renew))
+        take_with_recipe(job, "profile", lambda: profile_step(job, renew=renew))
     else:  # a folder with a recipe is a run's, and the profile's has not begun
         profile_step(job, renew=renew)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 import click
+from click.core import ParameterSource
 
 from hwprune.errors import InputError
 from hwprune.models.sources import LIBRARIES, READERS, is_remembered, names_code, remember
@@ -102,6 +103,13 @@ def of_profile(recipe: Recipe, profile: str | None) -> Recipe:
     return recipe if profile is None else apply_profile(recipe, find_profile(profile))
 
 
+def typed_options() -> set[str]:
+    """The names of the options of the running command that were typed."""
+    context = click.get_current_context()
+    typed = ParameterSource.COMMANDLINE
+    return {name for name in context.params if context.get_parameter_source(name) is typed}
+
+
 def job_of_all(options: dict[str, Any]) -> Job:
     """The job of a step, in one process or in all that a launcher started; the main one prints."""
     from hwprune import distributed
@@ -113,14 +121,26 @@ def job_of_all(options: dict[str, Any]) -> Job:
     return job
 
 
-def take_with_recipe(job: Job, take: Callable[[], Misses]) -> None:
+def take_with_recipe(job: Job, step: str, take: Callable[[], Misses]) -> None:
     """Take a step with the job's recipe in the folder; raise the first promise it found broken.
 
     Of several processes only the main one writes the recipe.
+
+    Args:
+        job: the job.
+        step: name of the step.
+        take: takes the step.
+
+    Raises:
+        InputError: the folder holds steps of another network or of other data.
+        HwpruneError: the step failed, or found a promise broken.
     """
     from hwprune import distributed
     from hwprune.pipeline.step import raise_first
+    from hwprune.pipeline.unchanged import check_network
 
+    if distributed.is_main():
+        check_network(job.files, job.recipe, step)
     with job.files.with_recipe(job.recipe) if distributed.is_main() else nullcontext():
         misses = take()
     raise_first(misses)

@@ -11,6 +11,7 @@ from hwprune.pipeline.device_profile import apply_profile
 from hwprune.pipeline.run_context import Job
 from hwprune.pipeline.step import raise_first, take_steps
 from hwprune.pipeline.steps import STEPS
+from hwprune.pipeline.unchanged import check_unchanged
 from hwprune.reporting.report import comparison_table
 from hwprune.storage.atomic_files import copy_file
 
@@ -38,8 +39,9 @@ def begin(shared: Job, jobs: Sequence[Job], *, resume: bool) -> None:
     """Refuse, before anything is written, what cannot be run; a new run takes all steps.
 
     Raises:
-        InputError: an option is missing or makes no sense, two jobs have the same folder, or a
-            folder holds a run and ``resume`` was not asked for.
+        InputError: an option is missing or makes no sense, two jobs have the same folder, a folder
+            holds a run and ``resume`` was not asked for, or it was and an option has changed that
+            a step has worked with.
         NotHere: a target cannot run here.
     """
     shared.recipe.need("model", "data", "out")
@@ -47,12 +49,14 @@ def begin(shared: Job, jobs: Sequence[Job], *, resume: bool) -> None:
         raise InputError("Two budget profiles have the same name; give each file its own.")
     for job in jobs:
         job.device.check()
-    folders = [job.files for job in (shared, *jobs)]
-    for files in folders:
-        files.check_free(resume=resume)
+    every = (shared, *jobs)
+    for job in every:
+        job.files.check_free(resume=resume)
+        if resume:
+            check_unchanged(job.files, job.recipe)
     if not resume:
-        for files in folders:
-            files.forget()
+        for job in every:
+            job.files.forget()
 
 
 def run_profiles(shared: Job, profiles: Sequence[Path], *, resume: bool = False) -> None:

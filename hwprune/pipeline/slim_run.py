@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -36,6 +37,18 @@ class Asked:
         """Write it as JSON, atomically."""
         content = {**asdict(self), "profiles": [str(each.resolve()) for each in self.profiles]}
         write_text(path, json.dumps(content, indent=1) + "\n")
+
+    def but(self, again: Asked, typed: Collection[str]) -> Asked:
+        """What was asked for before, with those options that were typed again.
+
+        Args:
+            again: the options, of which only those in ``typed`` count, and the temperature.
+            typed: names of options.
+        """
+        names = {"soft", "hard", "at_once", "taught_by"} & set(typed) | {"temperature"}
+        in_place = replace(self.in_place, **{name: getattr(again.in_place, name) for name in names})
+        multi_base = again.multi_base if "multi_base" in typed else self.multi_base
+        return replace(self, in_place=in_place, multi_base=multi_base)
 
     @classmethod
     def load(cls, path: Path) -> Asked:

@@ -234,7 +234,6 @@ def _style(name: str) -> Any:  # matplotlib 3.11 wants a literal type of 400 key
         "svg.hashsalt": name,
         "svg.fonttype": "none",
         "text.parse_math": False,
-        "text.parse_math": False,
         "font.size": 9.0,
         "legend.frameon": False,
         "axes.spines.top": False,
