@@ -70,7 +70,7 @@ def model_of(files: EngineFiles, facts: EngineFacts, console: Console) -> onnx.M
     """
     path = files.onnx or files.engine.with_suffix(".onnx")
     if not path.exists() and files.onnx is None:
-        console.print(f"[yellow]{path} is not here: the outputs are not checked.")
+        console.print(f"{path} is not here: the outputs are not checked.", style="yellow")
         return None
     model = read_onnx(path)
     facts.check_onnx(path)
@@ -78,7 +78,9 @@ def model_of(files: EngineFiles, facts: EngineFacts, console: Console) -> onnx.M
         return model
     in_fp32 = path.with_name(path.name.replace(".bf16.", "."))
     if in_fp32 == path or not in_fp32.exists():
-        console.print("[yellow]ONNX Runtime has no bf16 on the CPU: the outputs are not checked.")
+        console.print(
+            "ONNX Runtime has no bf16 on the CPU: the outputs are not checked.", style="yellow"
+        )
         return None
     return read_onnx(in_fp32)
 

@@ -20,6 +20,7 @@ from hwprune.latency.spread import Spread
 from hwprune.onnx_graph.precision import precision_of
 from hwprune.onnx_graph.read import read_onnx
 from hwprune.onnx_graph.run import onnx_outputs
+from hwprune.storage.atomic_files import StrPath
 from hwprune.targets.base import Loadable, Target, TorchNetwork
 from hwprune.tasks.classification import classification
 from hwprune.tasks.evaluation import Evaluation
@@ -85,7 +86,7 @@ class Verification:
 
 
 def verify(
-    path: Path,
+    path: StrPath,
     student: nn.Module,
     dense: Loadable,
     target: Target | None,
@@ -131,7 +132,7 @@ def verify(
         found,
         pair,
         None if pair is None else budget.ratio_to(pair.dense.latency_ms),
-        path.stat().st_size,
+        Path(path).stat().st_size,
         precision_of(exported),
     )
 

@@ -13,7 +13,6 @@ from typing import Any
 import onnx
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from hwprune.errors import AccuracyMiss, HwpruneError, InputError, LatencyMiss, OutputMismatch
@@ -156,7 +155,7 @@ def verify_files(
     _leave(files, {name: each for name, (_, each) in read.items()}, report, console)
     misses = report.misses()
     for miss in misses[1:]:
-        console.print(f"[red]{escape(str(miss))}")
+        console.print(str(miss), style="red")
     if misses:
         raise misses[0]
     return report

@@ -33,6 +33,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture(autouse=True, scope="session")
+def _user_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What commands remember of their user goes into a folder of the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
 def _operators_are_read_once() -> Iterator[None]:
     """PyTorch's ONNX exporter parses the sources of 500 operators at every export."""
     with pytest.MonkeyPatch.context() as patch:

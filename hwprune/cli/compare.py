@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from rich.console import Console
 
-from hwprune.cli.options import Amount
+from hwprune.cli.options import Amount, check_source, trust_option
 from hwprune.errors import InputError
 from hwprune.models.image_size import sides_of
 from hwprune.recipe import Recipe
+from hwprune.reporting.console import plain_console
+from hwprune.storage.atomic_files import need_folder
 
 
 @click.command("compare")
@@ -30,6 +31,7 @@ from hwprune.recipe import Recipe
 @click.option("--latency", default=Recipe.latency, help="quiet or typical, as in `hwprune run`")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("compare"),
               help="folder of compare.json and .svg; batch sizes add up in them")  # fmt: skip
+@trust_option
 def compare_command(
     networks: tuple[Path, ...],
     target: str,
@@ -39,6 +41,7 @@ def compare_command(
     seconds: float,
     latency: str,
     out: Path,
+    trust_source: bool | None,
 ) -> None:
     """Measure NETWORKS and reference networks by turns, and show them in one table.
 
@@ -51,9 +54,13 @@ def compare_command(
     from hwprune.latency.effort import Effort
     from hwprune.targets.registry import load_target
 
+    need_folder(out, "--out")
     sizes = [part.strip() for part in batches.split(",") if part.strip()]
     if not sizes or not all(size.isdecimal() and int(size) for size in sizes):
         raise InputError(f"--batches {batches!r}: expected batch sizes, such as 1,32,256.")
+    for saved in (path / "recipe.toml" for path in networks):
+        if saved.exists():
+            check_source(Recipe.load(saved), saved, trusted=bool(trust_source))
     statistic = Effort.parse("normal", latency).statistic
     device, path = load_target(target), out / "compare.json"
     before = Comparison.load(path) if path.exists() else None
@@ -67,5 +74,5 @@ def compare_command(
         before = merged(before, found) if before else found
         before.save(path)
     assert before is not None
-    show(before, Console())
+    show(before, plain_console())
     draw(before, out / "compare.svg")

@@ -7,11 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
 
-from hwprune.cli.options import Amount, job_of_all, recipe_options, take_with_recipe
+from hwprune.cli.options import (
+    Amount,
+    job_of_all,
+    recipe_options,
+    take_with_recipe,
+    trust_option,
+)
 from hwprune.errors import InputError
 from hwprune.recipe import Recipe
+from hwprune.reporting.console import plain_console
 
 if TYPE_CHECKING:
     from hwprune.export.engine_beside import EngineFiles
@@ -31,6 +37,7 @@ if TYPE_CHECKING:
               help="memory for tactics; 0: all")  # fmt: skip
 @click.option("--timing-cache", type=click.Path(path_type=Path),
               help="file of measured tactics; default: one for each GPU")  # fmt: skip
+@trust_option
 @recipe_options("export")
 def export_command(
     files: tuple[Path, ...],
@@ -66,7 +73,7 @@ def export_command(
     if files:
         _refuse(options, (), "engines of FILES are written beside them, with the files' own batch")
         for path in files:
-            engine_of_file(path, request, Console())
+            engine_of_file(path, request, plain_console())
         return
     from hwprune.pipeline.engine_step import engine_step
 
@@ -85,7 +92,9 @@ def _refuse(options: Mapping[str, Any], but: Collection[str], why: str) -> None:
 def _exported(options: dict[str, Any]) -> Job:
     """The job of a run whose ONNX files are there: written now if they are not, or with options."""
     job = job_of_all(options)
-    changed = any(v is not None for name, v in options.items() if name != "out")
+    changed = any(
+        v is not None for name, v in options.items() if name not in ("out", "trust_source")
+    )
     if changed or not job.files.has("export"):
         _export_step(job)  # otherwise what verify has found of the files stays true
     return job
@@ -94,7 +103,7 @@ def _exported(options: dict[str, Any]) -> Job:
 def _export_step(job: Job) -> None:
     from hwprune.pipeline.verify_steps import export_step
 
-    take_with_recipe(job, lambda: export_step(job))
+    take_with_recipe(job, "export", lambda: export_step(job))
 
 
 @click.command("verify")
@@ -109,6 +118,7 @@ def _export_step(job: Job) -> None:
               help="their classes, [n] in a .npy; default: labels.npy beside them")  # fmt: skip
 @click.option("--seconds", type=Amount(), default=20.0,
               help="to time engines, at most")  # fmt: skip
+@trust_option
 @recipe_options("verify")
 def verify_command(
     engine: Path | None,
@@ -134,7 +144,7 @@ def verify_command(
             budget=options["budget"] or _budget_beside(files),
             batch=options["batch"],
             seconds=seconds,
-            console=Console(),
+            console=plain_console(),
         )
         return
     if dense or onnx_path or images or labels:
@@ -145,7 +155,7 @@ def verify_command(
     from hwprune.pipeline.verify_steps import verify_step
 
     job = job_of_all(options)
-    take_with_recipe(job, lambda: verify_step(job))
+    take_with_recipe(job, "verify", lambda: verify_step(job))
 
 
 def _budget_beside(files: EngineFiles) -> str:

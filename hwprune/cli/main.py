@@ -6,11 +6,12 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
+from rich.text import Text
 
 import hwprune
 from hwprune.cli.compare import compare_command
@@ -24,10 +25,15 @@ from hwprune.cli.options import (
     recipe_of_run,
     recipe_options,
     take_with_recipe,
+    trust_option,
+    typed_options,
 )
+from hwprune.cli.tables import table_commands
 from hwprune.errors import HwpruneError, InputError
 from hwprune.pipeline.device_profile import find_profile
 from hwprune.recipe import Recipe
+from hwprune.reporting.console import plain_console
+from hwprune.storage.atomic_files import need_folder
 
 TOGETHER = ("dense", "finetune", "baselines")  # the commands that several processes may run
 STOPPED = 130  # exit status after Ctrl-C
@@ -51,6 +57,7 @@ def commands(context: click.Context) -> None:
 @click.argument("recipe_file", required=False, type=click.Path(path_type=Path))
 @click.option("--resume", is_flag=True, help="go on with the run in --out where it stopped")
 @click.option("--profile", "profiles", multiple=True, help="a budget profile; may be given again")
+@trust_option
 @recipe_options()
 def run_command(
     recipe_file: Path | None, resume: bool, profiles: tuple[str, ...], **options: Any
@@ -62,7 +69,7 @@ def run_command(
     from hwprune.pipeline.run_context import Job
     from hwprune.pipeline.runner import run, run_profiles
 
-    job = Job(recipe_of_run(recipe_file, resume, options), Console())
+    job = Job(recipe_of_run(recipe_file, resume, options), plain_console())
     if profiles:
         run_profiles(job, [find_profile(name) for name in profiles], resume=resume)
     else:
@@ -73,18 +80,23 @@ def _step_command(name: str, about: str) -> None:
     """Add the command of one step; it goes on from the recipe in ``--out`` where there is one."""
 
     @commands.command(name, help=about)
+    @trust_option
     @recipe_options(name)
     def command(**options: Any) -> None:
         from hwprune.pipeline.steps import step_named
 
         job = job_of_all(options)
-        take_with_recipe(job, lambda: step_named(name).take(job, False))
+        if name == "report":  # it reads the folder alone
+            step_named(name).take(job, False)
+        else:
+            take_with_recipe(job, name, lambda: step_named(name).take(job, False))
 
 
 @commands.command("trace")
 @click.argument("model_name", metavar="[MODEL]", required=False)
 @click.option("--json", "as_json", is_flag=True, help="print the graph as JSON")
 @click.option("--picture", type=click.Path(path_type=Path), help="draw it: .svg, .png, .pdf, .dot")
+@trust_option
 @recipe_options("trace")
 def trace_command(
     model_name: str | None, as_json: bool, picture: Path | None, **options: Any
@@ -97,7 +109,7 @@ def trace_command(
     from hwprune.reporting.terminal import graph_facts, groups_table
 
     options["model"] = model_name or options["model"]
-    job = Job(recipe_of_folder(options), Console(quiet=as_json))
+    job = Job(recipe_of_folder(options), plain_console(quiet=as_json))
     graph = job.graph
     if graph.groups and job.files.is_of(job.recipe) and not job.files.has("trace"):
         job.files.write("trace", graph_facts(graph))
@@ -120,6 +132,7 @@ def trace_command(
     metavar="FILE",
     help="take these weights, which were trained elsewhere, and train no further",
 )
+@trust_option
 @recipe_options("finetune")
 def finetune_command(resume: bool, trained: Path | None, **options: Any) -> None:
     """Distil the dense network into the pruned one, or into all widths of a slim one."""
@@ -129,10 +142,10 @@ def finetune_command(resume: bool, trained: Path | None, **options: Any) -> None
 
     job = job_of_all(options)
     if trained is not None:
-        take_with_recipe(job, lambda: adopt(job, trained))
+        take_with_recipe(job, "finetune", lambda: adopt(job, trained))
         return
     step = train_slim if job.files.slim_facts.exists() else finetune_step
-    take_with_recipe(job, lambda: step(job, resume))
+    take_with_recipe(job, "finetune", lambda: step(job, resume))
 
 
 @commands.command("slim")
@@ -148,6 +161,7 @@ def finetune_command(resume: bool, trained: Path | None, **options: Any) -> None
 @click.option("--label-weight", "--hard", "hard", default=1.0,
               help="weight of the true labels for the narrower networks [1]")  # fmt: skip
 @click.option("--at-once", default=4, help="most networks in a training step [4]")
+@trust_option
 @recipe_options(without=("budget", "depth"))
 def slim_command(
     recipe_file: Path | None,
@@ -174,8 +188,8 @@ def slim_command(
     in_place = InPlace(soft, hard, recipe.temperature, at_once, taught_by)
     asked = Asked(budgets, files, in_place, multi_base)
     if resume and not (budgets or profiles):
-        asked = Asked.load(Path(recipe.out) / ASKED)
-    run_slim(slim_run(recipe, asked, Console()), resume=resume)
+        asked = Asked.load(Path(recipe.out) / ASKED).but(asked, typed_options())
+    run_slim(slim_run(recipe, asked, plain_console()), resume=resume)
 
 
 @commands.command("profile")
@@ -194,6 +208,7 @@ def slim_command(
     help="measure the networks in such a folder; needs no PyTorch",
 )
 @profile_option
+@trust_option
 @recipe_options("profile")
 def profile_command(
     renew: bool,
@@ -210,19 +225,20 @@ def profile_command(
 
         effort = Effort.parse(recipe.measure, recipe.latency)
         table = Path(recipe.table) if recipe.table else exported / "table.jsonl"
-        measure_folder(exported, recipe.target, table, Console(), effort=effort, renew=renew)
+        measure_folder(exported, recipe.target, table, plain_console(), effort=effort, renew=renew)
         return
     from hwprune.pipeline.remote_device import export_networks
     from hwprune.pipeline.run_context import Job
     from hwprune.pipeline.steps import profile_step
 
-    job = Job(recipe, Console())
+    job = Job(recipe, plain_console())
     if export_only is not None:
+        need_folder(export_only, "--export-only")
         export_networks(job, export_only)
         return
     job.recipe.need("out")
     if profile is None:
-        take_with_recipe(job, lambda: profile_step(job, renew=renew))
+        take_with_recipe(job, "profile", lambda: profile_step(job, renew=renew))
     else:  # a folder with a recipe is a run's, and the profile's has not begun
         profile_step(job, renew=renew)
 
@@ -230,6 +246,7 @@ def profile_command(
 @commands.command("plan")
 @click.option("--explain", is_flag=True, help="what the next widths of every group would change")
 @profile_option
+@trust_option
 @recipe_options("plan")
 def plan_command(explain: bool, profile: str | None, **options: Any) -> None:
     """Choose the widths by the latency table alone; nothing is measured.
@@ -242,7 +259,7 @@ def plan_command(explain: bool, profile: str | None, **options: Any) -> None:
 
     recipe = recipe_of_folder(options)
     recipe.need("out")
-    job = Job(recipe, Console())
+    job = Job(recipe, plain_console())
     if profile is not None:
         job = Job(of_profile(recipe, profile), job.console, dense=job.dense)
     plan_only(job, explained=explain)
@@ -275,7 +292,7 @@ def measure_command(
     given = Recipe.of(target=target, budget=budget, latency=latency, measure=measure)
     recipe = of_profile(given, profile)
     effort = Effort.parse(recipe.measure, recipe.latency)
-    measure_files(dense, pruned, recipe.target, recipe.budget, Console(), effort)
+    measure_files(dense, pruned, recipe.target, recipe.budget, plain_console(), effort)
 
 
 _step_command("dense", "Train the dense network first, and measure its accuracy.")
@@ -287,57 +304,7 @@ _step_command("baselines", "Train what the pruned network is compared with: --co
 _step_command("report", "Write report.json and report.html.")
 
 
-@commands.group("table")
-def table_commands() -> None:
-    """List, show, merge and compare latency tables."""
-
-
-@table_commands.command("list")
-def list_command() -> None:
-    """The tables that ship with hwprune, and where they are."""
-    from hwprune.latency.table import LatencyTable
-    from hwprune.latency.table_tools import shipped_tables
-
-    for path in shipped_tables():
-        table = LatencyTable.load(path)
-        click.echo(f"{path}\n  {table.target}, {table.environment['runtime']}, on {table.device}")
-
-
-@table_commands.command("show")
-@click.argument("path", type=click.Path(path_type=Path))
-def show_command(path: Path) -> None:
-    """What a table was made under, what it holds, and how wrong it is."""
-    from hwprune.latency.table import LatencyTable
-    from hwprune.reporting.latency_tables import show_table
-
-    Console().print(show_table(LatencyTable.load(path)))
-
-
-@table_commands.command("merge")
-@click.argument("merged", type=click.Path(path_type=Path))
-@click.argument("paths", type=click.Path(path_type=Path), nargs=-1, required=True)
-def merge_command(merged: Path, paths: tuple[Path, ...]) -> None:
-    """Lay tables of one device into the new file MERGED."""
-    from hwprune.latency.table import LatencyTable
-    from hwprune.latency.table_tools import merge_tables
-    from hwprune.reporting.latency_tables import show_table
-
-    if merged.exists():
-        raise InputError(f"{merged} is there already. Give the merged table a new name.")
-    table = merge_tables([LatencyTable.load(path) for path in paths])
-    table.save(merged)
-    Console().print(show_table(table))
-
-
-@table_commands.command("diff")
-@click.argument("first", type=click.Path(path_type=Path))
-@click.argument("second", type=click.Path(path_type=Path))
-def diff_command(first: Path, second: Path) -> None:
-    """How much longer the kernels of SECOND take than those of FIRST, and what differs else."""
-    from hwprune.latency.table import LatencyTable
-    from hwprune.reporting.latency_tables import show_difference
-
-    Console().print(show_difference(LatencyTable.load(first), LatencyTable.load(second)))
+commands.add_command(table_commands)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -362,16 +329,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail(error.format_message(), InputError.exit_status)
     except (KeyboardInterrupt, click.Abort):
         _fail("Stopped.", STOPPED)
+    except OSError as error:  # a full or missing disk, where no function of ours expected it
+        _give_up_output()
+        if not isinstance(error, BrokenPipeError):
+            where = f" ({error.filename})" if error.filename else ""
+            _fail(
+                f"{error.strerror or error}{where}. What was finished is kept: free some space, "
+                f"also in {os.environ.get('TMPDIR', 'the folder of temporary files')}, and run the "
+                "same command again.",
+                HwpruneError.exit_status,
+            )
+        sys.exit(HwpruneError.exit_status)
+
+
+def _give_up_output() -> None:
+    """Point the standard output to nowhere: Python writes what is left in its buffer at the end."""
+    with suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(message: str, status: int) -> None:
     rank = int(os.environ.get("RANK", "0"))
     if not (rank and status == STOPPED):  # the main process has said so
-        console = Console(stderr=True, highlight=False, soft_wrap=True)
+        console = plain_console(stderr=True, wrap=False)
         where = f" in process {rank}" if rank else ""
-        console.print(f"[red]error{where}:[/] {_plain(message)}")
+        console.print(Text(f"error{where}:", style="red"), message)
     sys.exit(status)
-
-
-def _plain(message: str) -> str:
-    return message.replace("[", r"\[")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import onnx
 import torch
@@ -21,6 +23,7 @@ from hwprune.onnx_graph.size import Size, size_of
 from hwprune.pipeline.run_context import Job
 from hwprune.recipe import Recipe
 from hwprune.reporting.numbers import evaluation
+from hwprune.storage.atomic_files import StrPath
 from hwprune.targets.base import Form, Loadable, TorchNetwork
 from hwprune.tasks.trees import single
 
@@ -121,14 +124,14 @@ def references(names: str, image_size: ImageSize) -> list[Candidate]:
     return found
 
 
-def from_paths(paths: Iterable[Path]) -> list[Candidate]:
+def from_paths(paths: Iterable[StrPath]) -> list[Candidate]:
     """The networks of run folders, each with its dense network, and of ONNX files.
 
     Raises:
         InputError: a path is neither of these.
     """
     found: list[Candidate] = []
-    for path in paths:
+    for path in map(Path, paths):
         if path.is_dir() and not (path / "recipe.toml").exists():
             raise InputError(
                 f"{path} is not the folder of a run: it has no recipe.toml. Give the folder of a "
@@ -162,13 +165,17 @@ def _of_run(folder: Path) -> list[Candidate]:
 
 
 def _verified(job: Job, dense: str) -> Verified | None:
-    path = job.folder / "verify.json"
-    facts = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    facts = _facts(job.folder / "verify.json")
     if not facts.get("error"):
         return None
-    return Verified(
-        job.device.target.name, dense, facts["dense"]["latency_ms"], facts["ratio"], facts["error"]
-    )
+    with _damaged(job.folder / "verify.json"):
+        return Verified(
+            job.device.target.name,
+            dense,
+            float(facts["dense"]["latency_ms"]),
+            float(facts["ratio"]),
+            float(facts["error"]),
+        )
 
 
 def _of_file(path: Path) -> Candidate:
@@ -188,9 +195,30 @@ def _images(batch: int, image: tuple[int, ...]) -> Tensor:
 def _measured(folder: Path, step: str) -> float | None:
     """The first metric's value of a step, if it is a share; None where the step has not run."""
     path = folder / f"{step}.json"
-    facts = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    found = evaluation(facts["accuracy"]) if facts else None
+    facts = _facts(path)
+    with _damaged(path):
+        found = evaluation(facts["accuracy"]) if facts else None
     return found.value if found is not None and found.metric.share else None
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    """The facts of a step; empty where it has not run."""
+    if not path.exists():
+        return {}
+    with _damaged(path):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return {**found}
+
+
+@contextmanager
+def _damaged(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path} holds no facts of a run ({type(error).__name__}: {error}). Make it again with "
+            f"`hwprune {path.stem} --out {path.parent}`."
+        ) from error
 
 
 def _published(name: str, sides: Sides) -> float | None:

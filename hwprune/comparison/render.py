@@ -10,10 +10,10 @@ from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from hwprune.comparison.measure import Comparison, Entry
+from hwprune.storage.atomic_files import StrPath
 
 
 def show(comparison: Comparison, console: Console) -> None:
@@ -29,11 +29,11 @@ def show(comparison: Comparison, console: Console) -> None:
             table.add_row(*_row(entry, marks))
         console.print(table)
     for origin, mark in marks.items():
-        console.print(escape(f"{mark} {origin}"))
+        console.print(f"{mark} {origin}")
     for name, reason in (comparison.missing or {}).items():
-        console.print(f"[yellow]not measured: {escape(f'{name}: {reason}')}")
+        console.print(f"not measured: {name}: {reason}", style="yellow")
     for warning in comparison.warnings:
-        console.print(f"[yellow]{escape(warning)}")
+        console.print(warning, style="yellow")
 
 
 def _marks(entries: Sequence[Entry]) -> dict[str, str]:
@@ -55,7 +55,7 @@ def _row(entry: Entry, marks: Mapping[str, str]) -> list[Any]:
     ]
 
 
-def draw(comparison: Comparison, path: Path) -> None:
+def draw(comparison: Comparison, path: StrPath) -> None:
     """Draw accuracy over measured latency into an SVG file, with a chart for every batch size.
 
     Accuracies of different origins have different marks, since they cannot be compared.
@@ -63,8 +63,13 @@ def draw(comparison: Comparison, path: Path) -> None:
     import matplotlib
     from matplotlib.figure import Figure
 
-    batches = comparison.batches
-    style: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "hwprune", "font.size": 9.0}
+    path, batches = Path(path), comparison.batches
+    style: dict[Any, Any] = {
+        "svg.fonttype": "none",
+        "text.parse_math": False,
+        "svg.hashsalt": "hwprune",
+        "font.size": 9.0,
+    }
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(5.0 * len(batches), 3.8), layout="constrained")
         charts = figure.subplots(1, len(batches), squeeze=False)[0]

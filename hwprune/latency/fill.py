@@ -22,6 +22,7 @@ from hwprune.errors import TableError
 from hwprune.graph import ChannelGraph
 from hwprune.latency.calibrate import MOMENTS, calibrate, calibration_run, whole_network_widths
 from hwprune.latency.chain import probe_model
+from hwprune.latency.crowding import check_pace
 from hwprune.latency.effort import Effort
 from hwprune.latency.kernels import Kernel, describe
 from hwprune.latency.measure import PROBE_TOLERANCE, Measurement, Probe
@@ -31,6 +32,7 @@ from hwprune.latency.step import find_step
 from hwprune.latency.surface import typical_ms
 from hwprune.latency.table import LatencyTable
 from hwprune.latency.table_file import append
+from hwprune.storage.atomic_files import StrPath
 from hwprune.targets.base import KernelTime, Loadable, Runnable, Target, TorchNetwork, load_for_grid
 from hwprune.targets.cuda.nvidia import gpu_state
 
@@ -71,7 +73,7 @@ def fill(
     networks: Networks,
     device: Target,
     *,
-    path: Path | None = None,
+    path: StrPath | None = None,
     step: int | None = None,
     renew: bool = False,
     effort: Effort | None = None,
@@ -88,10 +90,9 @@ def fill(
         graph: the dense network's channel graph.
         networks: the same network, dense and at any widths.
         device: the target to measure on.
-        path: the table's file: a new one, one to resume, or one to add this network to; None keeps
-            the table in memory.
+        path: the table's file, new, to be resumed or to be added to; None for a table in memory.
         step: channels that the device computes at once, for a new table; None measures it.
-        renew: whether to begin a new table; an existing file is kept under another name.
+        renew: whether to begin a new table; an old file is kept under another name.
         effort: how long to measure, and which statistic is the latency; None is the normal effort.
         progress: a function that gets what is being done and the share that is done.
 
@@ -99,13 +100,15 @@ def fill(
         The table, with this network in it.
 
     Raises:
-        TableError: ``path`` holds a table of another device, runtime or version, or another process
-            is writing to it.
+        TableError: ``path`` holds a table of another device or version, or has another writer.
+        InputError: the target has more threads than there are cores, and would take too long.
     """
+    path = None if path is None else Path(path)
     report, effort, tally = progress or (lambda what, share: None), effort or Effort(), _Tally()
     with only_writer(path):
         if renew and path is not None:
             _set_aside(path)
+        check_pace(device.environment(), device.load(networks.dense))
         table = _open(device, networks.dense, path, step, report)
         if table.is_calibration_current(graph, effort.statistic):
             return table

@@ -19,6 +19,7 @@ from torch import nn
 
 from hwprune.errors import InputError
 from hwprune.models.detectors import classes_of_head, raw
+from hwprune.models.sources import LIBRARIES
 from hwprune.models.weights import load_weights
 from hwprune.models.weights import read_state_dict as read_state_dict
 from hwprune.storage.atomic_files import StrPath
@@ -94,7 +95,9 @@ def load_model(
     return LoadedModel(model, source, num_classes, new_head)
 
 
-def build_model(source: str, *, num_classes: int | None = None) -> nn.Module:
+def build_model(
+    source: str, *, num_classes: int | None = None, folder: StrPath | None = None
+) -> nn.Module:
     """Build the network that ``source`` names, with the same initial values at every call.
 
     Args:
@@ -102,6 +105,7 @@ def build_model(source: str, *, num_classes: int | None = None) -> nn.Module:
             ``path/to/file.py:callable``. Nothing is downloaded.
         num_classes: number of classes; None for the network's default. A callable gets it only if
             its signature has such an argument, or one that is called ``classes``.
+        folder: where the file or module of a callable is, if the working folder does not have it.
 
     Raises:
         InputError: an unknown name, a module that cannot be imported, or a failing callable.
@@ -113,10 +117,13 @@ def build_model(source: str, *, num_classes: int | None = None) -> nn.Module:
         raise InputError(
             f"Cannot read the model {source!r}; expected {FORMS}.{_did_you_mean(source)}"
         )
-    build = _LIBRARIES.get(library, _build_callable)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(_BUILD_SEED)
-        model = raw(build(source, num_classes), source)
+        if library in LIBRARIES:
+            model = _LIBRARIES[library](source, num_classes)
+        else:
+            model = _build_callable(source, num_classes, folder)
+        model = raw(model, source)
     if not isinstance(model, nn.Module):
         raise InputError(
             f"{source} returned a {type(model).__name__}; expected a torch.nn.Module. "
@@ -125,10 +132,11 @@ def build_model(source: str, *, num_classes: int | None = None) -> nn.Module:
     return model
 
 
-def import_callable(source: str) -> Callable[..., Any]:
+def import_callable(source: str, *, folder: StrPath | None = None) -> Callable[..., Any]:
     """Import the function or class ``package.module:callable`` or ``path/to/file.py:callable``.
 
-    The working folder, and the folder of a file, are added to the end of the import path.
+    The working folder, and the folder of a file, are added to the end of the import path. What
+    they lack is looked for in ``folder``.
 
     Raises:
         InputError: the module cannot be imported, or has no callable of that name.
@@ -139,7 +147,7 @@ def import_callable(source: str) -> Callable[..., Any]:
             f"Cannot read {source!r}; expected package.module:callable or path/to/file.py:callable."
         )
     try:
-        module = _import_file(Path(place)) if place.endswith(".py") else _import_module(place)
+        module = _import_place(place, folder)
     except (Exception, SystemExit) as error:  # whatever the user's module raises at import
         raise InputError(
             f"Importing {place} for {source!r} failed: {type(error).__name__}: {error}. "
@@ -205,8 +213,8 @@ def _build_timm(source: str, num_classes: int | None) -> Any:
     return timm.create_model(name, pretrained=False, **options)
 
 
-def _build_callable(source: str, num_classes: int | None) -> Any:
-    function = import_callable(source)
+def _build_callable(source: str, num_classes: int | None, folder: StrPath | None) -> Any:
+    function = import_callable(source, folder=folder)
     named = _parameters(function)
     name = "classes" if "classes" in named and "num_classes" not in named else "num_classes"
     return call_with(source, function, {name: num_classes})
@@ -219,7 +227,7 @@ _LIBRARIES: dict[str, Callable[[str, int | None], Any]] = {
 
 
 def _without_weights(source: str) -> str:
-    if source.partition(":")[0] in _LIBRARIES:
+    if source.partition(":")[0] in LIBRARIES:
         return UNTRAINED
     return f"{UNTRAINED}, unless {source} itself loads some"
 
@@ -240,9 +248,15 @@ def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]
         return {}
 
 
-def _import_module(name: str) -> ModuleType:
-    _extend_path(Path.cwd())
-    return importlib.import_module(name)
+def _import_place(place: str, folder: StrPath | None) -> ModuleType:
+    if not place.endswith(".py"):
+        for each in (Path.cwd(), *([Path(folder)] if folder is not None else [])):
+            _extend_path(each)
+        return importlib.import_module(place)
+    path = Path(place)
+    if folder is not None and not path.exists():
+        path = Path(folder) / path
+    return _import_file(path)
 
 
 def _import_file(path: Path) -> ModuleType:

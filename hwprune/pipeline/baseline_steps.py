@@ -112,7 +112,7 @@ def train_uniform(job: Job) -> UniformFacts | None:
         widths = job.width_options
         plan = uniform(job.graph, scores, job.table, budget_ms=budget_ms, widths=widths)
     except BudgetError as error:
-        job.console.print(f"[yellow]{error}")
+        job.console.print(str(error), style="yellow")
         return UniformFacts(remark=str(error))
     network = prepare(model, job.graph, plan, images)
     facts = distilled(job, network, job.with_source(plan), "uniform", resume=True)

@@ -23,6 +23,7 @@ from hwprune.latency.fill import Networks
 from hwprune.model_state import load_tensors
 from hwprune.models.build import LoadedModel, load_model
 from hwprune.models.image_size import sides_of
+from hwprune.models.sources import LIBRARIES, names_code
 from hwprune.pipeline.run_facts import TrainedFacts
 from hwprune.pruning.reconstruct import Features, features
 from hwprune.recipe import Recipe
@@ -123,7 +124,12 @@ class DenseNetwork:
     @property
     def source(self) -> dict[str, object]:
         """What a plan says of where the network comes from."""
-        return {"model": self.recipe.model, "num_classes": self.loaded.num_classes}
+        found: dict[str, object] = {
+            "model": self.recipe.model,
+            "num_classes": self.loaded.num_classes,
+        }
+        own = names_code(self.recipe.model, LIBRARIES)
+        return found | ({"folder": str(Path.cwd())} if own else {})
 
     def example(self, batch: int) -> Inputs:
         """Random inputs of the sizes that are deployed, such as [batch, C, H, W]; always the same.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
@@ -124,7 +124,7 @@ class RunFolder:
 
     @contextmanager
     def with_recipe(self, recipe: Recipe) -> Iterator[None]:
-        """Write the recipe for a step; if the step is refused, put the one before back.
+        """Write the recipe for a step; if the step is refused, put back what was there before.
 
         So an option that was refused is not in the way of the next command. After an interrupt the
         new recipe stays, for the step to go on with.
@@ -138,4 +138,8 @@ class RunFolder:
         except HwpruneError:
             if before is not None:
                 write_text(self.recipe, before)
+            elif not self._has_results():
+                self.recipe.unlink(missing_ok=True)
+                with suppress(OSError):  # there are other files in it
+                    self.path.rmdir()
             raise

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-
-from rich.markup import escape
 
 from hwprune.errors import HwpruneError, InputError
 from hwprune.pipeline.baseline_steps import share_control
@@ -13,8 +10,9 @@ from hwprune.pipeline.device_profile import apply_profile
 from hwprune.pipeline.run_context import Job
 from hwprune.pipeline.step import raise_first, take_steps
 from hwprune.pipeline.steps import STEPS
+from hwprune.pipeline.unchanged import check_unchanged
 from hwprune.reporting.report import comparison_table
-from hwprune.storage.atomic_files import copy_file
+from hwprune.storage.atomic_files import StrPath, copy_file
 
 SHARED = STEPS[:2]  # trace and dense depend on no budget and no device
 
@@ -40,8 +38,9 @@ def begin(shared: Job, jobs: Sequence[Job], *, resume: bool) -> None:
     """Refuse, before anything is written, what cannot be run; a new run takes all steps.
 
     Raises:
-        InputError: an option is missing or makes no sense, two jobs have the same folder, or a
-            folder holds a run and ``resume`` was not asked for.
+        InputError: an option is missing or makes no sense, two jobs have the same folder, a folder
+            holds a run and ``resume`` was not asked for, or it was and an option has changed that
+            a step has worked with.
         NotHere: a target cannot run here.
     """
     shared.recipe.need("model", "data", "out")
@@ -49,15 +48,17 @@ def begin(shared: Job, jobs: Sequence[Job], *, resume: bool) -> None:
         raise InputError("Two budget profiles have the same name; give each file its own.")
     for job in jobs:
         job.device.check()
-    folders = [job.files for job in (shared, *jobs)]
-    for files in folders:
-        files.check_free(resume=resume)
+    every = (shared, *jobs)
+    for job in every:
+        job.files.check_free(resume=resume)
+        if resume:
+            check_unchanged(job.files, job.recipe)
     if not resume:
-        for files in folders:
-            files.forget()
+        for job in every:
+            job.files.forget()
 
 
-def run_profiles(shared: Job, profiles: Sequence[Path], *, resume: bool = False) -> None:
+def run_profiles(shared: Job, profiles: Sequence[StrPath], *, resume: bool = False) -> None:
     """Make one network for each budget profile, from one dense network and one scoring.
 
     Each goes into a folder of the profile's name, in which every step can be run again alone.
@@ -79,14 +80,14 @@ def run_profiles(shared: Job, profiles: Sequence[Path], *, resume: bool = False)
     share_control(jobs)
     failures: list[HwpruneError] = []
     for job in jobs:
-        job.console.rule(f"[bold]{escape(job.folder.name)}", align="left")
+        job.console.rule(job.folder.name, align="left")
         hand_down(shared, job)
         try:
             failed = take_steps(job, STEPS, resume=True)
         except HwpruneError as error:
             failed = [error]
         for failure in failed:
-            job.console.print(f"[red]{escape(job.folder.name)}:[/] {escape(str(failure))}")
+            job.console.print(f"{job.folder.name}: {failure}", style="red")
         failures += failed
         found = job.files.compensation
         serves_all = job.recipe.depth == shared.recipe.depth  # one search serves all budgets

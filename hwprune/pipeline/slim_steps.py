@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 
 from hwprune import distributed
 from hwprune.errors import HwpruneError, InputError
@@ -24,6 +23,7 @@ from hwprune.pipeline.slim_run import Asked, SlimRun
 from hwprune.pipeline.step import Misses, Step, raise_first, take_steps
 from hwprune.pipeline.steps import profile_step
 from hwprune.pipeline.train_steps import teaching_of, train_with_progress
+from hwprune.pipeline.unchanged import check_unchanged
 from hwprune.pipeline.verify_steps import export_network, verify_network
 from hwprune.plan import Plan
 from hwprune.pruning.checkpoint import save
@@ -52,6 +52,10 @@ def run_slim(run: SlimRun, *, resume: bool = False) -> None:
         job.device.check()
     shared.files.check_free(resume=resume)
     _check_names(run)
+    if resume:
+        _check_asked(run)
+        for job in (shared, *run.jobs.values()):
+            check_unchanged(job.files, job.recipe)
     if not resume:
         shared.files.forget()
     shared.files.save_recipe(shared.recipe)
@@ -72,6 +76,22 @@ def _check_names(run: SlimRun) -> None:
         raise InputError(
             f"The network in {run.folder} is of the budgets {', '.join(made)}, not of "
             f"{', '.join(sorted(run.jobs))}. Go on with --resume alone, or give another --out."
+        )
+
+
+def _check_asked(run: SlimRun) -> None:
+    """Refuse other importance or other training than what the folder's network has begun with."""
+    path, folder, asked = run.folder / ASKED, run.folder, run.asked
+    if not path.exists():
+        return
+    before = Asked.load(path)
+    made = run.shared.files.slim_facts.exists() and before.multi_base != asked.multi_base
+    begun = (folder / TRAINED).exists() or (folder / "slim.checkpoint").exists()
+    if made or (begun and before.in_place != asked.in_place):
+        raise InputError(
+            f"The network in {folder} was made with multi_base={before.multi_base} and "
+            f"{before.in_place}, and now it is multi_base={asked.multi_base} and {asked.in_place}. "
+            "Go on with --resume alone, or give another --out."
         )
 
 
@@ -155,7 +175,7 @@ def _note_choice(run: SlimRun, found: Sequence[NestedPlan], slim: SlimNetwork) -
     for each in found:
         job = run.jobs[each.name]
         if each.fitted.remark:
-            job.console.print(f"[yellow]{each.name}: {each.fitted.remark}")
+            job.console.print(f"{each.name}: {each.fitted.remark}", style="yellow")
         measured = job.dense.tested(slim.alone(each.name))
         job.console.print(
             f"{each.name}: {each.plan.macs / run.shared.graph.macs():.1%} of the MACs, {measured}; "
@@ -223,7 +243,7 @@ def verify_slim(run: SlimRun, resume: bool = False) -> Misses:
         export_network(job, alone)
         misses = verify_network(job, alone)
         for miss in misses:
-            job.console.print(f"[red]{name}:[/] {escape(str(miss))}")
+            job.console.print(f"{name}: {miss}", style="red")
         failures += misses
         write_report(job.folder)
     run.console.rule("one network, many budgets", align="left")

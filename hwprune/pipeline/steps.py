@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from hwprune.errors import InputError
+from hwprune.latency.crowding import crowding
 from hwprune.latency.fill import fill
 from hwprune.pipeline.baseline_steps import baselines_left, baselines_step
 from hwprune.pipeline.kernel_times import kernel_times
@@ -42,6 +43,8 @@ def profile_step(job: Job, resume: bool = False, *, renew: bool = False) -> Miss
     """
     job.dense.check_task()
     device = job.device
+    if warning := crowding(device.environment):
+        job.console.print(warning, style="yellow")
     if renew or not (device.stale or device.remote):
         with profile_progress(job.console) as report:
             report("tracing and exporting", 0.0)
@@ -58,10 +61,11 @@ def profile_step(job: Job, resume: bool = False, *, renew: bool = False) -> Miss
     network = table.network(job.graph)
     job.console.print(profile_summary(device.table_path, table, network))
     if device.remote:
-        job.console.print(f"[yellow]It was made on {device.remote}: nothing is measured here.")
+        where = f"It was made on {device.remote}: nothing is measured here."
+        job.console.print(where, style="yellow")
     if device.stale:
         runtime = table.environment["runtime"]
-        job.console.print(f"[yellow]It is stale, of {runtime}, and used as it is.")
+        job.console.print(f"It is stale, of {runtime}, and used as it is.", style="yellow")
     facts = ProfileFacts(
         target=table.target,
         environment=table.environment,

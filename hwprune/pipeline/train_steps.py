@@ -40,7 +40,7 @@ def train_dense_step(job: Job, resume: bool = False) -> Misses:
     trained = job.files.dense_weights.exists()
     if dense.loaded.new_head and not trained:
         then = f"training {epochs} epochs" if epochs else "with --dense-epochs 0 it stays so"
-        job.console.print(f"[yellow]{dense.loaded.new_head}; {then}")
+        job.console.print(f"{dense.loaded.new_head}; {then}", style="yellow")
     if epochs and not trained:
         training = replace(job.recipe.training, epochs=epochs, lr=job.recipe.dense_lr)
         history = train_with_progress(job, dense.loaded.model, training, "dense", resume=True)

@@ -14,15 +14,16 @@ from torch import Tensor, nn
 from hwprune.errors import InputError
 from hwprune.model_state import copy_of, tensors_of
 from hwprune.models.build import build_model
+from hwprune.models.sources import LIBRARIES, names_code
 from hwprune.plan import Plan
 from hwprune.pruning.prune import fit_attributes, leave_out, set_numbers
-from hwprune.storage.atomic_files import write_atomically
+from hwprune.storage.atomic_files import StrPath, write_atomically
 from hwprune.version import __version__
 
 WEIGHTS, PLAN = "model.safetensors", "plan.json"
 
 
-def save(model: nn.Module, plan: Plan, directory: Path | str) -> None:
+def save(model: nn.Module, plan: Plan, directory: StrPath) -> None:
     """Write a pruned network to a folder, as ``model.safetensors`` and ``plan.json``.
 
     The plan is written last and contains the SHA-256 of the weights.
@@ -56,20 +57,24 @@ def save(model: nn.Module, plan: Plan, directory: Path | str) -> None:
     ).save(folder / PLAN)
 
 
-def load(directory: Path | str, model: nn.Module | None = None) -> nn.Module:
+def load(
+    directory: StrPath, model: nn.Module | None = None, *, trust_source: bool = False
+) -> nn.Module:
     """Read a pruned network from a folder that ``save`` wrote.
 
     Args:
         directory: the folder.
         model: the dense network, needed if ``source`` of the saved plan does not say how to build
-            it; it is not changed.
+            it, or names a callable; it is not changed.
+        trust_source: whether a callable that the plan names may be called. It can be any callable:
+            leave it False for folders that others have made.
 
     Returns:
         The pruned network in evaluation mode, on the CPU.
 
     Raises:
-        InputError: a file is missing, the files are from different runs, or they do not fit the
-            architecture.
+        InputError: a file is missing, the files are from different runs, they do not fit the
+            architecture, or the plan names a callable.
 
     Example:
         >>> model, image = hwprune.demo.small_network()
@@ -94,7 +99,11 @@ def load(directory: Path | str, model: nn.Module | None = None) -> nn.Module:
         state = {key: tensor.clone() for key, tensor in load_file(folder / WEIGHTS).items()}
     except SafetensorError as error:
         raise InputError(f"{folder / WEIGHTS} cannot be read: {error}.") from error
-    dense = copy_of(model) if model is not None else build_dense(plan, folder / PLAN)
+    if model is not None:
+        dense = copy_of(model)
+    else:
+        given = "load(directory, model)"
+        dense = build_dense(plan, folder / PLAN, trust_source=trust_source, given=given)
     leave_out(dense, plan.left_out)
     pruned = shaped_like(dense, state)
     set_numbers(pruned, plan.numbers)
@@ -140,23 +149,42 @@ def shaped_like(model: nn.Module, state: dict[str, Tensor]) -> nn.Module:
     return model.eval()
 
 
-def build_dense(plan: Plan, where: Path) -> nn.Module:
+def build_dense(plan: Plan, where: Path, *, trust_source: bool, given: str) -> nn.Module:
     """Build the dense network that a plan was made for, without its weights.
 
     Args:
         plan: the plan.
         where: the file of the plan, for error messages.
+        trust_source: whether a callable that the plan names may be called.
+        given: how the caller takes the network instead, for error messages.
 
     Raises:
-        InputError: ``plan.source`` does not say how to build the network.
+        InputError: ``plan.source`` does not say how to build the network, names a callable that is
+            not trusted, or cannot be built.
     """
     source: dict[str, Any] = plan.source
-    if "model" not in source:
+    name, classes, folder = (source.get(key) for key in ("model", "num_classes", "folder"))
+    if not isinstance(name, str):
         raise InputError(
-            f"{where} does not say how to build the network. Give the dense network as "
-            "load(directory, model)."
+            f"{where} does not say how to build the network. Give the dense network as {given}."
         )
-    return build_model(source["model"], num_classes=source.get("num_classes"))
+    if isinstance(classes, bool) or not isinstance(classes, int | None):
+        raise InputError(
+            f"{where}: num_classes must be a whole number, got {classes!r:.60}. Give the dense "
+            f"network as {given}."
+        )
+    if names_code(name, LIBRARIES) and not trust_source:
+        raise InputError(
+            f"{where} asks to call {name!r}, and a file that somebody sends can name any callable. "
+            f"Give the dense network as {given}, or type trust_source=True if you know who wrote "
+            "the file."
+        )
+    try:
+        return build_model(
+            name, num_classes=classes, folder=folder if isinstance(folder, str) else None
+        )
+    except InputError as error:
+        raise InputError(f"{error} Or give the dense network as {given}.") from error
 
 
 def _sha256(path: Path) -> str:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     Progress,
@@ -59,9 +58,9 @@ def progress_bar(
     if not (console.is_jupyter or (console.is_terminal and not console.is_dumb_terminal)):
         yield _Lines(console, name, unit, clock)
         return
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn())
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn())
     times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-    note_column = TextColumn("{task.fields[note]}")
+    note_column = TextColumn("{task.fields[note]}", markup=False)
     with Progress(*columns, note_column, *times, console=console, transient=True) as bar:
         task = bar.add_task(name, total=None, note="")
 
@@ -120,7 +119,7 @@ class _Lines:
             left = None
         parts = [share, note, "" if left is None else f"about {duration(left)} left"]
         line = f"  {name or self.name}: {', '.join(filter(None, parts))}"
-        self.console.print(escape(line), soft_wrap=True)
+        self.console.print(line, soft_wrap=True)
 
 
 @dataclass
@@ -151,7 +150,7 @@ class Forecast:
         if self._printed or left is None or done - self._first < _STEPS_TO_FORECAST:
             return
         self._printed = True
-        self.console.print(f"  {escape(self.task)}, about {duration(left)} left", soft_wrap=True)
+        self.console.print(f"  {self.task}, about {duration(left)} left", soft_wrap=True)
 
 
 def duration(seconds: float) -> str:

@@ -10,19 +10,19 @@ from typing import Any
 
 from rich.console import Group as RichGroup
 from rich.console import RenderableType
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from hwprune.reporting.baseline_comparison import BASELINE_HEAD
 from hwprune.reporting.html_page import page
 from hwprune.reporting.numbers import milliseconds, value_of
 from hwprune.reporting.summary import RunSummary, change_of, metric_of, read_run
-from hwprune.storage.atomic_files import write_text
+from hwprune.storage.atomic_files import StrPath, write_text
 
 _REPORT_VERSION = 2
 
 
-def write_report(folder: Path) -> Path:
+def write_report(folder: StrPath) -> Path:
     """Write ``report.json`` and ``report.html`` from the facts in a run's folder.
 
     Args:
@@ -34,6 +34,7 @@ def write_report(folder: Path) -> Path:
     Raises:
         InputError: there is no such folder, or a file of facts is corrupt.
     """
+    folder = Path(folder)
     run = read_run(folder)
     content = {
         "version": _REPORT_VERSION,
@@ -46,24 +47,24 @@ def write_report(folder: Path) -> Path:
     return folder / "report.html"
 
 
-def summary_table(folder: Path) -> RenderableType:
+def summary_table(folder: StrPath) -> RenderableType:
     """A table of the dense and the pruned network, and whether the budget was met.
 
     Raises:
         InputError: there is no such folder, or a file of facts is corrupt.
     """
-    run = read_run(folder)
+    run = read_run(Path(folder))
     table = Table()
     for column in ("", "dense", "pruned", "change"):
         table.add_column(column, justify="right" if column else "left")
     for row in run.rows:
-        table.add_row(*map(escape, row))
+        table.add_row(*row)
     baselines = [_baseline_table(run)] if run.baseline_rows else []
     state, sentence = run.verdict
     color = {"met": "green", "missed": "red", "open": "yellow"}[state]
-    reasons = (f"  {escape(reason)}" for reason in run.reasons)
-    sentences = map(escape, run.baseline_sentences)
-    return RichGroup(table, *baselines, *sentences, f"[{color}]{escape(sentence)}[/]", *reasons)
+    reasons = (f"  {reason}" for reason in run.reasons)
+    verdict = Text(sentence, style=color)
+    return RichGroup(table, *baselines, *run.baseline_sentences, verdict, *reasons)
 
 
 def _baseline_table(run: RunSummary) -> Table:
@@ -71,20 +72,20 @@ def _baseline_table(run: RunSummary) -> Table:
     for column in BASELINE_HEAD:
         table.add_column(column, justify="left" if column == BASELINE_HEAD[0] else "right")
     for row in run.baseline_rows:
-        table.add_row(*map(escape, row))
+        table.add_row(*row)
     return table
 
 
-def comparison_table(folders: Sequence[Path]) -> RenderableType:
+def comparison_table(folders: Sequence[StrPath]) -> RenderableType:
     """A table of several runs of one network, with a column for each run.
 
     Raises:
         InputError: there is no such folder, or a file of facts is corrupt.
     """
-    table = Table("", *(escape(folder.name) for folder in folders))
-    columns = [_comparison_column(read_run(folder)) for folder in folders]
+    table = Table("", *(Path(folder).name for folder in folders))
+    columns = [_comparison_column(read_run(Path(folder))) for folder in folders]
     for name in columns[0]:
-        table.add_row(escape(name), *(escape(column.get(name, "")) for column in columns))
+        table.add_row(name, *(column.get(name, "") for column in columns))
     return table
 
 

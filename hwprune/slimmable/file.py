@@ -26,14 +26,14 @@ from hwprune.pruning.prune import set_numbers
 from hwprune.slimmable.channel_order import Arrangement
 from hwprune.slimmable.network import Part, SlimNetwork
 from hwprune.slimmable.slices import Cut, cut_sizes, part_of
-from hwprune.storage.atomic_files import write_atomically
+from hwprune.storage.atomic_files import StrPath, write_atomically
 from hwprune.version import __version__
 
 _SLIM_VERSION = 1
 _STATISTICS = "statistics"
 
 
-def save_slim(slim: SlimNetwork, path: Path | str) -> None:
+def save_slim(slim: SlimNetwork, path: StrPath) -> None:
     """Write a slim network to one safetensors file, atomically.
 
     Args:
@@ -78,20 +78,24 @@ def save_slim(slim: SlimNetwork, path: Path | str) -> None:
     write_atomically(Path(path), lambda temporary: save_file(copies, temporary, metadata))
 
 
-def load_slim(path: Path | str, model: nn.Module | None = None) -> SlimNetwork:
+def load_slim(
+    path: StrPath, model: nn.Module | None = None, *, trust_source: bool = False
+) -> SlimNetwork:
     """Read a slim network from a file that ``save_slim`` wrote.
 
     Args:
         path: the file.
-        model: the dense network, needed if the file does not say how to build it; it is not
-            changed.
+        model: the dense network, needed if the file does not say how to build it, or names a
+            callable; it is not changed.
+        trust_source: whether a callable that the file names may be called. It can be any callable:
+            leave it False for files that others have made.
 
     Returns:
         The slim network in evaluation mode, on the CPU. Its widest network runs first.
 
     Raises:
         InputError: the file does not exist, is damaged or no slim network, or has another version
-            or architecture.
+            or architecture, or names a callable.
 
     Example:
         >>> from hwprune.slimmable.channel_order import Arrangement
@@ -111,7 +115,10 @@ def load_slim(path: Path | str, model: nn.Module | None = None) -> SlimNetwork:
     content, tensors = _read(file)
     parts, arrangement = _parsed(content, file)
     names = list(parts)
-    dense = model if model is not None else build_dense(parts[names[0]].plan, file)
+    first, given = parts[names[0]].plan, "load_slim(path, model)"
+    dense = model
+    if dense is None:
+        dense = build_dense(first, file, trust_source=trust_source, given=given)
     wide = {key: t for key, t in tensors.items() if not key.startswith(f"{_STATISTICS}/")}
     wide |= {key: wide[first] for key, first in content["tied"].items() if first in wide}
     narrower = [

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from rich.console import Group as Together
 from rich.console import RenderableType
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from hwprune.graph import ChannelGraph
 from hwprune.latency.table import LatencyTable
@@ -128,7 +128,7 @@ def explanation(plan: Plan, rows: list[ExplainedWidth]) -> RenderableType:
         price = plan.prices.get(name)
         named = f"{name} at {plan.peak}" if name == "activation bytes" else name
         budgets.add_row(
-            f"[bold]{escape(named)}, binding" if binds else escape(named),
+            Text(f"{named}, binding", style="bold") if binds else named,
             f"{budget:.5g}",
             "" if amount is None else f"{amount:.5g}",
             share,

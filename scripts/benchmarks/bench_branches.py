@@ -15,13 +15,13 @@ from statistics import fmean
 
 import torch
 import torch.nn.functional as F
-from rich.console import Console
 from rich.table import Table
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 import hwprune
 from hwprune.plan import Plan
+from hwprune.reporting.console import plain_console
 
 
 def main() -> None:
@@ -43,7 +43,7 @@ def main() -> None:
         rows.append((more, (job.branch_scores or {})[branch.name], channels))
         table.add_row(branch.name, *(f"{number:.4g}" for number in rows[-1]))
     true, scored, summed = zip(*rows, strict=True)
-    console = Console()
+    console = plain_console()
     console.print(table)
     console.print(
         f"rank correlation with the loss: scores {spearmanr(true, scored)[0]:.2f}, "

@@ -31,6 +31,7 @@ from hwprune.pipeline.run_facts import DenseFacts, PruneFacts, VerifyFacts
 from hwprune.pipeline.steps import step_named
 from hwprune.pipeline.train_steps import finetune_step, train_dense_step
 from hwprune.recipe import Recipe
+from hwprune.reporting.console import plain_console
 
 
 def main() -> None:
@@ -56,7 +57,7 @@ def main() -> None:
     for pair in given.set:
         key, _, text = pair.partition("=")
         fixed[key] = type(getattr(Recipe(), key))(text)
-    console = Console()
+    console = plain_console()
     done = read_rows(given.results)
     wanted = [(budget, seed) for budget in given.budgets for seed in given.seeds]
     recipes = {
@@ -92,7 +93,7 @@ def _control(given: argparse.Namespace, fixed: dict[str, Any]) -> dict[str, Any]
     The pruned networks have been trained longer than the dense one; this tells what that alone
     is worth.
     """
-    job = Job(Recipe.of(**fixed, out=str(given.out)), Console())
+    job = Job(Recipe.of(**fixed, out=str(given.out)), plain_console())
     facts = train_control(job)
     assert facts is not None  # this is the only process
     return {"top1": facts.accuracy.top1, "seed": job.recipe.seed}
@@ -121,7 +122,7 @@ def _prepare(job: Job, dense: Path) -> None:
 def _finetune(recipe: Recipe, processes: int) -> None:
     """Distil, on this process's share of the cores; nothing is timed meanwhile."""
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
-    job = Job(recipe, Console())
+    job = Job(recipe, plain_console())
     if not (job.folder / "finetune.json").exists():
         finetune_step(job, resume=True)
 

@@ -35,7 +35,6 @@ from accuracy_methods import WIDTHS, Unreachable, search, side_by_side
 from hwprune.export.to_onnx import save_onnx
 from hwprune.export.verify import verify
 from results_file import append_row, read_rows, redraw
-from rich.console import Console
 from slim_table import draw, tables
 from trained_networks import CIFAR, job_of, make_dense, of_recipe
 
@@ -51,6 +50,7 @@ from hwprune.pipeline.steps import profile_step
 from hwprune.pipeline.train_steps import finetune_step
 from hwprune.plan import Plan
 from hwprune.recipe import Recipe
+from hwprune.reporting.console import plain_console
 from hwprune.reporting.facts import SLIM_FACTS
 from hwprune.slimmable.file import load_slim
 from hwprune.slimmable.joint_training import InPlace
@@ -187,7 +187,7 @@ def _train_all(given: argparse.Namespace, again: Sequence[Again]) -> None:
 def _train(again: Again) -> list[Row]:
     """Train the same channels on one core; the rows, from the exported files."""
     torch.set_num_threads(1)
-    job = Job(again.recipe, Console(quiet=True))
+    job = Job(again.recipe, plain_console(quiet=True))
     shutil.rmtree(job.folder, ignore_errors=True)
     shutil.copytree(again.first, job.folder, ignore=shutil.ignore_patterns(*TRAINED))
     if job.files.slim_facts.exists():
@@ -222,7 +222,7 @@ def separate(recipe: Recipe, budgets: Sequence[float]) -> list[Row]:
     for budget in budgets:
         out = Path(recipe.out) / f"{budget}x"
         _lend(Path(recipe.out), out)
-        job = Job(recipe.but("the benchmark", out=str(out), budget=f"{budget}x"), Console())
+        job = Job(recipe.but("the benchmark", out=str(out), budget=f"{budget}x"), plain_console())
         try:
             run(job, resume=True)
         except BudgetError as reason:
@@ -304,7 +304,7 @@ def _together(
     in_place: InPlace = OURS,
 ) -> list[Row]:
     asked = Asked(tuple(f"{budget}x" for budget in budgets), (), in_place, multi_base)
-    prepared = slim_run(recipe, asked, Console())
+    prepared = slim_run(recipe, asked, plain_console())
     choose(prepared)
     try:
         run_slim(prepared, resume=True)

@@ -24,6 +24,7 @@ from torch import Tensor
 from torchvision import models
 
 import hwprune
+from hwprune.reporting.console import plain_console
 from hwprune.slimmable.channel_order import find_arrangement
 from hwprune.slimmable.deadline import Deadline
 
@@ -50,7 +51,7 @@ def main() -> None:
     torch.set_num_threads(1)
     image = torch.rand(1, *given.shape)
     slim = hwprune.load_slim(given.file) if given.file else uniform_widths(image)
-    console = Console()
+    console = plain_console()
     with torch.inference_mode():
         compare(slim, image, console)
         latencies = {name: median(ms) for name, ms in measured(slim, image, rounds=30).items()}

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from accuracy_methods import WIDTHS
-from rich.console import Console
 
 from hwprune.latency.fill import fill
 from hwprune.pipeline.run_context import Job
 from hwprune.pipeline.steps import trace_step
 from hwprune.pipeline.train_steps import train_dense_step
 from hwprune.recipe import Recipe
+from hwprune.reporting.console import plain_console
 
 CIFAR = Path(__file__).resolve().parents[2] / "tests" / "support" / "cifar_resnet.py"
 
@@ -54,7 +54,7 @@ def job_of(own: Mapping[str, Any], out: Path, **more: Any) -> Job:
     table = str(out / "table.jsonl")
     widths = {"min_fraction": WIDTHS.min_fraction}
     recipe = Recipe.of("the benchmark", **own, **widths, out=str(out), table=table, **more)
-    return Job(recipe, Console())
+    return Job(recipe, plain_console())
 
 
 def make_dense(job: Job) -> None:

@@ -25,6 +25,7 @@ from hwprune.importance.score import score
 from hwprune.latency.table import LatencyTable
 from hwprune.onnx_graph.run import onnx_runner
 from hwprune.plan import Plan
+from hwprune.recipe import Recipe
 from hwprune.targets.fake import FakeTarget
 from hwprune.targets.tensorrt.engine_file import read_engine
 
@@ -282,9 +283,10 @@ def test_ctrl_c_leaves_a_checkpoint_and_resume_goes_on(copied: Path, tmp_path: P
     (copied / "finetune.json").unlink()
     tests = str(Path(tiny.__file__).parent)
     (tmp_path / "data.py").write_text(PRESSES_ONCE.format(tests=tests, folder=str(tmp_path)))
-    given = ["run", "--resume", "--data", f"{tmp_path / 'data.py'}:images", "--epochs", "3",
-             "--out", str(copied)]  # fmt: skip
     (copied / "student.checkpoint").unlink()
+    other = f"{tmp_path / 'data.py'}:images"
+    Recipe.load(copied / "recipe.toml", data=other).save(copied / "recipe.toml")
+    given = ["run", "--resume", "--trust-source", "--epochs", "3", "--out", str(copied)]
     # Not in the checkout, whose hwprune/ would hide the installed package.
     command = [sys.executable, "-m", "hwprune", *given]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)

@@ -249,9 +249,9 @@ def test_another_target_is_refused_before_anything_is_measured(
 
 
 def test_accuracies_are_published_at_one_size() -> None:
-    assert _published("resnet50", 160) is None
-    assert _published("efficientnet_b3", 224) is None
-    assert _published("efficientnet_b3", 300) == pytest.approx(0.82008)
+    assert _published("resnet50", (160, 160)) is None
+    assert _published("efficientnet_b3", (224, 224)) is None
+    assert _published("efficientnet_b3", (300, 300)) == pytest.approx(0.82008)
 
 
 def test_quantisers_count_as_no_parameters() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from hwprune.cli.main import commands, main
+from hwprune.models.sources import remember
 from hwprune.recipe import Recipe
 
 
@@ -23,4 +24,7 @@ def leave_recipe(folder: Path, *options: str) -> None:
     context = commands.commands["run"].make_context("run", [*options, "--out", str(folder)])
     names = {field.name for field in dataclasses.fields(Recipe)}
     given = {n: v for n, v in context.params.items() if n in names and v is not None}
-    Recipe.of(**given).save(folder / "recipe.toml")
+    recipe = Recipe.of(**given)
+    recipe.save(folder / "recipe.toml")
+    for source in (recipe.model, recipe.data):
+        remember(source)

@@ -8,9 +8,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from hwprune.recipe import Recipe
+from hwprune.reporting.console import plain_console
 from hwprune.reporting.report import summary_table, write_report
 from hwprune.tasks.evaluation import Evaluation
 
@@ -77,7 +76,8 @@ def leave(folder: Path, steps: dict[str, dict[str, Any]], **recipe: Any) -> Path
 
 
 def terminal(folder: Path) -> str:
-    console = Console(width=300)
+    console = plain_console()
+    console.width = 300
     with console.capture() as captured:
         console.print(summary_table(folder))
     return captured.get()

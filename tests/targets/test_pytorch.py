@@ -25,6 +25,7 @@ from hwprune.latency.chain import chain
 from hwprune.latency.effort import Effort
 from hwprune.latency.fill import batch_of
 from hwprune.latency.kernels import describe
+from hwprune.onnx_graph.run import onnx_runner
 from hwprune.targets.base import TorchNetwork
 from hwprune.targets.pytorch.cuda import CudaClock
 from hwprune.targets.registry import load_target, need_files
@@ -199,7 +200,7 @@ def test_both_forms_of_a_chain_are_the_same_network() -> None:
     image = torch.rand(1, 8, 28, 28)
     with torch.no_grad():
         wanted = module.model(image)
-    got = hwprune.export.verify.onnx_runner(files)(image)
+    got = onnx_runner(files)(image)
     assert torch.allclose(got, wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
     assert module.inputs[0].shape == image.shape
 
