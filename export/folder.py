@@ -14,13 +14,14 @@ from rich.console import Console
 
 from hwprune.errors import InputError
 from hwprune.graph import ChannelGraph
+from hwprune.latency.crowding import crowding
 from hwprune.latency.effort import Effort
 from hwprune.latency.fill import fill
 from hwprune.latency.sampling import all_widths
 from hwprune.latency.table import LatencyTable
 from hwprune.reporting.progress import profile_progress
 from hwprune.reporting.terminal import profile_summary
-from hwprune.storage.atomic_files import write_atomically, write_text
+from hwprune.storage.atomic_files import StrPath, write_atomically, write_text
 from hwprune.storage.from_json import restore
 from hwprune.targets.registry import load_target, need_files
 
@@ -40,12 +41,13 @@ class ExportedNetworks:
             file can be cut at any widths, so that the device's own step is used.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: StrPath) -> None:
         """Read a folder of ``write_networks``.
 
         Raises:
             InputError: the folder holds no exported network, or one of another version.
         """
+        folder = Path(folder)
         facts = _read(folder / "graph.json")
         if facts.get("version") != _FOLDER_VERSION:
             raise InputError(
@@ -79,7 +81,7 @@ class ExportedNetworks:
 def write_networks(
     dense: onnx.ModelProto,
     graph: ChannelGraph,
-    folder: Path,
+    folder: StrPath,
     planned: _Planned | None = None,
     step: int = 1,
 ) -> None:
@@ -95,6 +97,7 @@ def write_networks(
             cut on the device: every network to measure is then written. None if it can be cut.
         step: number of channels that the widths of these networks are multiples of.
     """
+    folder = Path(folder)
     _save(dense, folder / "dense.onnx")
     if planned is not None:
         for widths in all_widths(graph, step):
@@ -109,9 +112,9 @@ def write_networks(
 
 
 def measure_folder(
-    folder: Path,
+    folder: StrPath,
     target: str,
-    table_path: Path,
+    table_path: StrPath,
     console: Console,
     *,
     effort: Effort,
@@ -131,7 +134,10 @@ def measure_folder(
         InputError, TableError: as ``ExportedNetworks`` and ``fill``.
     """
     need_files(target)
+    table_path = Path(table_path)
     networks, device = ExportedNetworks(folder), load_target(target)
+    if warning := crowding(device.environment()):
+        console.print(warning, style="yellow")
     with profile_progress(console) as report:
         table = fill(
             networks.graph, networks, device,

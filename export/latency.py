@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import onnx
 from rich.console import Console
 
 from hwprune.errors import HwpruneError, InputError, LatencyMiss, NotMeasured
 from hwprune.latency.budget import Budget
+from hwprune.latency.crowding import check_pace, crowding
 from hwprune.latency.effort import Effort
 from hwprune.latency.measure import CLOCKS
 from hwprune.latency.pair import Pair, measure_pair
 from hwprune.latency.spread import Spread
 from hwprune.onnx_graph.batch import batch_in
 from hwprune.onnx_graph.read import read_onnx
+from hwprune.storage.atomic_files import StrPath
 from hwprune.targets.base import Loadable, Target
 from hwprune.targets.registry import load_target, need_files
 
 
 def measure_files(
-    dense: Path,
-    pruned: Path,
+    dense: StrPath,
+    pruned: StrPath,
     target: str,
     budget: str,
     console: Console,
@@ -44,7 +45,11 @@ def measure_files(
     """
     need_files(target)
     wanted, device = Budget.parse(budget), load_target(target)
-    pair = side_by_side(_fixed(dense), _fixed(pruned), device, effort)
+    if warning := crowding(device.environment()):
+        console.print(warning, style="yellow")
+    first = _fixed(dense)
+    check_pace(device.environment(), device.load(first))
+    pair = side_by_side(first, _fixed(pruned), device, effort)
     ratio = wanted.ratio_to(pair.dense.latency_ms)
     console.print(
         f"{device.name}: dense {pair.dense.latency_ms:.3f} ms, pruned "
@@ -56,7 +61,7 @@ def measure_files(
     return pair
 
 
-def _fixed(path: Path) -> onnx.ModelProto:
+def _fixed(path: StrPath) -> onnx.ModelProto:
     model = read_onnx(path)
     if batch_in(model) is None:
         raise InputError(

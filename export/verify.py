@@ -17,6 +17,7 @@ from hwprune.latency.spread import Spread
 from hwprune.onnx_graph.precision import precision_of
 from hwprune.onnx_graph.read import read_onnx
 from hwprune.onnx_graph.run import onnx_runner
+from hwprune.storage.atomic_files import StrPath
 from hwprune.targets.base import Loadable, Target, TorchNetwork
 from hwprune.training.evaluate import Accuracy, accuracy, predictions
 
@@ -77,7 +78,7 @@ class Verification:
 
 
 def verify(
-    path: Path,
+    path: StrPath,
     student: nn.Module,
     dense: Loadable,
     target: Target | None,
@@ -123,6 +124,6 @@ def verify(
         accuracy(got, labels),
         pair,
         None if pair is None else budget.ratio_to(pair.dense.latency_ms),
-        path.stat().st_size,
+        Path(path).stat().st_size,
         precision_of(exported),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Any, get_type_hints
 
 from hwprune.errors import InputError
 from hwprune.importance.criterion_names import CRITERIA, DEFAULT_CRITERION
+from hwprune.latency.budget import Budget
+from hwprune.latency.effort import Effort
 from hwprune.storage.atomic_files import StrPath, write_text
 from hwprune.training.settings import Training
 
@@ -27,6 +30,13 @@ _NOT_NEGATIVE = ("image_size", "epochs", "workers", "seed", "weight_decay", "gam
                  "min_width", "multiple", "max_macs", "max_params", "max_weight_bytes",
                  "max_activation_bytes", "compensate", "clip", "mixup", "cutmix",
                  "checkpoint_steps", "round_steps")  # fmt: skip
+_GREATEST = 10**300  # of whole numbers that are read as fractions
+_KINDS: dict[type, tuple[str, str]] = {
+    bool: ("true or false", "true"),
+    int: ("a whole number", "8"),
+    float: ("a number", "0.5"),
+    str: ("text in quotes", '"..."'),
+}
 _CHOICES = {
     "criterion": CRITERIA,
     "precision": ("no", "bf16", "fp16"),
@@ -210,6 +220,12 @@ class Recipe:
     workers: int = _option(Training.workers, "processes that load images", _TRAINING)
     seed: int = _option(Training.seed, "random seed", _NETWORK)
 
+    def __post_init__(self) -> None:
+        for each in dataclasses.fields(self):
+            value = getattr(self, each.name)
+            if isinstance(value, os.PathLike):
+                object.__setattr__(self, each.name, os.fspath(value))
+
     @property
     def training(self) -> Training:
         """How networks are trained; the options have the names that they have there."""
@@ -223,7 +239,7 @@ class Recipe:
         return tuple(each.name for each in fields if command in each.metadata["read_by"])
 
     def check(self) -> None:
-        """Refuse numbers that make no sense.
+        """Refuse values that make no sense.
 
         Raises:
             InputError: names the option.
@@ -259,6 +275,8 @@ class Recipe:
             )
         if not 0 < self.min_fraction <= 1:
             raise InputError(f"--min-fraction must lie in (0, 1], got {self.min_fraction}.")
+        Budget.parse(self.budget)
+        Effort.parse(self.measure, self.latency)
         for name, known in _CHOICES.items():
             if getattr(self, name) not in known:
                 raise InputError(
@@ -310,16 +328,26 @@ class Recipe:
             InputError: an unknown name, or a value of the wrong type.
         """
         types = get_type_hints(cls)
-        for key, value in values.items():
+        for key in values:
             if key not in types:
                 raise InputError(f"{where} has no option {key!r}; it knows {', '.join(types)}.")
-            if types[key] is float and type(value) is int:
-                values[key] = float(value)
-            elif type(value) is not types[key]:
-                raise InputError(f"{where}: {key} must be {types[key].__name__}, got {value!r}.")
-        recipe = cls(**values)
+        recipe = cls(**{k: _as(types[k], value, k, where) for k, value in values.items()})
         recipe.check()
         return recipe
+
+
+def _as(kind: type, value: Any, key: str, where: str) -> Any:
+    """A value as the kind of its option: as text a number is what it is on the command line."""
+    if kind is str and (type(value) in (int, float) or isinstance(value, os.PathLike)):
+        return str(value)
+    if kind is float and type(value) is int and abs(value) < _GREATEST:
+        return float(value)
+    if type(value) is not kind:
+        words, example = _KINDS[kind]
+        raise InputError(
+            f"{where}: {key} must be {words}, got {value!r:.60}. Write it as {key} = {example}."
+        )
+    return value
 
 
 def read_toml(path: StrPath) -> dict[str, Any]:

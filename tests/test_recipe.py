@@ -21,7 +21,7 @@ from hwprune.training.settings import Training
 FIELDS = {field.name: field for field in dataclasses.fields(Recipe)}
 CHOICES = ("criterion", "precision", "optimizer", "schedule", "memory_format", "track")
 BAD = {
-    str: [1, 1.5, True, ["a"]],
+    str: [True, ["a"], {}],
     int: ["1", 1.5, True, [1]],
     float: ["1", True, [1.0], {}],
     bool: ["true", 1, 0.0, []],
@@ -37,6 +37,42 @@ def test_a_value_of_another_type_is_refused(name) -> None:
     for value in BAD[type(FIELDS[name].default)]:
         with pytest.raises(InputError, match=f"{name} must be"):
             Recipe.of(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("budget = 0.5", "Budget '0.5'.*--budget 0.5x"),
+        ("budget = 12", "Budget '12'.*--budget 12ms"),
+        ('measure = "long"', "--measure 'long'"),
+        ("measure = 0", "--measure '0'"),
+        ("latency = 3", "--latency '3'"),
+        ("criterion = 1", "--criterion must be one of"),
+        ('epochs = "8"', "epochs must be a whole number, got '8'. Write it as epochs = 8"),
+        ("epochs = 8.0", "epochs must be a whole number"),
+        ('lr = "1e-3"', "lr must be a number"),
+        ('depth = "no"', "depth must be true or false"),
+        ('keep = ["stem", "head"]', "keep must be text in quotes"),
+        ("image_size = [224, 224]", "image_size must be a whole number"),
+        ("data = {}", "data must be text in quotes"),
+        (f"max_macs = 1{'0' * 400}", "max_macs must be a number"),
+        ("budget = 2026-01-01", "budget must be text in quotes"),
+    ],
+)
+def test_a_file_with_a_value_of_another_type_is_refused_as_on_the_command_line(
+    line: str, said: str, tmp_path
+) -> None:
+    (tmp_path / "recipe.toml").write_text(line)
+    with pytest.raises(InputError, match=said):
+        Recipe.load(tmp_path / "recipe.toml")
+
+
+def test_numbers_do_for_text_and_paths_for_names(tmp_path) -> None:
+    assert Recipe.of(measure=120, out=tmp_path).measure == "120"
+    for recipe in (Recipe.of(out=tmp_path, weights=tmp_path / "w.pt"), Recipe(out=tmp_path)):
+        recipe.save(tmp_path / "recipe.toml")
+        assert Recipe.load(tmp_path / "recipe.toml") == recipe
+        assert recipe.out == str(tmp_path)
 
 
 def test_whole_numbers_do_for_fractions() -> None:
@@ -122,7 +158,7 @@ def test_a_file_gives_back_what_was_saved(tmp_path) -> None:
     changed = {
         name: {str: 'ü "quoted" \\ 🐎\n', int: 7, float: 1.25e-7, bool: True}[type(field.default)]
         for name, field in FIELDS.items()
-        if name not in CHOICES
+        if name not in (*CHOICES, "budget", "measure", "latency")
     }
     for recipe in (Recipe.of(**changed), Recipe(lr=1e20, precision="bf16")):
         recipe.save(tmp_path / "recipe.toml")

@@ -10,6 +10,7 @@ from hwprune.cli.options import Amount, check_source, trust_option
 from hwprune.errors import InputError
 from hwprune.recipe import Recipe
 from hwprune.reporting.console import plain_console
+from hwprune.storage.atomic_files import need_folder
 
 
 @click.command("compare")
@@ -53,6 +54,7 @@ def compare_command(
     from hwprune.latency.effort import Effort
     from hwprune.targets.registry import load_target
 
+    need_folder(out, "--out")
     sizes = [part.strip() for part in batches.split(",") if part.strip()]
     if not sizes or not all(size.isdecimal() and int(size) for size in sizes):
         raise InputError(f"--batches {batches!r}: expected batch sizes, such as 1,32,256.")

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from hwprune.errors import HwpruneError, InputError
 from hwprune.pipeline.device_profile import find_profile
 from hwprune.recipe import Recipe
 from hwprune.reporting.console import plain_console
+from hwprune.storage.atomic_files import need_folder
 
 TOGETHER = ("dense", "finetune", "baselines")  # the commands that several processes may run
 STOPPED = 130  # exit status after Ctrl-C
@@ -219,6 +221,7 @@ def profile_command(
 
     job = Job(recipe, plain_console())
     if export_only is not None:
+        need_folder(export_only, "--export-only")
         export_networks(job, export_only)
         return
     job.recipe.need("out")
@@ -364,6 +367,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail(error.format_message(), InputError.exit_status)
     except (KeyboardInterrupt, click.Abort):
         _fail("Stopped.", STOPPED)
+    except OSError as error:  # a full or missing disk, where no function of ours expected it
+        _give_up_output()
+        if not isinstance(error, BrokenPipeError):
+            where = f" ({error.filename})" if error.filename else ""
+            _fail(
+                f"{error.strerror or error}{where}. What was finished is kept: free some space, "
+                f"also in {os.environ.get('TMPDIR', 'the folder of temporary files')}, and run the "
+                "same command again.",
+                HwpruneError.exit_status,
+            )
+        sys.exit(HwpruneError.exit_status)
+
+
+def _give_up_output() -> None:
+    """Point the standard output to nowhere: Python writes what is left in its buffer at the end."""
+    with suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(message: str, status: int) -> None:

@@ -17,6 +17,7 @@ from hwprune.models.sources import LIBRARIES, READERS, is_remembered, names_code
 from hwprune.pipeline.device_profile import apply_profile, find_profile
 from hwprune.recipe import Recipe
 from hwprune.reporting.console import plain_console
+from hwprune.storage.atomic_files import need_folder
 
 if TYPE_CHECKING:
     from hwprune.pipeline.run_context import Job
@@ -151,9 +152,11 @@ def recipe_of_folder(options: dict[str, Any]) -> Recipe:
     """The recipe in ``--out``, where there is one, with the options that were given.
 
     Raises:
-        InputError: the recipe in the folder names a callable that the user has not named here.
+        InputError: ``--out`` is not a folder, or the recipe in it names a callable that the user
+            has not named here.
     """
     given = _given(options)
+    need_folder(given.get("out", ""), "--out")
     saved = Path(given["out"]) / "recipe.toml" if given.get("out") else None
     if saved is None or not saved.exists():
         return _named_by_user(Recipe.of(**given))
@@ -164,9 +167,16 @@ def recipe_of_folder(options: dict[str, Any]) -> Recipe:
 
 def recipe_of_run(recipe_file: Path | None, resume: bool, options: dict[str, Any]) -> Recipe:
     """The recipe of a file, or of the run that is resumed, with the options that were given."""
-    if recipe_file is None and resume:
-        return recipe_of_folder(options)
     given = _given(options)
+    need_folder(given.get("out", ""), "--out")
+    if recipe_file is None and resume:
+        out = given.get("out")
+        if out and not given.get("model") and not (Path(out) / "recipe.toml").exists():
+            raise InputError(
+                f"{out} holds no run to go on with: it has no recipe.toml. Give --out the folder "
+                "that `hwprune run` wrote to, or begin one with `hwprune run recipe.toml`."
+            )
+        return recipe_of_folder(options)
     recipe = Recipe.load(recipe_file, **given) if recipe_file else Recipe.of(**given)
     return _named_by_user(recipe)
 

@@ -12,7 +12,7 @@ from hwprune.comparison.networks import Candidate
 from hwprune.errors import HwpruneError, InputError, NotHere
 from hwprune.latency.measure import Clock, Measurement, Statistic, interleave, join_moments
 from hwprune.latency.spread import MeasuredRatio, spread_of
-from hwprune.storage.atomic_files import write_text
+from hwprune.storage.atomic_files import StrPath, write_text
 from hwprune.storage.from_json import restore
 from hwprune.targets.base import Target
 
@@ -101,7 +101,7 @@ class Comparison:
                 f"but this one is on {target} ({environment}). Give another --out."
             )
 
-    def save(self, path: Path) -> None:
+    def save(self, path: StrPath) -> None:
         """Write the comparison as JSON, atomically, with the latencies as well as the raw times."""
         content = asdict(self)
         for entry, facts in zip(self.entries, content["entries"], strict=True):
@@ -110,14 +110,14 @@ class Comparison:
         write_text(path, json.dumps(content, indent=1) + "\n")
 
     @classmethod
-    def load(cls, path: Path) -> Comparison:
+    def load(cls, path: StrPath) -> Comparison:
         """Read a comparison that ``save`` wrote.
 
         Raises:
             InputError: the file does not hold a comparison.
         """
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
             for facts in content["entries"]:
                 del facts["latency_ms"], facts["images_per_second"]
             found: Comparison = restore(cls, content)

@@ -21,6 +21,7 @@ from hwprune.onnx_graph.read import read_onnx
 from hwprune.onnx_graph.size import Size, size_of
 from hwprune.pipeline.run_context import Job
 from hwprune.recipe import Recipe
+from hwprune.storage.atomic_files import StrPath
 from hwprune.targets.base import Form, Loadable, TorchNetwork
 
 # The last one has smaller images, which is the simplest way to make a network faster.
@@ -123,14 +124,14 @@ def references(names: str, image_size: int) -> list[Candidate]:
     return found
 
 
-def from_paths(paths: Iterable[Path]) -> list[Candidate]:
+def from_paths(paths: Iterable[StrPath]) -> list[Candidate]:
     """The networks of run folders, each with its dense network, and of ONNX files.
 
     Raises:
         InputError: a path is neither of these.
     """
     found: list[Candidate] = []
-    for path in paths:
+    for path in map(Path, paths):
         if path.is_dir() and not (path / "recipe.toml").exists():
             raise InputError(
                 f"{path} is not the folder of a run: it has no recipe.toml. Give the folder of a "

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hwprune.comparison.measure import Comparison, Entry
+from hwprune.storage.atomic_files import StrPath
 
 
 def show(comparison: Comparison, console: Console) -> None:
@@ -54,7 +55,7 @@ def _row(entry: Entry, marks: Mapping[str, str]) -> list[Any]:
     ]
 
 
-def draw(comparison: Comparison, path: Path) -> None:
+def draw(comparison: Comparison, path: StrPath) -> None:
     """Draw accuracy over measured latency into an SVG file, with a chart for every batch size.
 
     Accuracies of different origins have different marks, since they cannot be compared.
@@ -62,7 +63,7 @@ def draw(comparison: Comparison, path: Path) -> None:
     import matplotlib
     from matplotlib.figure import Figure
 
-    batches = comparison.batches
+    path, batches = Path(path), comparison.batches
     style: dict[Any, Any] = {
         "svg.fonttype": "none",
         "text.parse_math": False,

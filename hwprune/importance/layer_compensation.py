@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 from torch import Tensor
 
 from hwprune.errors import InputError
+from hwprune.storage.atomic_files import StrPath
 from hwprune.storage.json_lines import append_line, read_lines
 
 _SEARCH_VERSION = 2  # version of the file; in version 1 offsets were in units of another mean
@@ -61,7 +62,7 @@ def compensate(
     *,
     candidates: int = 100,
     seed: int = 0,
-    path: Path | None = None,
+    path: StrPath | None = None,
     about: Mapping[str, Any] | None = None,
     budget: float = 0.0,
     report: Report | None = None,
@@ -91,6 +92,7 @@ def compensate(
         InputError: ``path`` is damaged, or belongs to a search of another version, network, seed,
             or with other facts.
     """
+    path = None if path is None else Path(path)
     facts = {"version": _SEARCH_VERSION, "seed": seed, **(about or {})}
     tried = _read(path, scores, facts, budget, candidates)
     while len(tried) < candidates:

@@ -22,6 +22,7 @@ from hwprune.errors import TableError
 from hwprune.graph import ChannelGraph
 from hwprune.latency.calibrate import MOMENTS, calibrate, calibration_run, whole_network_widths
 from hwprune.latency.chain import probe_model
+from hwprune.latency.crowding import check_pace
 from hwprune.latency.effort import Effort
 from hwprune.latency.kernels import Kernel, describe
 from hwprune.latency.measure import PROBE_TOLERANCE, Measurement, Probe
@@ -31,6 +32,7 @@ from hwprune.latency.step import find_step
 from hwprune.latency.surface import typical_ms
 from hwprune.latency.table import LatencyTable
 from hwprune.latency.table_file import append
+from hwprune.storage.atomic_files import StrPath
 from hwprune.targets.base import KernelTime, Loadable, Runnable, Target, TorchNetwork, load_for_grid
 from hwprune.targets.cuda.nvidia import gpu_state
 
@@ -71,7 +73,7 @@ def fill(
     networks: Networks,
     device: Target,
     *,
-    path: Path | None = None,
+    path: StrPath | None = None,
     step: int | None = None,
     renew: bool = False,
     effort: Effort | None = None,
@@ -101,11 +103,14 @@ def fill(
     Raises:
         TableError: ``path`` holds a table of another device, runtime or version, or another process
             is writing to it.
+        InputError: the target has more threads than there are cores, and would take too long.
     """
+    path = None if path is None else Path(path)
     report, effort, tally = progress or (lambda what, share: None), effort or Effort(), _Tally()
     with only_writer(path):
         if renew and path is not None:
             _set_aside(path)
+        check_pace(device.environment(), device.load(networks.dense))
         table = _open(device, networks.dense, path, step, report)
         if table.is_calibration_current(graph, effort.statistic):
             return table

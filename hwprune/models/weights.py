@@ -12,13 +12,14 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from hwprune.errors import InputError
+from hwprune.storage.atomic_files import StrPath
 
 _WRAPPERS = ("state_dict", "model")
 _HEADS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _BATCH_COUNTER = "num_batches_tracked"  # not in files older than torch 0.4.1; of no use to a pruner
 
 
-def read_state_dict(path: Path) -> dict[str, Tensor]:
+def read_state_dict(path: StrPath) -> dict[str, Tensor]:
     """Read a state dict ``{name: tensor}`` from ``path``, on the CPU.
 
     A ``.safetensors`` file, or what ``torch.save`` wrote of ``model.state_dict()``, also inside
@@ -27,6 +28,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     Raises:
         InputError: no such file, a corrupt one, or one that holds more than tensors.
     """
+    path = Path(path)
     if not path.is_file():
         raise InputError(
             f"There is no weights file {path}. Give a .safetensors file, or one written by "

@@ -7,6 +7,7 @@ from typing import Any
 
 from hwprune.errors import InputError
 from hwprune.recipe import Recipe, read_toml
+from hwprune.storage.atomic_files import StrPath
 
 OF_TARGET = ("precision", "threads")  # options of the target, written as keys of their own
 OF_RECIPE = ("target", "batch", "budget", "table", "stale_table", "max_macs", "max_params",
@@ -14,7 +15,7 @@ OF_RECIPE = ("target", "batch", "budget", "table", "stale_table", "max_macs", "m
              "depth", "latency", "measure")  # fmt: skip
 
 
-def find_profile(name: str) -> Path:
+def find_profile(name: StrPath) -> Path:
     """The file of a profile: a path, or a name such as ``edge-cpu``.
 
     A name stands for ``edge-cpu.toml`` in the current folder or in its folder ``profiles``.
@@ -27,12 +28,12 @@ def find_profile(name: str) -> Path:
         if path.is_file():
             return path
     raise InputError(
-        f"No budget profile {name!r}: none of {', '.join(map(str, candidates))} is a file. Write "
-        'one with two lines: target = "onnxruntime-cpu" and budget = "0.5x".'
+        f"No budget profile {str(name)!r}: none of {', '.join(map(str, candidates))} is a file. "
+        'Write one with two lines: target = "onnxruntime-cpu" and budget = "0.5x".'
     )
 
 
-def apply_profile(recipe: Recipe, path: Path) -> Recipe:
+def apply_profile(recipe: Recipe, path: StrPath) -> Recipe:
     """The recipe for one device, in a folder of the profile's name below the recipe's.
 
     The latency table is the file's sibling ``NAME.jsonl`` unless it names another, from where it
@@ -41,6 +42,7 @@ def apply_profile(recipe: Recipe, path: Path) -> Recipe:
     Raises:
         InputError: no TOML, an unknown key, a value of the wrong type, or no target or budget.
     """
+    path = Path(path)
     content = read_toml(path)
     for key in content:
         if key not in (*OF_RECIPE, *OF_TARGET):

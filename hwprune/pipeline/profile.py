@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from os import PathLike
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,6 +11,7 @@ from hwprune.graph import ChannelGraph
 from hwprune.latency.effort import Effort
 from hwprune.latency.fill import Progress, fill
 from hwprune.latency.table import LatencyTable
+from hwprune.storage.atomic_files import StrPath
 from hwprune.targets.base import Target
 from hwprune.targets.registry import load_target
 from hwprune.tracing.trace import trace
@@ -24,7 +23,7 @@ def profile(
     target: str | Target = "onnxruntime-cpu",
     *,
     graph: ChannelGraph | None = None,
-    path: str | PathLike[str] | None = None,
+    path: StrPath | None = None,
     renew: bool = False,
     effort: Effort | None = None,
     progress: Progress | None = None,
@@ -62,5 +61,4 @@ def profile(
     device = load_target(target) if isinstance(target, str) else target
     graph = graph or trace(model, example_inputs)
     networks = planned_networks(device.takes, model, example_inputs, graph)
-    file = None if path is None else Path(path)
-    return fill(graph, networks, device, path=file, renew=renew, effort=effort, progress=progress)
+    return fill(graph, networks, device, path=path, renew=renew, effort=effort, progress=progress)

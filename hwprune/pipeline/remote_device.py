@@ -13,16 +13,18 @@ from hwprune.pipeline.run_context import Job
 from hwprune.plan import Plan
 from hwprune.solver.closed_loop import plan_budget
 from hwprune.solver.explain import explain, explanation
+from hwprune.storage.atomic_files import StrPath
 from hwprune.targets.registry import need_files
 
 
-def export_networks(job: Job, folder: Path) -> None:
+def export_networks(job: Job, folder: StrPath) -> None:
     """Write what profiling the network on a device without PyTorch needs.
 
     Raises:
         InputError: the device's step must be known beforehand, and ``multiple`` does not say it; or
             the target runs no files.
     """
+    folder = Path(folder)
     need_files(job.recipe.target)
     networks = PlannedNetworks(job.dense.model, job.example, job.graph)
     step = job.recipe.multiple

@@ -27,6 +27,7 @@ from hwprune.recipe import Recipe
 from hwprune.solver.constraints import Constraints
 from hwprune.solver.ties import find_ties
 from hwprune.solver.width_options import WidthOptions
+from hwprune.storage.atomic_files import need_folder
 from hwprune.targets.registry import file_precision, symmetric
 
 
@@ -52,9 +53,10 @@ class Job:
             dense: the dense network of another job of the same network and data, to share it.
 
         Raises:
-            InputError: a number in the recipe makes no sense.
+            InputError: a value in the recipe makes no sense, or ``out`` is not a folder.
         """
         recipe.check()
+        need_folder(recipe.out, "--out")
         self.recipe = recipe
         self.console = console or Console(quiet=True)
         self.files = RunFolder(Path(recipe.out))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from hwprune.errors import HwpruneError, InputError
 from hwprune.pipeline.baseline_steps import share_control
@@ -13,7 +12,7 @@ from hwprune.pipeline.step import raise_first, take_steps
 from hwprune.pipeline.steps import STEPS
 from hwprune.pipeline.unchanged import check_unchanged
 from hwprune.reporting.report import comparison_table
-from hwprune.storage.atomic_files import copy_file
+from hwprune.storage.atomic_files import StrPath, copy_file
 
 SHARED = STEPS[:2]  # trace and dense depend on no budget and no device
 
@@ -59,7 +58,7 @@ def begin(shared: Job, jobs: Sequence[Job], *, resume: bool) -> None:
             job.files.forget()
 
 
-def run_profiles(shared: Job, profiles: Sequence[Path], *, resume: bool = False) -> None:
+def run_profiles(shared: Job, profiles: Sequence[StrPath], *, resume: bool = False) -> None:
     """Make one network for each budget profile, from one dense network and one scoring.
 
     Each goes into a folder of the profile's name, in which every step can be run again alone.

@@ -14,7 +14,7 @@ from hwprune.pipeline.device_profile import apply_profile
 from hwprune.pipeline.run_context import Job
 from hwprune.recipe import Recipe
 from hwprune.slimmable.joint_training import InPlace
-from hwprune.storage.atomic_files import write_text
+from hwprune.storage.atomic_files import StrPath, write_text
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Asked:
     in_place: InPlace = field(default_factory=InPlace)
     multi_base: bool = False
 
-    def save(self, path: Path) -> None:
+    def save(self, path: StrPath) -> None:
         """Write it as JSON, atomically."""
         content = {**asdict(self), "profiles": [str(each.resolve()) for each in self.profiles]}
         write_text(path, json.dumps(content, indent=1) + "\n")
@@ -51,14 +51,14 @@ class Asked:
         return replace(self, in_place=in_place, multi_base=multi_base)
 
     @classmethod
-    def load(cls, path: Path) -> Asked:
+    def load(cls, path: StrPath) -> Asked:
         """Read what ``save`` has written.
 
         Raises:
             InputError: there is none, or it is damaged.
         """
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
             return cls(
                 tuple(content["budgets"]),
                 tuple(Path(each) for each in content["profiles"]),

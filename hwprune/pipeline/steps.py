@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from hwprune.errors import InputError
+from hwprune.latency.crowding import crowding
 from hwprune.latency.fill import fill
 from hwprune.pipeline.baseline_steps import baselines_left, baselines_step
 from hwprune.pipeline.kernel_times import kernel_times
@@ -40,6 +41,8 @@ def profile_step(job: Job, resume: bool = False, *, renew: bool = False) -> Miss
     says so.
     """
     device = job.device
+    if warning := crowding(device.environment):
+        job.console.print(warning, style="yellow")
     if renew or not (device.stale or device.remote):
         with profile_progress(job.console) as report:
             report("tracing and exporting", 0.0)

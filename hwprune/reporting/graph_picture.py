@@ -8,14 +8,14 @@ from pathlib import Path
 
 from hwprune.errors import InputError
 from hwprune.graph import ChannelGraph, FlowNode
-from hwprune.storage.atomic_files import write_atomically, write_text
+from hwprune.storage.atomic_files import StrPath, write_atomically, write_text
 
 _DRAWN = (".svg", ".png", ".pdf")
 _TEXT = (".dot", ".gv")
 _FIXED = "#e4e4e4"
 
 
-def draw_graph(graph: ChannelGraph, path: Path) -> None:
+def draw_graph(graph: ChannelGraph, path: StrPath) -> None:
     """Draw a channel graph into a file, or write its description in Graphviz' language.
 
     Args:
@@ -26,7 +26,7 @@ def draw_graph(graph: ChannelGraph, path: Path) -> None:
     Raises:
         InputError: the file ends differently, or ``dot`` is missing or fails.
     """
-    description = dot(graph)
+    path, description = Path(path), dot(graph)
     if path.suffix in _TEXT:
         write_text(path, description)
         return

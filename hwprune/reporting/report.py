@@ -17,12 +17,12 @@ from hwprune.reporting.baseline_comparison import BASELINE_HEAD
 from hwprune.reporting.html_page import page
 from hwprune.reporting.numbers import milliseconds
 from hwprune.reporting.summary import RunSummary, change_of, percent, read_run
-from hwprune.storage.atomic_files import write_text
+from hwprune.storage.atomic_files import StrPath, write_text
 
 _REPORT_VERSION = 1
 
 
-def write_report(folder: Path) -> Path:
+def write_report(folder: StrPath) -> Path:
     """Write ``report.json`` and ``report.html`` from the facts in a run's folder.
 
     Args:
@@ -34,6 +34,7 @@ def write_report(folder: Path) -> Path:
     Raises:
         InputError: there is no such folder, or a file of facts is corrupt.
     """
+    folder = Path(folder)
     run = read_run(folder)
     content = {
         "version": _REPORT_VERSION,
@@ -46,13 +47,13 @@ def write_report(folder: Path) -> Path:
     return folder / "report.html"
 
 
-def summary_table(folder: Path) -> RenderableType:
+def summary_table(folder: StrPath) -> RenderableType:
     """A table of the dense and the pruned network, and whether the budget was met.
 
     Raises:
         InputError: there is no such folder, or a file of facts is corrupt.
     """
-    run = read_run(folder)
+    run = read_run(Path(folder))
     table = Table()
     for column in ("", "dense", "pruned", "change"):
         table.add_column(column, justify="right" if column else "left")
@@ -75,14 +76,14 @@ def _baseline_table(run: RunSummary) -> Table:
     return table
 
 
-def comparison_table(folders: Sequence[Path]) -> RenderableType:
+def comparison_table(folders: Sequence[StrPath]) -> RenderableType:
     """A table of several runs of one network, with a column for each run.
 
     Raises:
         InputError: there is no such folder, or a file of facts is corrupt.
     """
-    table = Table("", *(folder.name for folder in folders))
-    columns = [_comparison_column(read_run(folder)) for folder in folders]
+    table = Table("", *(Path(folder).name for folder in folders))
+    columns = [_comparison_column(read_run(Path(folder))) for folder in folders]
     for name in columns[0]:
         table.add_row(name, *(column[name] for column in columns))
     return table

@@ -12,9 +12,31 @@ from typing import TypeAlias
 
 from safetensors import SafetensorError
 
-from hwprune.errors import HwpruneError
+from hwprune.errors import HwpruneError, InputError
 
 StrPath: TypeAlias = str | os.PathLike[str]  # what public functions take as a path
+
+
+def need_folder(path: StrPath, option: str) -> None:
+    """Refuse a path that can be no folder; it need not exist yet.
+
+    Args:
+        path: the path.
+        option: the option or argument that it was given as, for error messages.
+
+    Raises:
+        InputError: the path, or one above it, is a file or a link to what is missing.
+    """
+    place = Path(path)
+    for each in (place, *place.parents):
+        if each.is_dir():
+            return
+        if os.path.lexists(each):
+            what = "; it is a link to a place that is missing" if each.is_symlink() else ""
+            raise InputError(
+                f"{option} {path}: {each} is not a folder{what}. Give the path of a folder, or of "
+                "one to make."
+            )
 
 
 def write_atomically(path: StrPath, write: Callable[[Path], object]) -> None:
@@ -26,6 +48,7 @@ def write_atomically(path: StrPath, write: Callable[[Path], object]) -> None:
 
     Raises:
         HwpruneError: the disk is full or the folder cannot be written; ``path`` is unchanged.
+        InputError: the path is a folder, or its folder is a file.
     """
     path, temporary = Path(path), None
     try:
@@ -39,6 +62,9 @@ def write_atomically(path: StrPath, write: Callable[[Path], object]) -> None:
         temporary.chmod(0o644)
         temporary.replace(path)
     except (OSError, SafetensorError) as error:  # safetensors wraps the system's errors
+        need_folder(path.parent, "the folder")
+        if path.is_dir():
+            raise InputError(f"{path} is a folder. Give the name of a file.") from error
         cause = getattr(error, "strerror", None) or error
         raise HwpruneError(
             f"Could not write {path}: {cause}. What was there before is untouched; "

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from safetensors import SafetensorError
 
-from hwprune.errors import HwpruneError
-from hwprune.storage.atomic_files import write_atomically, write_text
+from hwprune.errors import HwpruneError, InputError
+from hwprune.storage.atomic_files import need_folder, write_atomically, write_text
 
 
 def test_writes_into_new_folders_and_over_old_files(tmp_path: Path) -> None:
@@ -57,5 +57,25 @@ def test_an_interrupt_leaves_the_old_content(tmp_path: Path) -> None:
 
 def test_a_file_in_the_place_of_a_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("a file")
-    with pytest.raises(HwpruneError, match="Could not write"):
+    with pytest.raises(InputError, match="a is not a folder"):
         write_text(tmp_path / "a" / "b.txt", "text")
+
+
+def test_a_place_that_can_be_no_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "link").symlink_to("missing")
+    (tmp_path / "to_file").symlink_to("file")
+    for name in ("file", "file/below/it", "link", "link/below", "to_file"):
+        with pytest.raises(InputError, match=f"--out {tmp_path / name}: .* is not a folder"):
+            need_folder(tmp_path / name, "--out")
+    (tmp_path / "to_folder").symlink_to(".")
+    for name in (".", "new", "new/below", "to_folder", "to_folder/new"):
+        need_folder(str(tmp_path / name), "--out")
+    need_folder("", "--out")
+
+
+def test_a_folder_in_the_place_of_a_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "b.txt").mkdir()
+    with pytest.raises(InputError, match=r"b\.txt is a folder"):
+        write_text(tmp_path / "b.txt", "text")
+    assert [path.name for path in tmp_path.iterdir()] == ["b.txt"]

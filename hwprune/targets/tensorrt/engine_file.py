@@ -11,7 +11,7 @@ from pathlib import Path
 import onnx
 
 from hwprune.errors import EngineError, InputError
-from hwprune.storage.atomic_files import write_text
+from hwprune.storage.atomic_files import StrPath, write_text
 from hwprune.storage.from_json import restore
 from hwprune.targets.tensorrt.build_options import ANY, Batches
 
@@ -129,18 +129,19 @@ def facts_path(engine: Path) -> Path:
     return engine.with_name(f"{engine.name}.json")
 
 
-def save_facts(facts: EngineFacts, engine: Path) -> None:
+def save_facts(facts: EngineFacts, engine: StrPath) -> None:
     """Write the facts beside the engine, atomically."""
-    write_text(facts_path(engine), json.dumps(asdict(facts), indent=1) + "\n")
+    write_text(facts_path(Path(engine)), json.dumps(asdict(facts), indent=1) + "\n")
 
 
-def read_engine(path: Path) -> tuple[bytes, EngineFacts]:
+def read_engine(path: StrPath) -> tuple[bytes, EngineFacts]:
     """Read an engine and its facts.
 
     Raises:
         InputError: one of the two files is missing or cannot be read.
         EngineError: the facts belong to another engine, or to another version of hwprune.
     """
+    path = Path(path)
     beside = facts_path(path)
     try:
         content = path.read_bytes()

@@ -18,7 +18,7 @@ from hwprune.errors import InputError, NotHere
 from hwprune.onnx_graph.precision import precision_of
 from hwprune.onnx_graph.read import read_onnx
 from hwprune.onnx_graph.tensorrt_precision import CALIBRATED, PRECISIONS, for_tensorrt
-from hwprune.storage.atomic_files import write_atomically
+from hwprune.storage.atomic_files import StrPath, write_atomically
 from hwprune.targets.cuda.driver import gpu_here
 from hwprune.targets.tensorrt.build import check_batches, check_place, save_engine
 from hwprune.targets.tensorrt.build_options import EngineOptions, batches_of, capabilities_of
@@ -92,13 +92,16 @@ def timing_cache_path(flavour: str) -> Path | None:
         device, _ = gpu_here()
     except NotHere:
         return None
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    try:
+        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:  # no HOME, and no entry of the user
+        return None
     name = re.sub(r"[^\w.-]", "-", f"{flavour}-{load_flavour(flavour).version}-{device}")
     return caches / "hwprune" / f"{name}.timing"
 
 
 def engine_of_file(
-    path: Path, request: EngineRequest, console: Console, plan: Path | None = None
+    path: StrPath, request: EngineRequest, console: Console, plan: StrPath | None = None
 ) -> Path:
     """Build ``NAME.engine`` beside ``NAME.onnx``, or ``NAME.fp16.engine`` in another precision.
 
@@ -107,6 +110,7 @@ def engine_of_file(
         NotHere: as in ``save_engine``.
         EngineError: as in ``save_engine``.
     """
+    path, plan = Path(path), None if plan is None else Path(plan)
     model = read_onnx(path)
     check_batches(model, request.options.batches, str(path))
     own = precision_of(model)
