@@ -90,8 +90,7 @@ def fill(
         graph: the dense network's channel graph.
         networks: the same network, dense and at any widths.
         device: the target to measure on.
-        path: the table's file: a new one, one to resume, or one to add this network to; None keeps
-            the table in memory.
+        path: the table's file, new or to add to; None keeps the table in memory.
         step: channels that the device computes at once, for a new table; None measures it.
         renew: whether to begin a new table; an existing file is kept under another name.
         effort: how long to measure, and which statistic is the latency; None is the normal effort.
@@ -101,16 +100,15 @@ def fill(
         The table, with this network in it.
 
     Raises:
-        TableError: ``path`` holds a table of another device, runtime or version, or another process
-            is writing to it.
-        InputError: the target has more threads than there are cores, and would take too long.
+        TableError: the file is of another device, runtime or version, or is being written.
+        InputError: more threads than cores would take too long.
     """
     path = None if path is None else Path(path)
     report, effort, tally = progress or (lambda what, share: None), effort or Effort(), _Tally()
     with only_writer(path):
         if renew and path is not None:
             _set_aside(path)
-        check_pace(device.environment(), device.load(networks.dense))
+        check_pace(device, networks.dense)
         table = _open(device, networks.dense, path, step, report)
         if table.is_calibration_current(graph, effort.statistic):
             return table
