@@ -82,9 +82,9 @@ def fill(
     """Measure how long the kernels of a network take on ``device`` at many channel numbers.
 
     Networks of many widths run under the runtime's own profiler, except those whose kernels were
-    measured in other networks of the table. Before, between and after the profiles, whole networks
-    are measured without the profiler. The calibration is fitted to most of them: it turns the sum
-    of a network's kernel times into its latency. The others are held out, to measure its error.
+    measured in other networks of the table. Before, between and after, whole networks are measured
+    without it. The calibration is fitted to most of them: it turns the sum of a network's kernel
+    times into its latency. The others are held out, to measure its error.
 
     Args:
         graph: the dense network's channel graph.
