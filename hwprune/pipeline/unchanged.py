@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 from hwprune.errors import InputError
@@ -54,7 +55,7 @@ def _compare(files: RunFolder, recipe: Recipe, fields: Sequence[str], step: str)
     saved = Recipe.load(files.recipe)
     for name in fields:
         before, now = getattr(saved, name), getattr(recipe, name)
-        if before != now:
+        if before != now and not (name == "table" and _beside(saved) == _beside(recipe)):
             option = f"--{name.replace('_', '-')}"
             again = f"take that step again with `hwprune {step} {option} ... --out {files.path}`, "
             raise InputError(
@@ -62,6 +63,11 @@ def _compare(files: RunFolder, recipe: Recipe, fields: Sequence[str], step: str)
                 f"now it is {_shown(now)}. Leave {option} out to go on, "
                 f"{'' if name in OF_THE_NETWORK else again}or give another --out."
             )
+
+
+def _beside(recipe: Recipe) -> str:
+    """The latency table as seen from the folder: a run that was moved has moved with its table."""
+    return os.path.relpath(recipe.table, recipe.out) if recipe.table else ""
 
 
 def _shown(value: object) -> str:
