@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from hwprune.errors import InputError
 from hwprune.pipeline.run_folder import STEP_NAMES, RunFolder
@@ -55,7 +55,7 @@ def _compare(files: RunFolder, recipe: Recipe, fields: Sequence[str], step: str)
     saved = Recipe.load(files.recipe)
     for name in fields:
         before, now = getattr(saved, name), getattr(recipe, name)
-        if before != now and not (name == "table" and _beside(saved) == _beside(recipe)):
+        if before != now and not (name == "table" and _is_moved(before, now)):
             option = f"--{name.replace('_', '-')}"
             again = f"take that step again with `hwprune {step} {option} ... --out {files.path}`, "
             raise InputError(
@@ -65,9 +65,9 @@ def _compare(files: RunFolder, recipe: Recipe, fields: Sequence[str], step: str)
             )
 
 
-def _beside(recipe: Recipe) -> str:
-    """The latency table as seen from the folder: a run that was moved has moved with its table."""
-    return os.path.relpath(recipe.table, recipe.out) if recipe.table else ""
+def _is_moved(before: str, now: str) -> bool:
+    """Whether a table has its name still: the folder of a run may have been moved with it."""
+    return Path(before).name == Path(now).name
 
 
 def _shown(value: object) -> str:
