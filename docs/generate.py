@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = {  # file of the checkout -> page of the site
     "README.md": "index.md",
     "CONTRIBUTING.md": "contributing.md",
+    "SECURITY.md": "security.md",
     "latency_tables/README.md": "reference/latency-tables.md",
 }
 STEPS = ("trace", "dense", "profile", "prune", "finetune", "baselines", "export", "verify",

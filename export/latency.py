@@ -48,7 +48,7 @@ def measure_files(
     if warning := crowding(device.environment()):
         console.print(warning, style="yellow")
     first = _fixed(dense)
-    check_pace(device.environment(), device.load(first))
+    check_pace(device, first)
     pair = side_by_side(first, _fixed(pruned), device, effort)
     ratio = wanted.ratio_to(pair.dense.latency_ms)
     console.print(

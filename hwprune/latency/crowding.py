@@ -1,4 +1,4 @@
-"""More threads than cores wait for each other, and runs take up to a thousand times longer."""
+"""More threads than cores: they wait for each other, and runs may take very long."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 
 from hwprune.errors import InputError
-from hwprune.targets.base import Runnable
+from hwprune.targets.base import Loadable, Target
 
 _RUNS = 600  # of the networks of a profile, at the fewest
 _LIMIT_S = 900.0
@@ -35,23 +35,22 @@ def crowding(environment: Mapping[str, str], cores: int | None = None) -> str:
     )
 
 
-def check_pace(
-    environment: Mapping[str, str], runnable: Runnable, cores: int | None = None
-) -> None:
-    """Refuse to begin what crowded threads would not end; other targets are not run.
+def check_pace(device: Target, network: Loadable, cores: int | None = None) -> None:
+    """Refuse to begin what crowded threads would not end; on other targets nothing is run.
 
     Args:
-        environment: the target's environment.
-        runnable: a network that is measured.
+        device: the target.
+        network: a network that is measured.
         cores: number of cores; None for those of this process.
 
     Raises:
         InputError: at the pace of three runs, measuring would take longer than a quarter of an
             hour.
     """
-    warning = crowding(environment, cores)
+    warning = crowding(device.environment(), cores)
     if not warning:
         return
+    runnable = device.load(network)
     run_s = min(runnable.run_ms() for _ in range(3)) / 1000
     if run_s * _RUNS > _LIMIT_S:
         raise InputError(

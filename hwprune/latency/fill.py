@@ -1,7 +1,4 @@
-"""Fill a latency table: profile the kernels of whole networks, and calibrate their sum.
-
-Nothing here needs PyTorch, so that a device without PyTorch can be measured.
-"""
+"""Fill a latency table, without PyTorch: profile whole networks, and calibrate their sum."""
 
 from __future__ import annotations
 
@@ -12,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from os import PathLike
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
@@ -32,7 +30,6 @@ from hwprune.latency.step import find_step
 from hwprune.latency.surface import typical_ms
 from hwprune.latency.table import LatencyTable
 from hwprune.latency.table_file import append
-from hwprune.storage.atomic_files import StrPath
 from hwprune.targets.base import KernelTime, Loadable, Runnable, Target, TorchNetwork, load_for_grid
 from hwprune.targets.cuda.nvidia import gpu_state
 
@@ -73,7 +70,7 @@ def fill(
     networks: Networks,
     device: Target,
     *,
-    path: StrPath | None = None,
+    path: str | PathLike[str] | None = None,
     step: int | None = None,
     renew: bool = False,
     effort: Effort | None = None,
@@ -82,17 +79,17 @@ def fill(
     """Measure how long the kernels of a network take on ``device`` at many channel numbers.
 
     Networks of many widths run under the runtime's own profiler, except those whose kernels were
-    measured in other networks of the table. Before, between and after the profiles, whole networks
-    are measured without the profiler. The calibration is fitted to most of them: it turns the sum
-    of a network's kernel times into its latency. The others are held out, to measure its error.
+    measured in other networks of the table. Before, between and after, whole networks are measured
+    without it. The calibration, from the sum of kernel times to the latency, is fitted to most of
+    them. The others are held out, to measure its error.
 
     Args:
         graph: the dense network's channel graph.
         networks: the same network, dense and at any widths.
         device: the target to measure on.
-        path: the table's file, new, to be resumed or to be added to; None for a table in memory.
-        step: channels that the device computes at once, for a new table; None measures it.
-        renew: whether to begin a new table; an old file is kept under another name.
+        path: the table's file, new or to add to; None keeps the table in memory.
+        step: channels that a device computes at once, for a new table; None measures it.
+        renew: whether to begin anew; an old file is kept under another name.
         effort: how long to measure, and which statistic is the latency; None is the normal effort.
         progress: a function that gets what is being done and the share that is done.
 
@@ -100,15 +97,15 @@ def fill(
         The table, with this network in it.
 
     Raises:
-        TableError: ``path`` holds a table of another device or version, or has another writer.
-        InputError: the target has more threads than there are cores, and would take too long.
+        TableError: the file is of another device, runtime or version, or is being written.
+        InputError: more threads than cores would take too long.
     """
-    path = None if path is None else Path(path)
+    path = Path(path) if path is not None else None
     report, effort, tally = progress or (lambda what, share: None), effort or Effort(), _Tally()
     with only_writer(path):
         if renew and path is not None:
             _set_aside(path)
-        check_pace(device.environment(), device.load(networks.dense))
+        check_pace(device, networks.dense)
         table = _open(device, networks.dense, path, step, report)
         if table.is_calibration_current(graph, effort.statistic):
             return table

@@ -124,12 +124,11 @@ class DenseNetwork:
     @property
     def source(self) -> dict[str, object]:
         """What a plan says of where the network comes from."""
-        found: dict[str, object] = {
-            "model": self.recipe.model,
-            "num_classes": self.loaded.num_classes,
-        }
-        own = names_code(self.recipe.model, LIBRARIES)
-        return found | ({"folder": str(Path.cwd())} if own else {})
+        name = self.recipe.model
+        found: dict[str, object] = {"model": name, "num_classes": self.loaded.num_classes}
+        if names_code(name, LIBRARIES):
+            found["folder"] = str(Path.cwd())
+        return found
 
     def example(self, batch: int) -> Inputs:
         """Random inputs of the sizes that are deployed, such as [batch, C, H, W]; always the same.

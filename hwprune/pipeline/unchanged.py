@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from hwprune.errors import InputError
 from hwprune.pipeline.run_folder import STEP_NAMES, RunFolder
@@ -54,7 +55,7 @@ def _compare(files: RunFolder, recipe: Recipe, fields: Sequence[str], step: str)
     saved = Recipe.load(files.recipe)
     for name in fields:
         before, now = getattr(saved, name), getattr(recipe, name)
-        if before != now:
+        if before != now and not (name == "table" and _is_moved(before, now)):
             option = f"--{name.replace('_', '-')}"
             again = f"take that step again with `hwprune {step} {option} ... --out {files.path}`, "
             raise InputError(
@@ -62,6 +63,11 @@ def _compare(files: RunFolder, recipe: Recipe, fields: Sequence[str], step: str)
                 f"now it is {_shown(now)}. Leave {option} out to go on, "
                 f"{'' if name in OF_THE_NETWORK else again}or give another --out."
             )
+
+
+def _is_moved(before: str, now: str) -> bool:
+    """Whether a table has its name still: the folder of a run may have been moved with it."""
+    return Path(before).name == Path(now).name
 
 
 def _shown(value: object) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -14,15 +15,19 @@ from hwprune.targets.fake import FakeTarget
 
 
 class Slow:
-    """A network whose runs say how long they took, and do not take it."""
+    """A target whose networks say how long their runs took, and do not take it."""
 
-    name = "slow"
+    def __init__(self, ms: float, threads: int) -> None:
+        self.ms, self.threads, self.loaded = ms, threads, 0
 
-    def __init__(self, ms: float) -> None:
-        self.ms, self.runs = ms, 0
+    def environment(self) -> dict[str, str]:
+        return {"threads": str(self.threads)}
+
+    def load(self, network: object) -> Slow:
+        self.loaded += 1
+        return self
 
     def run_ms(self) -> float:
-        self.runs += 1
         return self.ms
 
 
@@ -35,13 +40,13 @@ def test_as_many_threads_as_cores_are_no_crowd() -> None:
 
 
 def test_what_would_not_end_is_refused_and_other_targets_are_not_run() -> None:
-    crowded = {"threads": "64"}
+    model: Any = None
     with pytest.raises(InputError, match=r"64 threads share 2 cores.*takes 5\.0 s.*50 minutes"):
-        check_pace(crowded, Slow(5000), cores=2)  # type: ignore[arg-type]
-    check_pace(crowded, Slow(10), cores=2)  # type: ignore[arg-type]
-    alone = Slow(5000)
-    check_pace({"threads": "2"}, alone, cores=2)  # type: ignore[arg-type]
-    assert alone.runs == 0
+        check_pace(cast(Any, Slow(5000, 64)), model, cores=2)
+    check_pace(cast(Any, Slow(10, 64)), model, cores=2)
+    alone = Slow(5000, 2)
+    check_pace(cast(Any, alone), model, cores=2)
+    assert alone.loaded == 0
 
 
 def test_a_profile_warns_and_refuses_before_a_table_is_made(

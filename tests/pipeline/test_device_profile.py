@@ -68,7 +68,7 @@ def test_names_stand_for_files(tmp_path, monkeypatch) -> None:
         ('budget = "0.5x"', "names no target"),
         ('target = "fake"', "names no budget"),
         ('target = "fake"\nbudget = "0.5x"\nepochs = 3', "has a key 'epochs' that no budget"),
-        ('target = "fake"\nbudget = 5', "budget must be str, got 5"),
+        ('target = "fake"\nbudget = 5', "Budget '5': expected a fraction of the dense latency"),
         ('target = "fake"\nbudget = "0.5x"\nbatch = 0', "--batch must be positive"),
         ("target = ", "is no recipe"),
     ],

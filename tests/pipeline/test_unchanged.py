@@ -140,3 +140,13 @@ def test_a_report_and_a_refused_step_leave_no_recipe(tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
     main(["trace", *tiny.GIVEN, "--out", str(tmp_path / "none")])
     assert not (tmp_path / "none").exists()
+
+
+def test_a_run_that_was_moved_goes_on_with_its_table(tmp_path: Path) -> None:
+    files = begun(tmp_path / "run" / "0.5x", *STEPS)
+    old = Recipe.load(files.recipe, out="old/0.5x", table="old/table.jsonl")
+    files.save_recipe(old)
+    check_unchanged(files, Recipe.load(files.recipe, out="new/0.5x", table="new/table.jsonl"))
+    for table in ("new/other.jsonl", ""):
+        with pytest.raises(InputError, match="worked with --table"):
+            check_unchanged(files, Recipe.load(files.recipe, out="new/0.5x", table=table))

@@ -99,7 +99,7 @@ def test_a_failing_write_leaves_the_network_that_was_there(
     wanted = model(images)
     blocked = tmp_path / "blocked"
     (blocked / "model.safetensors").mkdir(parents=True)
-    with pytest.raises(HwpruneError, match=r"Could not write .*model\.safetensors"):
+    with pytest.raises(HwpruneError, match=r"model\.safetensors is a folder"):
         hwprune.save(model, plan, blocked)
     assert [path.name for path in blocked.iterdir()] == ["model.safetensors"]
     assert torch.equal(hwprune.load(tmp_path / "net")(images), wanted)
