@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -186,12 +187,15 @@ class DenseNetwork:
 
     def test(self) -> list[Batch]:
         """Batches of these images."""
+        return list(self._test_batches())
+
+    def _test_batches(self) -> Iterator[Batch]:
         split = getattr(self.data, self.test_split)
-        return list(batches(split, None, batch_size=64, collate=self.task.collate))
+        return batches(split, None, batch_size=64, collate=self.task.collate)
 
     def tested(self, model: nn.Module) -> Evaluation:
         """The results of a network on these images."""
-        return evaluate(model, self.test(), self.task)
+        return evaluate(model, self._test_batches(), self.task)
 
     @cached_property
     def features(self) -> Features | None:

@@ -24,6 +24,7 @@ from hwprune.tasks.task import Task
 from hwprune.tasks.trees import Outputs
 
 _SURE = 0.3  # score of a box that is drawn, and that two networks are compared by
+_DRAWN = 20  # greatest number of boxes in a picture
 _SAME = 0.5  # least intersection over union of two boxes that are the same
 
 Boxes = Mapping[str, Tensor]  # boxes [k, 4] in pixels, labels [k], and of a detection scores [k]
@@ -219,7 +220,7 @@ def same_boxes(found: Sequence[Boxes], others: Sequence[Boxes]) -> float:
 
 
 def draw_boxes(image: Tensor, found: Boxes, classes: Sequence[str]) -> Tensor:
-    """The image with its confident boxes, uint8 [3, h, w].
+    """The image with its most confident boxes, twenty at most, uint8 [3, h, w].
 
     Args:
         image: image [3, h, w], normalised by ImageNet's mean and standard deviation.
@@ -228,7 +229,8 @@ def draw_boxes(image: Tensor, found: Boxes, classes: Sequence[str]) -> Tensor:
     """
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
     pixels = ((image.cpu() * std + mean).clamp(0, 1) * 255).byte()
-    sure = _confident(found)
+    best = found["scores"].argsort(descending=True)[:_DRAWN]
+    sure = _confident({key: tensor[best] for key, tensor in found.items()})
     labels = sure["labels"].tolist()
     names = [classes[label] if label < len(classes) else str(label) for label in labels]
     colours = [_COLOURS[label % len(_COLOURS)] for label in labels]

@@ -73,8 +73,8 @@ def count_of(inputs: Inputs) -> int:
 def part_of(tree: Any, first: int, last: int) -> Any:
     """The images ``first`` to ``last - 1`` of the inputs, targets or outputs of a batch.
 
-    Tensors are cut along their first dimension. A list is cut if it has no tensors of its own, such
-    as a list with a dictionary for each image. Tuples and dictionaries stay what they are.
+    Tensors are cut along their first dimension. A list has an entry for each image, such as a
+    dictionary of boxes, and is cut. Tuples and dictionaries hold parts of every image, and stay.
     """
     if isinstance(tree, Tensor):
         return tree[first:last]
