@@ -46,8 +46,13 @@ def test_recipes_hold_both_forms(tmp_path) -> None:
 
 def test_a_recipe_refuses_what_is_no_size(tmp_path) -> None:
     path = tmp_path / "recipe.toml"
-    for text, said in (('"wide"', "--image-size is 'wide'"), ("[240, 320]", "must be a whole number or text"),
-                       ("true", "must be a whole number or text"), ("-4", "--image-size is -4")):  # fmt: skip
+    wrong = {
+        '"wide"': "--image-size is 'wide'",
+        "[240, 320]": "must be a whole number or text",
+        "true": "must be a whole number or text",
+        "-4": "--image-size is -4",
+    }
+    for text, said in wrong.items():
         path.write_text(f"image_size = {text}\n")
         with pytest.raises(InputError, match=said):
             Recipe.load(path)
